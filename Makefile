@@ -1,0 +1,45 @@
+# `make demo` and `make test` need nothing but make: each sets up .venv first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+WORKERS ?= 2
+export PYTHON
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) -rs
+
+.PHONY: help demo test campaign lint clean
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 16
+
+demo: $(READY)  ## published against fitted and predicted; none, Remus and COLO side by side
+	@$(BIN)/python -m experiments.published.remus2008
+	@$(BIN)/python -m experiments.webserver
+
+test: $(READY)  ## all tests but the campaigns
+	@$(PYTEST)
+
+campaign: $(READY)  ## all tests with full counts (hours); report in out/campaign
+	@mkdir -p out/campaign
+	@COLOSIM_PROFILE=campaign $(PYTEST) -m "campaign or not campaign" --timeout=0 \
+		--junitxml=out/campaign/junit.xml --durations=20 | tee out/campaign/report.txt
+
+lint: $(READY)  ## ruff, mypy and the import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean:  ## remove .venv, results and caches
+	rm -rf $(VENV) out build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml tools/setup-venv
+	@tools/setup-venv $@

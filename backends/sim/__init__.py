@@ -1,0 +1,57 @@
+"""The SimPy world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backends.sim.world import SimWorld
+from colosim.model.results import RunRecord
+from colosim.model.streams import Streams
+from colosim.protocol.invariants import ALL
+from colosim.scenario import BatchJob, Scenario
+from colosim.session import Observer
+
+__all__ = ["SimWorld", "run_replication"]
+
+
+def run_replication(
+    scenario: Scenario,
+    policy: str,
+    seed: int,
+    replication: int,
+    observers: Sequence[Observer] = (),
+) -> RunRecord:
+    """Simulate one replication; the same arguments give the same record, bit for bit.
+
+    Invariants are watched where something can break them or somebody looks: in scenarios with
+    faults, and whenever there are ``observers`` (each is called with every trace line).
+    Raises ModelError if a model is asked for what it refuses to say.
+    """
+    invariants = [invariant() for invariant in ALL] if scenario.fault or observers else []
+    watchers = [*observers, *(invariant.see for invariant in invariants)]
+    world = SimWorld(scenario, policy, Streams(seed, replication), watchers)
+    world.run()
+    network, recorder = world.network, world.recorder
+    batch = isinstance(scenario.workload, BatchJob)
+    return RunRecord(
+        policy=policy,
+        seed=seed,
+        replication=replication,
+        duration_ns=scenario.duration_ns,
+        warm_up_ns=scenario.warm_up_ns,
+        responses=network.table(),
+        checkpoints=recorder.table(),
+        events=recorder.events,
+        violations=[str(found) for each in invariants for found in each.violations],
+        flags=sorted(world.flags),
+        counters={
+            **recorder.counters,
+            "lost_responses": world.lost_responses(),
+            "duplicate_responses": network.duplicates,
+            "link_bytes": world.link_bytes(),
+            "simulated_events": world.clock.events,
+            "node_events": world.session.events,
+            "cancelled_completions": sum(n.cancelled for n in world.session.nodes.values()),
+        },
+        completion_ns=network.released_ns[0] if batch and network.released_ns else -1,
+    )

@@ -1,0 +1,70 @@
+"""Faults of a plan, set off at a time or at a named step of a node."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from colosim.scenario import Fault
+
+if TYPE_CHECKING:
+    from backends.sim.world import SimWorld
+
+
+def _where(fault: Fault) -> str:
+    """The node whose steps, and whose existence, the fault goes by."""
+    return "primary" if fault.target == "link" else fault.target
+
+
+class FaultPlan:
+    """The scenario's faults, each set off once."""
+
+    def __init__(self, faults: Sequence[Fault], world: SimWorld) -> None:
+        self._world = world
+        # A comparison includes designs without a secondary: what is not there cannot fail.
+        faults = [fault for fault in faults if _where(fault) in world.hosts]
+        self._by_time = [fault for fault in faults if fault.at_ns is not None]
+        self.by_step = [fault for fault in faults if fault.step is not None]
+        self._seen: Counter[tuple[str, str]] = Counter()
+
+    def start(self) -> None:
+        for fault in self._by_time:
+            self._world.clock.after(fault.at_ns or 0, self._strike, fault)
+
+    def stepped(self, node_id: str, step: str) -> None:
+        self._seen[node_id, step] += 1
+        occurrence = self._seen[node_id, step]
+        for fault in self.by_step:
+            if (_where(fault), fault.step, fault.occurrence) == (node_id, step, occurrence):
+                # as an event of its own: never in the middle of what the node is doing
+                self._world.clock.after(0, self._strike, fault)
+
+    def _strike(self, fault: Fault) -> None:
+        world = self._world
+        what = " ".join(filter(None, (fault.scope, fault.kind)))
+        world.recorder.event(fault.target, "fault", what)
+        if fault.target == "link":
+            world.cut_link(True)
+        elif fault.kind == "crash":
+            host = world.hosts[fault.target]
+            kill = {"vm": world.kill_vm, "node": world.kill_node, "host": world.kill_host}
+            kill[fault.scope or "host"](host)
+        else:
+            self._hang(fault, True)
+        if fault.duration_ns is not None:
+            world.clock.after(fault.duration_ns, self._heal, fault)
+
+    def _heal(self, fault: Fault) -> None:
+        self._world.recorder.event(fault.target, "healed", "")
+        if fault.target == "link":
+            self._world.cut_link(False)
+        else:
+            self._hang(fault, False)
+
+    def _hang(self, fault: Fault, is_hung: bool) -> None:
+        host = self._world.hosts[fault.target]
+        if fault.scope in ("vm", "host"):
+            self._world.hang_vm(host, is_hung)
+        if fault.scope in ("node", "host"):
+            self._world.hang_node(host, is_hung)

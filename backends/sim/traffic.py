@@ -1,0 +1,207 @@
+"""Clients, and the network between them and the guests.
+
+The `Network` is outside both hosts: it knows what clients sent and what reached them, and keeps
+the order of requests, so that a guest that takes over reads on from where its state left off.
+That one rule, a position in one log, is enough for mirroring (COLO), for keeping input back
+(Remus) and for pausing it (quiesce).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.sim.clock import Clock
+from backends.sim.guest import Guest
+from colosim.model.results import RESPONSE_COLUMNS
+from colosim.model.streams import Streams
+from colosim.protocol.types import Range
+from colosim.scenario import BatchJob, ClosedService, OpenService, Workload
+
+NS_PER_S = 1_000_000_000
+
+
+class Network:
+    """The request log, the guests that read it, and what became of every request.
+
+    Columns are one list each, a row per request in the order of arrival at the network.
+    """
+
+    def __init__(self, clock: Clock, delay_ns: int) -> None:
+        self._clock = clock
+        self._delay_ns = delay_ns
+        self._readers: list[Guest] = []
+        self._paused = False
+        self._row: dict[tuple[int, int], int] = {}
+        self.client: list[int] = []
+        self.request: list[int] = []
+        self.arrival_ns: list[int] = []
+        self.served_ns: list[int] = []
+        self.released_ns: list[int] = []
+        self.duplicates = 0
+        self.answered: Callable[[int, int], None] = lambda client, request: None
+
+    def send(self, client: int, request: int) -> None:
+        """A request that the client sent ``delay`` ago arrives."""
+        self._row[client, request] = len(self.client)
+        self.client.append(client)
+        self.request.append(request)
+        self.arrival_ns.append(self._clock.now_ns() - self._delay_ns)
+        self.served_ns.append(-1)
+        self.released_ns.append(-1)
+        for guest in self._readers:
+            self.catch_up(guest)
+
+    def read_by(self, guest: Guest) -> None:
+        """From now on this guest gets client input."""
+        if guest not in self._readers:
+            self._readers.append(guest)
+        self.catch_up(guest)
+
+    def unread_by(self, guest: Guest) -> None:
+        if guest in self._readers:
+            self._readers.remove(guest)
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        for guest in self._readers:
+            self.catch_up(guest)
+
+    def catch_up(self, guest: Guest) -> None:
+        """Let a guest that can read have all it has not read yet."""
+        if self._paused or not guest.running or guest.hung or guest not in self._readers:
+            return
+        while guest.input_position < len(self.client):
+            row = guest.input_position
+            guest.input_position += 1
+            guest.request(self.client[row], self.request[row])
+
+    def served(self, client: int, request: int) -> None:
+        """The guest that clients talk to finished a request."""
+        row = self._row[client, request]
+        if self.served_ns[row] < 0:
+            self.served_ns[row] = self._clock.now_ns()
+
+    def release(self, ranges: tuple[Range, ...]) -> None:
+        """Answers leave for their clients; one they have already is recognised and ignored."""
+        reaches_ns = self._clock.now_ns() + self._delay_ns
+        for range_ in ranges:
+            client = int(range_.stream)
+            for request in range(range_.first, range_.end):
+                row = self._row[client, request]
+                if self.released_ns[row] >= 0:
+                    self.duplicates += 1
+                    continue
+                self.released_ns[row] = reaches_ns
+                self.answered(client, request)
+
+    def has(self, client: int, request: int) -> bool:
+        """Whether the client has its answer."""
+        return self.released_ns[self._row[client, request]] >= 0
+
+    def table(self) -> dict[str, NDArray[np.int64]]:
+        """Columns for `RunRecord.responses`."""
+        return {name: np.array(getattr(self, name), np.int64) for name in RESPONSE_COLUMNS}
+
+    def unanswered(self) -> list[tuple[int, int, int]]:
+        """(client, request, position in the log) of every request without an answer."""
+        return [
+            (self.client[row], self.request[row], row)
+            for row, released_ns in enumerate(self.released_ns)
+            if released_ns < 0
+        ]
+
+
+class Demand:
+    """Guest time that each request needs, the same for whoever asks."""
+
+    def __init__(self, workload: Workload, streams: Streams, jitter: float) -> None:
+        self._workload = workload
+        self._streams = streams
+        self._sigma = math.sqrt(math.log1p(jitter**2))  # jitter: relative standard deviation
+
+    def primary_ns(self, client: int, request: int) -> int:
+        workload = self._workload
+        if isinstance(workload, BatchJob):
+            return workload.work_ns
+        if workload.service_distribution == "deterministic":
+            return workload.service_time_ns
+        draw = self._streams.exponential("service", client).at(request)
+        return max(1, round(workload.service_time_ns * draw))
+
+    def secondary_ns(self, client: int, request: int) -> int:
+        """The same work, a little faster or slower: lognormal with mean 1."""
+        work_ns = self.primary_ns(client, request)
+        if not self._sigma:
+            return work_ns
+        z = self._streams.normal("jitter", client).at(request)
+        return max(1, round(work_ns * math.exp(self._sigma * z - self._sigma**2 / 2)))
+
+
+def start_clients(workload: Workload, clock: Clock, streams: Streams, network: Network) -> None:
+    """Set the clients of a workload going."""
+    match workload:
+        case BatchJob():
+            network.send(0, 0)
+        case OpenService():
+            _Open(workload, clock, streams, network)
+        case ClosedService():
+            _Closed(workload, clock, streams, network)
+
+
+class _Open:
+    """Poisson arrivals, dealt to the connections in turn."""
+
+    def __init__(
+        self, workload: OpenService, clock: Clock, streams: Streams, network: Network
+    ) -> None:
+        self._clock = clock
+        self._network = network
+        self._connections = workload.connections
+        self._mean_ns = NS_PER_S / workload.rate_per_s
+        self._gaps = streams.exponential("arrival")
+        self._next = 0
+        self._at_ns = float(workload.client_delay_ns)
+        self._plan()
+
+    def _plan(self) -> None:
+        self._at_ns += self._mean_ns * self._gaps.at(self._next)
+        self._clock.after(max(0, round(self._at_ns) - self._clock.now_ns()), self._arrive)
+
+    def _arrive(self, _: object) -> None:
+        request, client = divmod(self._next, self._connections)
+        self._next += 1
+        self._plan()
+        self._network.send(client, request)
+
+
+class _Closed:
+    """Each client waits for its answer, thinks, and asks again."""
+
+    def __init__(
+        self, workload: ClosedService, clock: Clock, streams: Streams, network: Network
+    ) -> None:
+        self._workload = workload
+        self._clock = clock
+        self._streams = streams
+        self._network = network
+        network.answered = self._answered
+        for client in range(workload.clients):
+            self._think(client, 0, workload.client_delay_ns)
+
+    def _answered(self, client: int, request: int) -> None:
+        self._think(client, request + 1, 2 * self._workload.client_delay_ns)
+
+    def _think(self, client: int, request: int, delay_ns: int) -> None:
+        draw = self._streams.exponential("think", client).at(request)
+        think_ns = round(self._workload.think_time_ns * draw)
+        self._clock.after(delay_ns + think_ns, self._send, (client, request))
+
+    def _send(self, what: tuple[int, int]) -> None:
+        self._network.send(*what)

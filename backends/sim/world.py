@@ -1,0 +1,510 @@
+"""The simulated world: SimPy drives, the core decides.
+
+`SimWorld` turns a node's actions into durations and later events, by the models of
+`colosim.model`.  It holds no rule of the protocol: not when to checkpoint, not what may leave,
+not who takes over.  Fidelity is ``response``: one object per response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from backends.base import Cause, Session
+from backends.sim.clock import Clock
+from backends.sim.faults import FaultPlan
+from backends.sim.guest import Guest, Snapshot
+from backends.sim.link import Direction
+from backends.sim.recorder import Recorder
+from backends.sim.traffic import Demand, Network, start_clients
+from colosim.model.cost import Slowdown
+from colosim.model.divergence import Divergence
+from colosim.model.streams import Streams
+from colosim.protocol import types as t
+from colosim.protocol.checkpoint import Limits, Quirks, Transfer
+from colosim.protocol.dialect import Message
+from colosim.protocol.manager import ManagerConfig, Witness
+from colosim.protocol.node import Node, NodeConfig
+from colosim.protocol.policies import POLICIES
+from colosim.scenario import BatchJob, Scenario, Service
+from colosim.session import Observer
+
+PRIMARY, SECONDARY = "primary", "secondary"
+MESSAGE_BYTES = 64  # of TCP and IP headers that a message of its own costs
+
+
+@dataclass(slots=True)
+class Host:
+    """A failure domain: a guest, its node, and what happens to them."""
+
+    id: str
+    guest: Guest
+    peer: str
+    alive: bool = True
+    hung: bool = False
+    link_open: bool = True  # this end of the checkpoint stream
+    backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
+    stuck: list[Callable[[], None]] = field(default_factory=list)  # while the guest hangs
+    turn: int = 0  # of its wake-up call
+    # what the guest made and nobody has: (client, request) -> digest
+    owed: dict[tuple[int, int], str] = field(default_factory=dict)
+    # what the loaded state had made and, for all it knows, nobody has: a guest repeats that
+    repeats: dict[tuple[int, int], str] = field(default_factory=dict)
+
+
+def node_configs(scenario: Scenario, policy: str) -> list[NodeConfig]:
+    """The nodes that a scenario asks for: a pair, or the primary alone."""
+    commit = None if scenario.commit is None else Message(scenario.commit)
+    manager = scenario.manager
+    roles = [t.Role.PRIMARY, t.Role.SECONDARY] if POLICIES[policy].protects() else [t.Role.PRIMARY]
+    return [
+        NodeConfig(
+            id=role.value,
+            role=role,
+            dialect=scenario.dialect,
+            policy=policy,
+            policy_params=tuple(sorted(asdict(scenario.policy_params(policy)).items())),
+            limits=Limits(**scenario.limits.model_dump()),
+            manager=ManagerConfig(
+                heartbeat_interval_ns=manager.heartbeat_interval_ns,
+                heartbeat_timeout_ns=manager.heartbeat_timeout_ns,
+                vote_timeout_ns=manager.vote_timeout_ns,
+                fence_timeout_ns=manager.fence_timeout_ns,
+            ),
+            transfer=Transfer(scenario.transfer),
+            quirks=Quirks(scenario.quirks),
+            commit=commit,
+        )
+        for role in roles
+    ]
+
+
+class SimWorld:
+    """One replication of one scenario under one policy."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        policy: str,
+        streams: Streams,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        self._scenario = scenario
+        self._streams = streams
+        self._tracked = POLICIES[policy].protects()  # nobody tracks writes without a reader
+        self._mirrored = POLICIES[policy].output is t.Output.WITNESS
+        self._memory = scenario.memory_model()
+        self._costs = scenario.costs()
+        divergence = scenario.divergence
+        self._divergence = Divergence(divergence.probability, divergence.hazard_per_s)
+        workload = scenario.workload
+        service = workload if isinstance(workload, Service) else None
+        self._vcpus = service.vcpus if service else 1
+        self._response_bytes = service.response_bytes if service else MESSAGE_BYTES
+        self._retransmit_ns = service.retransmit_ns if service else 0
+        self.clock = Clock()
+        self.network = Network(self.clock, service.client_delay_ns if service else 0)
+        configs = node_configs(scenario, policy)
+        self.hosts = {config.id: self._host(config.id) for config in configs}
+        self._out = {
+            name: Direction(self.clock, scenario.link.bandwidth_bps, scenario.link.delay_ns)
+            for name in self.hosts
+        }
+        self._witness = Witness()
+        self._snapshots: dict[str, Snapshot] = {}
+        self._owner = PRIMARY
+        self._hazard_at_ns: int | None = None
+        self._synchronisation = 0
+        self.recorder = Recorder(self.clock)
+        self.flags: set[str] = set()
+        self.faults = FaultPlan(scenario.fault, self)
+        self.session = Session(
+            [Node(config) for config in configs],
+            self,
+            observers,
+            {**self.recorder.ears(), t.Alone: self._alone},
+            self.faults.stepped if self.faults.by_step else None,
+        )
+        self._performers: dict[type, Callable[[Host, Any, Cause], None]] = {
+            t.Quiesce: self._quiesce,
+            t.StopVm: self._stop_vm,
+            t.Drain: self._drain,
+            t.Save: self._save,
+            t.Copy: self._copy,
+            t.SendMessage: self._send_message,
+            t.SendState: self._send_state,
+            t.Load: self._load,
+            t.StartVm: self._start_vm,
+            t.CloseLink: self._close_link,
+            t.OfferWitness: self._offer_witness,
+            t.Release: self._release,
+            t.Drop: self._drop,
+            t.Heartbeat: self._heartbeat,
+            t.AskVote: self._ask_vote,
+            t.Fence: self._fence,
+            t.Promote: self._promote,
+            t.Report: self._report,
+        }
+
+    def _host(self, name: str) -> Host:
+        scenario = self._scenario
+        demand = Demand(scenario.workload, self._streams, scenario.execution.jitter)
+        guest = Guest(
+            self.clock,
+            Slowdown(self._memory, self._costs.first_write_ns if self._tracked else 0),
+            self._vcpus,
+            demand.primary_ns if name == PRIMARY else demand.secondary_ns,
+            self._primary_finished if name == PRIMARY else self._secondary_finished,
+        )
+        return Host(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
+
+    def run(self) -> None:
+        """Start everything and run to the end of the scenario, or of its batch job."""
+        scenario = self._scenario
+        self.network.read_by(self.hosts[PRIMARY].guest)
+        if SECONDARY in self.hosts:
+            if self._mirrored:
+                self.network.read_by(self.hosts[SECONDARY].guest)
+            self._synchronise(0)
+        else:
+            self.hosts[PRIMARY].guest.start()
+        start_clients(scenario.workload, self.clock, self._streams, self.network)
+        if isinstance(scenario.workload, BatchJob):
+            self.network.answered = lambda client, request: self.clock.stop()
+        self.faults.start()
+        for name in self.hosts:
+            self.tell(name, t.Start())
+        self.clock.run(scenario.duration_ns)
+
+    # -- the contract of a world -----------------------------------------------------------
+
+    def now_ns(self) -> int:
+        return self.clock.now_ns()
+
+    def perform(self, node_id: str, action: t.Action, cause: Cause) -> None:
+        self._performers[type(action)](self.hosts[node_id], action, cause)
+
+    def wake_at(self, node_id: str, when_ns: int | None) -> None:
+        host = self.hosts[node_id]
+        host.turn += 1
+        if when_ns is not None:
+            wait_ns = max(0, when_ns - self.now_ns())
+            self.clock.after(wait_ns, self._wake, (host, host.turn))
+
+    def _wake(self, woken: tuple[Host, int]) -> None:
+        host, turn = woken
+        if turn == host.turn:
+            self.tell(host.id, t.Tick())
+
+    def tell(self, node_id: str, event: t.Event, cause: Cause | None = None) -> None:
+        """Pump an event, unless the node is dead, or later if it hangs."""
+        host = self.hosts[node_id]
+        if not host.alive:
+            return
+        if host.hung:
+            host.backlog.append(lambda: self.tell(node_id, event, cause))
+        else:
+            self.session.pump(node_id, event, cause)
+
+    # -- operations on a guest -------------------------------------------------------------
+
+    def _takes(
+        self,
+        host: Host,
+        op: int,
+        cause: Cause,
+        delay_ns: int,
+        finish: Callable[[], t.State | None] = lambda: None,
+    ) -> None:
+        """An operation of ``delay_ns`` that a dead guest fails and a hung one does not end."""
+
+        def end(_: object = None) -> None:
+            if host.guest.dead:
+                self.tell(host.id, t.Failed(op, "the guest's process has ended"), cause)
+            elif host.guest.hung:
+                host.stuck.append(end)
+            else:
+                self.tell(host.id, t.Done(op, finish()), cause)
+
+        self.clock.after(delay_ns, end)
+
+    def _quiesce(self, host: Host, action: t.Quiesce, cause: Cause) -> None:
+        self.network.pause()
+        delay_ns = self._costs.quiesce_ns
+        self.clock.after(delay_ns, lambda _: self.tell(host.id, t.Done(action.op), cause))
+
+    def _stop_vm(self, host: Host, action: t.StopVm, cause: Cause) -> None:
+        host.guest.stop()
+        self.recorder.stopped(host.id)
+        self._takes(host, action.op, cause, self._costs.stop_ns)
+
+    def _drain(self, host: Host, action: t.Drain, cause: Cause) -> None:
+        self._takes(host, action.op, cause, 0)  # output reaches the node as it is made
+
+    def _save(self, host: Host, action: t.Save, cause: Cause) -> None:
+        self._take_state(host, action, cause, self._costs.save_ns)
+
+    def _copy(self, host: Host, action: t.Copy, cause: Cause) -> None:
+        self._take_state(host, action, cause, self._costs.copy_ns)
+
+    def _take_state(
+        self,
+        host: Host,
+        action: t.Save | t.Copy,
+        cause: Cause,
+        takes_ns: Callable[[int], int],
+    ) -> None:
+        guest, checkpoint = host.guest, action.checkpoint
+        exposure_ns, pages = self._dirty(guest, "pages-primary", checkpoint)
+        snapshot = guest.snapshot(pages, {**host.repeats, **host.owed})
+        guest.cut()
+        costs = self._costs
+        device_bytes = costs.device_state_bytes
+        ram_bytes = costs.state_bytes(pages) - device_bytes
+        ram = t.Blob(f"ram-{checkpoint}", ram_bytes, f"k{checkpoint}")
+        device = t.Blob(f"device-{checkpoint}", device_bytes, f"k{checkpoint}")
+        self._snapshots[device.id] = snapshot
+        self.recorder.saved(exposure_ns, pages)
+        self._takes(host, action.op, cause, takes_ns(pages), lambda: t.State(ram, device))
+
+    def _dirty(self, guest: Guest, purpose: str, checkpoint: int) -> tuple[int, int]:
+        """(exposure, distinct dirty pages) of a guest since its cut."""
+        exposure_ns = guest.exposure_ns
+        u = self._streams.uniform(purpose).at(checkpoint)
+        pages, extrapolated = self._memory.draw(exposure_ns, guest.served_since_cut, u)
+        if extrapolated:
+            self.flags.add("memory-extrapolated")
+        return exposure_ns, pages
+
+    def _load(self, host: Host, action: t.Load, cause: Cause) -> None:
+        snapshot = self._snapshots.pop(action.state.device.id)
+        own = 0  # without client input its guest idles: what it touches, the primary touches too
+        if self._mirrored:
+            _, own = self._dirty(host.guest, "pages-secondary", action.checkpoint)
+        restored = self._memory.union(snapshot.pages, own)
+        self.recorder.restored(restored)
+
+        def finish() -> None:
+            host.guest.load(snapshot)
+            host.repeats = dict(snapshot.unanswered)
+            self._synchronise(action.checkpoint)
+
+        self._takes(host, action.op, cause, self._costs.load_ns(restored), finish)
+
+    def _start_vm(self, host: Host, action: t.StartVm, cause: Cause) -> None:
+        def finish() -> None:
+            promoted = host.id == self._owner
+            if promoted or self._scenario.execution.executes:
+                host.guest.start()
+            if promoted:
+                self.network.resume()
+            self.network.catch_up(host.guest)
+
+        self._takes(host, action.op, cause, self._costs.resume_ns, finish)
+
+    # -- output ----------------------------------------------------------------------------
+
+    def _synchronise(self, checkpoint: int) -> None:
+        """Both guests are equal now; draw when their state will differ."""
+        self._synchronisation = checkpoint
+        e = self._streams.exponential("hazard").at(checkpoint)
+        self._hazard_at_ns = self._divergence.first_ns(e)
+
+    def _primary_finished(self, client: int, request: int) -> None:
+        self._finished(self.hosts[PRIMARY], client, request, "")
+
+    def _secondary_finished(self, client: int, request: int) -> None:
+        host = self.hosts[SECONDARY]
+        drifted = self._hazard_at_ns is not None and host.guest.exposure_ns >= self._hazard_at_ns
+        u = self._streams.uniform("divergence", client).at(request)
+        differs = drifted or self._divergence.response_differs(u)
+        self._finished(host, client, request, f"!{self._synchronisation}" if differs else "")
+
+    def _finished(self, host: Host, client: int, request: int, difference: str) -> None:
+        if host.id == self._owner:
+            self.network.served(client, request)
+        self._say(host, client, request, f"{client}.{request}{difference}")
+
+    def _say(self, host: Host, client: int, request: int, digest: str) -> None:
+        host.owed[client, request] = digest
+        range_ = t.Range(str(client), request, request + 1)
+        self.tell(host.id, t.GuestOutput(range_, digest))
+
+    def _alone(self, node_id: str, signal: t.Signal) -> None:
+        """The guest that took over repeats what was made before its state was cut.
+
+        Output that waited for the commit died with the other host; the guest's TCP, which was
+        copied with everything else, finds it unacknowledged and sends it again.
+        """
+        host = self.hosts[node_id]
+        self.recorder.event(node_id, "alone", "")
+
+        def repeat(_: object) -> None:
+            repeats, host.repeats = host.repeats, {}
+            for (client, request), digest in repeats.items():
+                if not host.guest.dead and not self.network.has(client, request):
+                    self._say(host, client, request, digest)
+
+        self.clock.after(self._retransmit_ns, repeat)
+
+    def _release(self, host: Host, action: t.Release, cause: Cause) -> None:
+        self._drop(host, action, cause)
+        self.network.release(action.ranges)
+
+    def _drop(self, host: Host, action: t.Release | t.Drop, cause: Cause) -> None:
+        for range_ in action.ranges:
+            for request in range(range_.first, range_.end):
+                host.owed.pop((int(range_.stream), request), None)
+
+    def _offer_witness(self, host: Host, action: t.OfferWitness, cause: Cause) -> None:
+        event = t.PeerOutput(action.range, action.digest, action.epoch)
+        self._post(host, "witness", self._response_bytes, event, cause)
+
+    # -- the link --------------------------------------------------------------------------
+
+    def _post(
+        self,
+        host: Host,
+        channel: str,
+        size_bytes: int,
+        event: t.Event,
+        cause: Cause,
+        left: Callable[[], None] | None = None,
+    ) -> None:
+        """Send something to the other node over the replication link."""
+        if host.peer not in self.hosts:
+            return
+        to = self.hosts[host.peer]
+
+        def arrived() -> None:
+            if channel != "colo" or to.link_open:
+                self.tell(to.id, event, cause)
+
+        self._out[host.id].send(channel, size_bytes, arrived, left)
+
+    def _send_message(self, host: Host, action: t.SendMessage, cause: Cause) -> None:
+        if host.link_open:
+            size = MESSAGE_BYTES + len(action.data)
+            self._post(host, "colo", size, t.PeerBytes(action.data), cause)
+
+    def _send_state(self, host: Host, action: t.SendState, cause: Cause) -> None:
+        def left() -> None:
+            self.tell(host.id, t.Done(action.op), cause)
+
+        if not host.link_open or not self.hosts[host.peer].link_open:
+            failed = t.Failed(action.op, "the stream is closed")
+            self.clock.after(0, lambda _: self.tell(host.id, failed, cause))
+            return
+        self.recorder.sent(self._size_of(action.chunks))
+        for chunk in action.chunks:
+            last = left if chunk is action.chunks[-1] else None
+            event = t.PeerBytes(chunk) if isinstance(chunk, bytes) else t.PeerBlob(chunk)
+            self._post(host, "colo", self._size_of((chunk,)), event, cause, last)
+
+    @staticmethod
+    def _size_of(chunks: Iterable[bytes | t.Blob]) -> int:
+        return sum(len(chunk) if isinstance(chunk, bytes) else chunk.size for chunk in chunks)
+
+    def _close_link(self, host: Host, action: t.CloseLink, cause: Cause) -> None:
+        if host.link_open:
+            host.link_open = False
+            self._post(host, "colo", MESSAGE_BYTES, t.LinkLost("the peer closed it"), cause)
+
+    # -- managers --------------------------------------------------------------------------
+
+    def _heartbeat(self, host: Host, action: t.Heartbeat, cause: Cause) -> None:
+        self._post(host, "heartbeat", MESSAGE_BYTES, t.HeartbeatSeen(), cause)
+
+    def _ask_vote(self, host: Host, action: t.AskVote, cause: Cause) -> None:
+        there_ns = self._scenario.manager.vote_delay_ns // 2
+        back_ns = self._scenario.manager.vote_delay_ns - there_ns
+
+        def decide(_: object) -> None:
+            answer = t.VoteSeen(action.op, self._witness.ask(host.id))
+            self.clock.after(back_ns, lambda _: self.tell(host.id, answer, cause))
+
+        self.clock.after(there_ns, decide)
+
+    def _fence(self, host: Host, action: t.Fence, cause: Cause) -> None:
+        def end(_: object) -> None:
+            if self._scenario.manager.fence_fails:
+                self.tell(host.id, t.Failed(action.op, "the fence did not answer"), cause)
+                return
+            self.kill_host(self.hosts[host.peer])
+            self.tell(host.id, t.Done(action.op), cause)
+
+        self.clock.after(self._costs.fence_ns, end)
+
+    def _promote(self, host: Host, action: t.Promote, cause: Cause) -> None:
+        self.recorder.event(host.id, "promoted", "")
+        self._owner = host.id
+        if host.peer in self.hosts:
+            self.network.unread_by(self.hosts[host.peer].guest)
+        self.network.read_by(host.guest)
+
+    def _report(self, host: Host, action: t.Report, cause: Cause) -> None:
+        self.recorder.event(host.id, "report", action.text)
+
+    # -- what faults do --------------------------------------------------------------------
+
+    def kill_vm(self, host: Host) -> None:
+        host.guest.kill()
+        self.tell(host.id, t.VmGone("the guest's process has ended"))
+
+    def kill_node(self, host: Host) -> None:
+        """The node's process ends, its guest with it; the host's kernel closes its sockets."""
+        if host.alive:
+            host.alive = False
+            host.guest.kill()
+            if host.link_open and host.peer in self.hosts:
+                host.link_open = False
+                self._out[host.id].forget("witness")
+                ended = t.LinkLost("connection reset")
+                self._post(host, "colo", MESSAGE_BYTES, ended, (host.id, -1))
+
+    def kill_host(self, host: Host) -> None:
+        """Everything in the domain ends without a word."""
+        host.alive = False
+        host.link_open = False
+        host.guest.kill()
+        for channel in ("colo", "witness", "heartbeat"):
+            self._out[host.id].forget(channel)
+
+    def hang_vm(self, host: Host, is_hung: bool) -> None:
+        host.guest.hang(is_hung)
+        if not is_hung:
+            stuck, host.stuck = host.stuck, []
+            for end in stuck:
+                end()
+            self.network.catch_up(host.guest)
+
+    def hang_node(self, host: Host, is_hung: bool) -> None:
+        host.hung = is_hung
+        if not is_hung:
+            backlog, host.backlog = host.backlog, []
+            for tell in backlog:
+                tell()
+
+    def cut_link(self, is_cut: bool) -> None:
+        for direction in self._out.values():
+            direction.cut(is_cut)
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def lost_responses(self) -> int:
+        """Requests that nobody will ever answer.
+
+        Not lost: what the guest that clients talk to has served and still holds, works on, or
+        has yet to read.
+        """
+        owner = self.hosts[self._owner]
+        unanswered = self.network.unanswered()
+        if not owner.alive or owner.guest.dead:
+            return len(unanswered)
+        due = {*owner.owed, *owner.repeats, *owner.guest.requests()}
+        read = owner.guest.input_position
+        return sum(row < read and (c, request) not in due for c, request, row in unanswered)
+
+    def link_bytes(self) -> int:
+        return sum(direction.sent_bytes for direction in self._out.values())

@@ -1,0 +1,48 @@
+"""colosim: what would COLO, Remus or micro-checkpointing cost your workload, and does it survive?
+
+    >>> import colosim
+    >>> result = colosim.simulate("experiments/scenarios/webserver-redis.toml")  # doctest: +SKIP
+    >>> result.summary                                                            # doctest: +SKIP
+
+Everything is imported on first use, so that ``import colosim`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from colosim.api import compare, simulate, sweep
+    from colosim.scenario import Scenario, ScenarioError, load_scenario
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "simulate": "colosim.api",
+    "compare": "colosim.api",
+    "sweep": "colosim.api",
+    "Scenario": "colosim.scenario",
+    "ScenarioError": "colosim.scenario",
+    "load_scenario": "colosim.scenario",
+}
+
+__all__ = [
+    "Scenario",
+    "ScenarioError",
+    "__version__",
+    "compare",
+    "load_scenario",
+    "simulate",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'colosim' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

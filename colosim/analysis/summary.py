@@ -1,0 +1,123 @@
+"""Tidy tables of replications, and their summary with confidence intervals.
+
+Tables have one row per thing seen, and start with the columns policy and replication:
+
+``metrics``      metric, value, unit: one row per metric of a replication
+``responses``    the columns of `RunRecord.responses`, measured (not warm-up), latency_ms
+``checkpoints``  the columns of `RunRecord.checkpoints`, measured, pause_ms
+``events``       at_ns, node, what, detail: faults, exits, takeovers
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from colosim.analysis.stats import interval, paired
+from colosim.model.results import RunRecord
+
+_EVENT_COLUMNS = ("at_ns", "node", "what", "detail")
+
+
+def metrics_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """policy, replication, metric, value, unit; see `RunRecord.metrics` for what they mean."""
+    rows = [
+        (record.policy, record.replication, metric, value, unit)
+        for record in records
+        for metric, (value, unit) in record.metrics().items()
+    ]
+    return pd.DataFrame(rows, columns=["policy", "replication", "metric", "value", "unit"])
+
+
+def responses_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per request; latency_ms is NaN for those never answered."""
+
+    def table(record: RunRecord) -> pd.DataFrame:
+        columns = record.responses
+        return pd.DataFrame(columns).assign(
+            measured=columns["arrival_ns"] >= record.warm_up_ns,
+            latency_ms=_between_ms(columns["arrival_ns"], columns["released_ns"]),
+        )
+
+    return _stacked(records, table)
+
+
+def checkpoints_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per checkpoint begun; pause_ms is NaN if the guest did not stop, or not resume."""
+
+    def table(record: RunRecord) -> pd.DataFrame:
+        columns = record.checkpoints
+        return pd.DataFrame(columns).assign(
+            reason=columns["reason"].astype(str),
+            measured=columns["started_ns"] >= record.warm_up_ns,
+            pause_ms=_between_ms(columns["stopped_ns"], columns["resumed_ns"]),
+        )
+
+    return _stacked(records, table)
+
+
+def events_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per event, ``detail`` as text."""
+
+    def table(record: RunRecord) -> pd.DataFrame:
+        frame = pd.DataFrame(record.events, columns=list(_EVENT_COLUMNS))
+        return frame.assign(detail=[_text(detail) for detail in frame["detail"]])
+
+    return _stacked(records, table)
+
+
+def summarise(metrics: pd.DataFrame, by: Sequence[str] = ("policy",)) -> pd.DataFrame:
+    """Mean and 95 % interval over replications: by..., metric, unit, n, mean, ci_low, ci_high.
+
+    ``by`` names what tells one system from another, such as the axes of a sweep.  A metric that
+    was NaN in every replication has n = 0.
+    """
+    keys = [*by, "metric", "unit"]
+    rows = [
+        (*key, *interval(values))
+        for key, values in metrics.groupby(keys, sort=False, dropna=False)["value"]
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "n", "mean", "ci_low", "ci_high"])
+
+
+def differences(metrics: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Paired differences from policy ``baseline``: policy, metric, diff, diff_low, diff_high.
+
+    Replication i of one policy is paired with replication i of the other, which met the same random
+    draws; replications that one of the two lacks are left out.  Raises ValueError if there is no
+    such policy.
+    """
+    wide = metrics.pivot(index=["metric", "replication"], columns="policy", values="value")
+    if baseline not in wide:
+        raise ValueError(f"no policy {baseline!r} among {', '.join(map(str, wide))}")
+    rows = [
+        (policy, metric, *paired(values[policy], values[baseline])[1:])
+        for policy in pd.unique(metrics["policy"])
+        if policy != baseline
+        for metric, values in wide.groupby(level="metric", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["policy", "metric", "diff", "diff_low", "diff_high"])
+
+
+def _stacked(
+    records: Iterable[RunRecord], table: Callable[[RunRecord], pd.DataFrame]
+) -> pd.DataFrame:
+    frames = []
+    for record in records:
+        frame = table(record)
+        frame.insert(0, "policy", record.policy)
+        frame.insert(1, "replication", record.replication)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _between_ms(start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.where((start_ns >= 0) & (end_ns >= 0), (end_ns - start_ns) / 1e6, np.nan)
+
+
+def _text(detail: object) -> str:
+    return detail if isinstance(detail, str) else json.dumps(detail, sort_keys=True)

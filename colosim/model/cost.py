@@ -1,0 +1,129 @@
+"""What the steps of a checkpoint cost, and how dirty tracking slows the guest down.
+
+Durations are linear in pages: a fixed part and a part per page. The defaults are medians that were
+measured (``live-recipes.md``, cited by section as LR) and are orders of magnitude; a default that
+was not measured says so. Fields carry ``metadata`` with their kind of unit and their source, from
+which the scenario builds the table ``[cost]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from colosim.model.errors import check_range
+from colosim.model.memory import MemoryModel
+from colosim.protocol.policies.base import parameter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Durations (ns) and sizes (bytes) of one checkpoint; ModelError below the minimum."""
+
+    quiesce_ns: int = parameter(
+        0, "time", "let client input drain before a checkpoint; not measured"
+    )
+    stop_ns: int = parameter(500_000, "time", "stop a guest (LR 5)")
+    find_pages_ns: int = parameter(
+        150_000,
+        "time",
+        "find the dirty pages while the guest is stopped: dirty log of a genuine QEMU (LR 1); "
+        "comparing all of 256 MB takes 43 ms (LR 5)",
+    )
+    save_fixed_ns: int = parameter(1_600_000, "time", "save the state of the devices (LR 5)")
+    save_per_page_ns: int = parameter(
+        3_300, "time", "encode one page while the guest is stopped: 0.5 ms for 150 (LR 2)"
+    )
+    copy_fixed_ns: int = parameter(
+        0, "time", "start copying pages aside, copy-then-send only; not measured"
+    )
+    copy_per_page_ns: int = parameter(
+        400, "time", "copy one page aside: assumed, 4 KiB at 10 GB/s; not measured"
+    )
+    load_fixed_ns: int = parameter(2_000_000, "time", "load a state on the secondary (LR 2)")
+    load_per_page_ns: int = parameter(
+        400, "time", "restore one page on the secondary: assumed, 4 KiB at 10 GB/s; not measured"
+    )
+    resume_ns: int = parameter(325_000, "time", "resume a guest (median of cont_ms, LR 5)")
+    first_write_ns: int = parameter(
+        0,
+        "time",
+        "delay of the first write to a page after a checkpoint; not measured, to be fitted",
+    )
+    fence_ns: int = parameter(10_000_000, "time", "fence the other host; assumed, not measured")
+    page_bytes: int = parameter(4_096, "size", "size of a page", 1)
+    page_header_bytes: int = parameter(
+        8, "size", "offset and flags before each page on the wire (LR 2)"
+    )
+    device_state_bytes: int = parameter(105_007, "size", "state of the devices (LR 5)")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            check_range(each.name, getattr(self, each.name), each.metadata["minimum"])
+
+    def save_ns(self, pages: int) -> int:
+        """Find and encode the dirty pages and save the devices; the guest is stopped."""
+        return self.find_pages_ns + self.save_fixed_ns + self.save_per_page_ns * pages
+
+    def copy_ns(self, pages: int) -> int:
+        """Copy the dirty pages aside, so that the guest can run while they are sent."""
+        return self.copy_fixed_ns + self.copy_per_page_ns * pages
+
+    def load_ns(self, pages: int) -> int:
+        """Load devices and restore pages on the secondary."""
+        return self.load_fixed_ns + self.load_per_page_ns * pages
+
+    def state_bytes(self, pages: int) -> int:
+        """Bytes of one checkpoint on the link: devices, and every page with its header."""
+        return self.device_state_bytes + pages * (self.page_bytes + self.page_header_bytes)
+
+
+class Slowdown:
+    """Run-time slow-down by tracking writes: the first write to a page after a cut costs extra.
+
+    Guest work ``t`` done since the cut takes ``t + first_write_ns * mean(t)`` of running time,
+    ``mean`` being the expected distinct pages. ``requests`` in the methods is the number of
+    requests since the cut and stays the same over the piece of work asked about; what a further
+    request dirties on its own is :meth:`request_ns`.
+    """
+
+    def __init__(self, memory: MemoryModel, first_write_ns: float) -> None:
+        check_range("first_write_ns", first_write_ns)
+        self._memory = memory
+        self._first_write_ns = first_write_ns
+
+    def wall_ns(self, progress0_ns: int, work_ns: int, requests: float = 0.0) -> int:
+        """Running time that ``work_ns`` takes when ``progress0_ns`` was done since the cut.
+
+        Pieces of work one after the other take what they take as a whole, to the nanosecond
+        (where the mean never falls as exposure grows, which is so unless a measured curve is
+        scaled with more pages a request than its own load explains; then no writes are charged).
+        """
+        if not self._first_write_ns:
+            return work_ns
+        before = self._writes_ns(progress0_ns, requests)
+        return work_ns + max(self._writes_ns(progress0_ns + work_ns, requests) - before, 0)
+
+    def progress_ns(self, progress0_ns: int, wall_ns: int, requests: float = 0.0) -> int:
+        """Work done in ``wall_ns`` of running time: the most that :meth:`wall_ns` fits into it."""
+        if not self._first_write_ns:
+            return wall_ns
+        low, high = 0, wall_ns + 1  # work of `low` fits, work of `high` does not
+        before = self._writes_ns(progress0_ns, requests)
+        while high - low > 1:
+            middle = (low + high) // 2
+            writes = self._writes_ns(progress0_ns + middle, requests) - before
+            if middle + max(writes, 0) <= wall_ns:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def request_ns(self, progress_ns: int, requests: float) -> int:
+        """Extra running time for the pages that one more request writes first."""
+        if not self._first_write_ns:
+            return 0
+        before = self._writes_ns(progress_ns, requests)
+        return max(self._writes_ns(progress_ns, requests + 1) - before, 0)
+
+    def _writes_ns(self, progress_ns: int, requests: float) -> int:
+        return round(self._first_write_ns * self._memory.mean(progress_ns, requests))

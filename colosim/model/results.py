@@ -1,0 +1,182 @@
+"""What a world returns for one replication: columns of times, events, counters; and its metrics.
+
+Times are integer nanoseconds from the start of the replication, -1 where the moment was never
+reached. Nothing here knows which world ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Column = NDArray[Any]
+
+RESPONSE_COLUMNS = ("client", "request", "arrival_ns", "served_ns", "released_ns")
+CHECKPOINT_COLUMNS = (
+    "checkpoint",
+    "reason",
+    "started_ns",
+    "stopped_ns",
+    "cut_ns",
+    "committed_ns",
+    "resumed_ns",
+    "completed_ns",
+    "exposure_ns",
+    "pages",
+    "restored_pages",
+    "sent_bytes",
+)
+
+
+@dataclass(eq=False)
+class RunRecord:
+    """One replication. Columns may be given as sequences; a table not given is empty.
+
+    ``responses``: one row per request: client, request (number within the client), arrival_ns
+    (sent by the client), served_ns (finished by the primary), released_ns (reached the client).
+    ``checkpoints``: one row per checkpoint begun, in order; reason is a string, the rest integers:
+    checkpoint, started_ns, stopped_ns, cut_ns, committed_ns, resumed_ns, completed_ns, exposure_ns,
+    pages (sent), restored_pages (on the secondary), sent_bytes.
+    ``events``: faults, exits, takeovers, reports: {at_ns, node, what, detail}.
+    ``flags``: what a reader must know, such as "memory-extrapolated".
+    ``counters``: totals over the whole replication, warm-up included.
+    ``completion_ns``: end of a batch job, else -1.
+
+    Raises ValueError if a table lacks a column, has an unknown one or columns of unequal length.
+    """
+
+    policy: str
+    seed: int
+    replication: int
+    duration_ns: int
+    warm_up_ns: int
+    responses: dict[str, Column] = field(default_factory=dict)
+    checkpoints: dict[str, Column] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
+    completion_ns: int = -1
+
+    def __post_init__(self) -> None:
+        self.responses = _table("responses", self.responses, RESPONSE_COLUMNS)
+        self.checkpoints = _table("checkpoints", self.checkpoints, CHECKPOINT_COLUMNS)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hexadecimal) over every field: equal if and only if the records are equal.
+
+        The same on every machine and in every process: no pointers, hashes or byte orders enter.
+        """
+        digest = hashlib.sha256()
+        for each in fields(self):
+            _feed(digest, each.name)
+            _feed(digest, getattr(self, each.name))
+        return digest.hexdigest()
+
+    def metrics(self) -> dict[str, tuple[float, str]]:
+        """Name -> (value, unit); NaN where there is nothing to measure.
+
+        The warm-up is removed: latency is that of requests that arrive at ``warm_up_ns`` or later
+        and are answered; checkpoints count if they start then and commit (for pause: if the guest
+        resumes). Throughput counts answers that reach clients in the window from warm-up to the
+        end; ``longest_gap_ms`` is the longest time within it without any answer to any client, its
+        edges included, so a service that never comes back shows. ``lost_responses`` and
+        ``mismatches_per_s`` come from the counters, so over the whole run. The end is that of the
+        batch job if there is one.
+        """
+        end_ns = self.completion_ns if self.completion_ns >= 0 else self.duration_ns
+        window_s = (end_ns - self.warm_up_ns) / 1e9
+        arrival, released = self.responses["arrival_ns"], self.responses["released_ns"]
+        answered = (arrival >= self.warm_up_ns) & (released >= 0)
+        latency_ms = (released - arrival)[answered] / 1e6
+        answers = released[(released >= self.warm_up_ns) & (released <= end_ns)]
+        # No request at all is no silence: a batch job has no clients.
+        edges = np.concatenate(([self.warm_up_ns], np.sort(answers), [end_ns]))
+        gaps_ms = np.diff(edges if arrival.size else edges[:0]) / 1e6
+
+        table = self.checkpoints
+        begun = table["started_ns"] >= self.warm_up_ns
+        committed = begun & (table["committed_ns"] >= 0)
+        paused = begun & (table["stopped_ns"] >= 0) & (table["resumed_ns"] >= 0)
+        pause_ms = (table["resumed_ns"] - table["stopped_ns"])[paused] / 1e6
+        restored = table["restored_pages"][committed & (table["restored_pages"] >= 0)]
+        sent_mbit = float(table["sent_bytes"][begun & (table["sent_bytes"] > 0)].sum()) * 8 / 1e6
+
+        return {
+            "throughput_per_s": (_per_s(answers.size, window_s), "1/s"),
+            "latency_mean_ms": (_mean(latency_ms), "ms"),
+            "latency_p50_ms": (_percentile(latency_ms, 50), "ms"),
+            "latency_p99_ms": (_percentile(latency_ms, 99), "ms"),
+            "checkpoints_per_s": (_per_s(int(committed.sum()), window_s), "1/s"),
+            "pause_mean_ms": (_mean(pause_ms), "ms"),
+            "pause_p99_ms": (_percentile(pause_ms, 99), "ms"),
+            "dirty_pages_mean": (_mean(table["pages"][committed]), "pages"),
+            "restored_pages_mean": (_mean(restored), "pages"),
+            "replication_mbit_per_s": (_per_s(sent_mbit, window_s), "Mbit/s"),
+            "mismatches_per_s": (_per_s(self._counter("mismatches"), end_ns / 1e9), "1/s"),
+            "completion_time_s": (
+                self.completion_ns / 1e9 if self.completion_ns >= 0 else math.nan,
+                "s",
+            ),
+            "longest_gap_ms": (float(gaps_ms.max()) if gaps_ms.size else math.nan, "ms"),
+            "lost_responses": (self._counter("lost_responses"), "1"),
+        }
+
+    def _counter(self, name: str) -> float:
+        return float(self.counters.get(name, math.nan))
+
+
+def _table(what: str, given: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Column]:
+    """All columns, in the order of ``names``, as int64 (strings as objects)."""
+    columns = given or dict.fromkeys(names, ())
+    if set(columns) != set(names):
+        wrong = ", ".join(sorted(set(columns) ^ set(names)))
+        raise ValueError(f"{what}: missing or unknown column {wrong}")
+    table: dict[str, Column] = {
+        name: np.asarray(columns[name], dtype=object if name == "reason" else np.int64)
+        for name in names
+    }
+    if len({column.shape for column in table.values()}) > 1:
+        raise ValueError(f"{what}: columns of unequal length")
+    return table
+
+
+def _feed(digest: hashlib._Hash, value: Any) -> None:
+    """Add ``value`` to the digest, each part tagged with its kind and length."""
+    if isinstance(value, dict) and any(isinstance(item, np.ndarray) for item in value.values()):
+        for name in sorted(value):
+            _feed(digest, name)
+            _feed(digest, value[name])
+        return
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        kind, data = "int64", np.ascontiguousarray(value, dtype="<i8").tobytes()
+    else:
+        kind, data = "json", json.dumps(value, sort_keys=True, default=_plain).encode()
+    digest.update(f"{kind}:{len(data)}:".encode())
+    digest.update(data)
+
+
+def _plain(value: Any) -> Any:
+    """JSON of numpy's scalars and arrays; TypeError for anything else."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a record cannot hold a {type(value).__name__}")
+
+
+def _per_s(count: float, window_s: float) -> float:
+    return count / window_s if window_s > 0 else math.nan
+
+
+def _mean(values: Column) -> float:
+    return float(values.mean()) if values.size else math.nan
+
+
+def _percentile(values: Column, percent: float) -> float:
+    return float(np.percentile(values, percent)) if values.size else math.nan

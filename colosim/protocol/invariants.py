@@ -1,0 +1,197 @@
+"""Observers of a merged trace that say when a promise was broken.
+
+Each sees every line and keeps its own books: none asks a node what it thinks.  `Scope` says when
+a promise is made at all (architecture, "Invariants have a scope"): designs that do not make it
+report violations as results, not as defects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from colosim.protocol import types as t
+from colosim.protocol.dialect import DIALECTS, Message
+from colosim.protocol.node import NodeConfig
+from colosim.protocol.policies import POLICIES
+from colosim.protocol.trace import Line
+
+
+class Scope(StrEnum):
+    """When a promise holds."""
+
+    ALWAYS = "under any faults"
+    SINGLE_FAULT = "under any single fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken promise and where it was seen."""
+
+    invariant: str
+    node: str
+    n: int
+    now_ns: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.text} (node {self.node}, line {self.n}, {self.now_ns} ns)"
+
+
+class Invariant:
+    """Base of all observers."""
+
+    scope = Scope.ALWAYS
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+
+    def see(self, line: Line) -> None:
+        raise NotImplementedError
+
+    def _broken(self, line: Line, text: str) -> None:
+        name = type(self).__name__
+        self.violations.append(Violation(name, line.node, line.n, line.now_ns, text))
+
+
+class OneActiveSide(Invariant):
+    """Once a side is promoted, no other side's output reaches clients, ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._promoted: str | None = None
+
+    def see(self, line: Line) -> None:
+        match line.body:
+            case t.Promote():
+                if self._promoted not in (None, line.node):
+                    self._broken(line, f"both {self._promoted} and {line.node} were promoted")
+                self._promoted = line.node
+            case t.Release(ranges) if self._promoted not in (None, line.node):
+                self._broken(line, f"{len(ranges)} range(s) left after {self._promoted} took over")
+            case _:
+                pass
+
+
+class OutputCommit(Invariant):
+    """Nothing leaves a protected primary that is neither committed nor witnessed.
+
+    Committed: the range was made before Cut(k), and the other side has what the dialect asks for
+    (upstream: all of state k in hand; rfc2014 and ``commit = loaded``: state k loaded).
+    Witnessed: the same range with the same digest arrived from the run that state k began.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._configs: dict[str, NodeConfig] = {}
+        self._alone: set[str] = set()
+        self._made: dict[str, dict[t.Range, tuple[str, int]]] = {}  # digest, checkpoint
+        self._witnessed: dict[str, set[tuple[t.Range, str]]] = {}
+        self._cut: dict[str, int] = {}
+        self._in_hand = 0  # newest state complete on the secondary
+        self._loaded = 0
+
+    def see(self, line: Line) -> None:
+        node = line.node
+        match line.body:
+            case NodeConfig() as config:
+                self._configs[node] = config
+                self._made[node], self._witnessed[node], self._cut[node] = {}, set(), 0
+            case t.GuestOutput(range_, digest):
+                self._made[node][range_] = (digest, self._cut[node] + 1)
+            case t.PeerOutput(range_, digest, epoch) if epoch == self._cut[node]:
+                self._witnessed[node].add((range_, digest))
+            case t.Cut(checkpoint):
+                self._cut[node] = checkpoint
+                self._witnessed[node].clear()
+            case t.Load(_, _, checkpoint):
+                self._in_hand = checkpoint
+            case t.Loaded(checkpoint):
+                self._loaded = checkpoint
+            case t.Alone():
+                self._alone.add(node)
+            case t.Release(ranges):
+                for range_ in ranges:
+                    self._left(line, range_)
+            case _:
+                pass
+
+    def _left(self, line: Line, range_: t.Range) -> None:
+        config = self._configs[line.node]
+        output = POLICIES[config.policy].output
+        made = self._made[line.node].pop(range_, None)
+        if made is None:
+            self._broken(line, f"{range_} left and was never made")
+        elif output is not t.Output.NONE and line.node not in self._alone:
+            digest, checkpoint = made
+            commit = config.commit or DIALECTS[config.dialect].commit
+            safe = self._loaded if commit is Message.LOADED else self._in_hand
+            witnessed = (
+                output is t.Output.WITNESS and (range_, digest) in self._witnessed[line.node]
+            )
+            if checkpoint > safe and not witnessed:
+                self._broken(line, f"{range_} of checkpoint {checkpoint} left; safe is {safe}")
+
+
+class NoLoss(Invariant):
+    """Whoever releases a range says the same as whoever released it before."""
+
+    scope = Scope.SINGLE_FAULT
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[tuple[str, t.Range], str] = {}
+        self._left: dict[t.Range, str] = {}
+
+    def see(self, line: Line) -> None:
+        match line.body:
+            case t.GuestOutput(range_, digest):
+                self._made[line.node, range_] = digest
+            case t.Release(ranges):
+                for range_ in ranges:
+                    digest = self._made.pop((line.node, range_), "")
+                    before = self._left.setdefault(range_, digest)
+                    if before != digest:
+                        self._broken(line, f"{range_} left as {before!r} and now as {digest!r}")
+            case _:
+                pass
+
+
+class CheckpointOrder(Invariant):
+    """Checkpoints are numbered without gaps, cut before committed, and loaded once, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, type], int] = {}
+
+    def see(self, line: Line) -> None:
+        match line.body:
+            case t.CheckpointStarted(checkpoint, _) | t.Cut(checkpoint) | t.Loaded(checkpoint):
+                self._next(line, checkpoint)
+            case t.Committed(checkpoint):
+                self._next(line, checkpoint)
+                if self._last.get((line.node, t.Cut), 0) != checkpoint:
+                    self._broken(line, f"checkpoint {checkpoint} committed before its cut")
+            case _:
+                pass
+
+    def _next(self, line: Line, checkpoint: int) -> None:
+        key = (line.node, type(line.body))
+        last = self._last.get(key, 0)
+        if checkpoint != last + 1:
+            self._broken(line, f"{key[1].__name__} of checkpoint {checkpoint} after {last}")
+        self._last[key] = checkpoint
+
+
+ALL: tuple[type[Invariant], ...] = (OneActiveSide, OutputCommit, NoLoss, CheckpointOrder)
+
+
+def check(lines: Iterable[Line]) -> list[Violation]:
+    """Every violation in a merged trace, in the order of their lines."""
+    observers = [invariant() for invariant in ALL]
+    for line in lines:
+        for observer in observers:
+            observer.see(line)
+    found = [violation for observer in observers for violation in observer.violations]
+    return sorted(found, key=lambda violation: violation.now_ns)

@@ -1,0 +1,258 @@
+"""A node: the parts of one host, composed.  The unit of feed, trace and replay.
+
+``feed`` puts one external event in, lets the parts exchange signals in one fixed order until none
+is left, and leaves actions to be drained.  Nodes share nothing; primary and secondary talk only
+by messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from colosim.protocol import types as t
+from colosim.protocol.checkpoint import (
+    Checkpointer,
+    Limits,
+    Machine,
+    Quirks,
+    Transfer,
+    primary_machine,
+    secondary_machine,
+)
+from colosim.protocol.codec import Decoder
+from colosim.protocol.compare import Comparator
+from colosim.protocol.dialect import DIALECTS, Message
+from colosim.protocol.gate import Gate
+from colosim.protocol.manager import Manager, ManagerConfig
+from colosim.protocol.outbox import Outbox
+from colosim.protocol.policies import POLICIES, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Everything that decides how a node behaves; the header of its trace.
+
+    policy_params: values of the policy's own parameters by name.
+    commit: message after which a checkpoint counts as safe, or None for the dialect's own.
+    """
+
+    id: str
+    role: t.Role
+    dialect: str
+    policy: str
+    policy_params: tuple[tuple[str, int], ...]
+    limits: Limits
+    manager: ManagerConfig
+    transfer: Transfer = Transfer.STOP_AND_SEND
+    quirks: Quirks = Quirks.NONE
+    commit: Message | None = None
+
+
+def machine_of(config: NodeConfig) -> Machine:
+    """The checkpoint table that a configuration selects."""
+    dialect = DIALECTS[config.dialect]
+    if config.role is t.Role.SECONDARY:
+        return secondary_machine(dialect)
+    return primary_machine(dialect, config.transfer, config.quirks, config.commit)
+
+
+class _Part(Protocol):
+    """What every part of a node with a sense of time offers."""
+
+    def hears(self) -> dict[type, Callable[..., None]]: ...
+    def deadline_ns(self) -> int | None: ...
+    def tick(self, now_ns: int) -> None: ...
+
+
+class _PolicyPart:
+    """Gives a policy, which only returns reasons, the shape of a part."""
+
+    def __init__(self, policy: Policy, out: Outbox) -> None:
+        self._policy = policy
+        self._out = out
+        self.deadline_ns = policy.deadline_ns
+
+    def hears(self) -> dict[type, Callable[..., None]]:
+        return dict.fromkeys(t.Signal.__args__, self._on_signal)
+
+    def tick(self, now_ns: int) -> None:
+        self._wants(self._policy.tick(now_ns))
+
+    def _on_signal(self, signal: t.Signal, now_ns: int) -> None:
+        self._wants(self._policy.signal(signal, now_ns))
+
+    def _wants(self, reason: str | None) -> None:
+        if reason is not None:
+            self._out.signal(t.CheckpointNow(reason))
+
+
+class Node:
+    """One host's protocol: `feed` events, drain `actions`, mind `deadline_ns`.
+
+    ``machine`` replaces the configured table (tests mutate it); nothing else should.
+    """
+
+    def __init__(self, config: NodeConfig, machine: Machine | None = None) -> None:
+        self.config = config
+        self.cancelled = 0  # completions of operations nobody waits for any more
+        self._out = Outbox()
+        self._heard: list[t.Signal] = []
+        dialect = DIALECTS[config.dialect]
+        primary = config.role is t.Role.PRIMARY
+        policy = POLICIES[config.policy]
+        params = policy.Params(**dict(config.policy_params))
+        self._protects = policy.protects()
+        self._decoder = Decoder(dialect, t.Role.SECONDARY if primary else t.Role.PRIMARY)
+        machine = machine or machine_of(config)
+        self.checkpointer = Checkpointer(machine, dialect, config.limits, self._out)
+        self._gate = Gate(config.role, policy.output, self._out)
+        self._comparator = (
+            Comparator(params.compare_timeout_ns, self._out)
+            if primary and policy.output is t.Output.WITNESS
+            else None
+        )
+        self._manager = (
+            Manager(config.manager, self._out, machine.survival_in(machine.start))
+            if dialect.failover
+            else None
+        )
+        self._parts: list[_Part] = [self.checkpointer]
+        if primary:
+            self._parts.append(_PolicyPart(policy(params), self._out))
+        if self._comparator is not None:
+            self._parts.append(self._comparator)
+        if self._manager is not None:
+            self._parts.append(self._manager)
+        self._feeders: dict[type, Callable[[Any, int], None]] = {
+            t.Start: self._on_start,
+            t.PeerBytes: self._on_peer_bytes,
+            t.PeerBlob: self._on_peer_blob,
+            t.GuestOutput: self._on_guest_output,
+            t.PeerOutput: self._on_peer_output,
+            t.Done: self._on_done,
+            t.Failed: self._on_failed,
+            t.LinkLost: self._on_link_lost,
+            t.VmGone: self._on_vm_gone,
+            t.HeartbeatSeen: self._on_heartbeat_seen,
+            t.PeerGone: self._on_peer_gone,
+            t.VoteSeen: self._on_vote_seen,
+            t.Tick: self._on_tick,
+        }
+        self._ears = self._wire()
+
+    # -- the interface of a world ----------------------------------------------------------
+
+    @property
+    def step(self) -> str:
+        """The checkpointer's current step, for traces and fault plans."""
+        return self.checkpointer.state.value
+
+    def feed(self, event: t.Event, now_ns: int) -> None:
+        """Take one external event; raises ProtocolError only if the world broke the contract."""
+        self._feeders[type(event)](event, now_ns)
+        self._route(now_ns)
+
+    def _route(self, now_ns: int) -> None:
+        signals, ears, heard = self._out.signals, self._ears, self._heard
+        while signals:
+            signal = signals.popleft()
+            heard.append(signal)
+            for hear in ears.get(type(signal), ()):
+                hear(signal, now_ns)
+
+    def actions(self) -> list[t.Action]:
+        """Drain the actions wanted since the last call, in order."""
+        actions, self._out.actions = self._out.actions, []
+        return actions
+
+    def signals(self) -> list[t.Signal]:
+        """Drain the signals exchanged since the last call, for the trace."""
+        heard, self._heard = self._heard, []
+        return heard
+
+    def deadline_ns(self) -> int | None:
+        """When to feed Tick, or None."""
+        dues = [due for part in self._parts if (due := part.deadline_ns()) is not None]
+        return min(dues, default=None)
+
+    # -- wiring ----------------------------------------------------------------------------
+
+    def _wire(self) -> dict[type, tuple[Callable[..., None], ...]]:
+        """Who hears which signal, in the one fixed order of the parts, the gate last."""
+        ears: dict[type, list[Callable[..., None]]] = {}
+        heard = [*(part.hears() for part in self._parts), self._gate.hears()]
+        for table in heard:
+            for signal, hear in table.items():
+                ears.setdefault(signal, []).append(hear)
+        return {signal: tuple(hearers) for signal, hearers in ears.items()}
+
+    # -- events ----------------------------------------------------------------------------
+
+    def _on_start(self, event: t.Start, now_ns: int) -> None:
+        if self._protects:
+            self.checkpointer.start(now_ns)
+
+    def _on_peer_bytes(self, event: t.PeerBytes, now_ns: int) -> None:
+        for item in self._decoder.feed(event.data):
+            self.checkpointer.peer(item, now_ns)
+
+    def _on_peer_blob(self, event: t.PeerBlob, now_ns: int) -> None:
+        for item in self._decoder.feed(event.blob):
+            self.checkpointer.peer(item, now_ns)
+
+    def _on_guest_output(self, event: t.GuestOutput, now_ns: int) -> None:
+        self._gate.guest_output(event, now_ns)
+        if self._comparator is not None:
+            self._comparator.primary_output(event, now_ns)
+
+    def _on_peer_output(self, event: t.PeerOutput, now_ns: int) -> None:
+        if self._comparator is not None:
+            self._comparator.witness(event, now_ns)
+
+    def _on_done(self, event: t.Done, now_ns: int) -> None:
+        if self.checkpointer.owns(event.op):
+            self.checkpointer.done(event.state, now_ns)
+        elif self._manager is not None and self._manager.owns(event.op):
+            self._manager.done(now_ns)
+        else:
+            self._cancelled(event.op)
+
+    def _on_failed(self, event: t.Failed, now_ns: int) -> None:
+        if self.checkpointer.owns(event.op):
+            self.checkpointer.failed(event.why, now_ns)
+        elif self._manager is not None and self._manager.owns(event.op):
+            self._manager.failed(now_ns)
+        else:
+            self._cancelled(event.op)
+
+    def _cancelled(self, op: int) -> None:
+        if not 0 < op <= self._out.last_op:
+            raise t.ProtocolError(f"completion of operation {op}, which was never asked for")
+        self.cancelled += 1
+
+    def _on_link_lost(self, event: t.LinkLost, now_ns: int) -> None:
+        self.checkpointer.link_lost(event.why, now_ns)
+
+    def _on_vm_gone(self, event: t.VmGone, now_ns: int) -> None:
+        self.checkpointer.vm_gone(event.why, now_ns)
+
+    def _on_heartbeat_seen(self, event: t.HeartbeatSeen, now_ns: int) -> None:
+        if self._manager is not None:
+            self._manager.heartbeat_seen(now_ns)
+
+    def _on_peer_gone(self, event: t.PeerGone, now_ns: int) -> None:
+        if self._manager is not None:
+            self._manager.peer_gone(now_ns)
+
+    def _on_vote_seen(self, event: t.VoteSeen, now_ns: int) -> None:
+        if self._manager is not None:
+            self._manager.vote(event.op, event.granted, now_ns)
+
+    def _on_tick(self, event: t.Tick, now_ns: int) -> None:
+        for part in self._parts:
+            due_ns = part.deadline_ns()
+            if due_ns is not None and due_ns <= now_ns:
+                part.tick(now_ns)
+                self._route(now_ns)  # or the manager might act on what is no longer so

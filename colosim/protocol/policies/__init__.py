@@ -1,0 +1,23 @@
+"""When to checkpoint, and what output waits for.
+
+Adding a policy is adding one module to this package: a `Policy` subclass with a ``name``.  Every
+module here is imported below, so nothing else needs to be told about it; command line, scenario
+files and docs read `POLICIES`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from colosim.protocol.policies.base import Policy
+
+for _module in sorted(info.name for info in iter_modules(__path__)):
+    import_module(f"{__name__}.{_module}")
+
+#: name -> policy class, in alphabetical order
+POLICIES: dict[str, type[Policy]] = {
+    cls.name: cls for cls in sorted(Policy.__subclasses__(), key=lambda cls: cls.name)
+}
+
+__all__ = ["POLICIES", "Policy"]

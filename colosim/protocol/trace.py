@@ -1,0 +1,212 @@
+"""Trace lines: what a session saw and did, readable, and enough to do it again.
+
+A line is ``{node, n, now_ns, kind, step, body}``: ``n`` counts a node's lines, ``kind`` is
+``node`` (the header: configuration and versions), ``event``, ``signal`` or ``action``, ``step`` is
+the checkpointer's step after the event.  An event that another node's action caused names it:
+``cause = [node, n]``.  That is the order of a merged trace: happens-before, never clocks.
+
+`replay` feeds the recorded events to new nodes and reports every action that differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from colosim.protocol import types as t
+from colosim.protocol.checkpoint import Limits, Quirks, Transfer
+from colosim.protocol.dialect import Message
+from colosim.protocol.manager import ManagerConfig
+from colosim.protocol.node import Node, NodeConfig
+
+
+class TraceError(ValueError):
+    """A trace that cannot be read; says which line and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One trace line; ``body`` is the event, signal, action or (kind ``node``) NodeConfig."""
+
+    node: str
+    n: int
+    now_ns: int
+    kind: str
+    step: str
+    body: Any
+    cause: tuple[str, int] | None = None
+
+
+_TYPES: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        *t.Event.__args__,
+        *t.Action.__args__,
+        *t.Signal.__args__,
+        t.Range,
+        t.Blob,
+        t.State,
+        NodeConfig,
+        Limits,
+        ManagerConfig,
+    )
+}
+_ENUMS: dict[str, Callable[[str], Enum]] = {
+    "role": t.Role,
+    "transfer": Transfer,
+    "quirks": Quirks,
+    "commit": Message,
+    "survival": t.Survival,
+}
+
+
+def _plain(value: Any) -> Any:
+    """A value of the vocabulary as JSON; objects name their type, bytes are hex."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return {"hex": value.hex()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if is_dataclass(value):
+        body = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {type(value).__name__: body}
+    return value
+
+
+def _lively(value: Any) -> Any:
+    """The inverse of `_plain`."""
+    if isinstance(value, list):
+        return tuple(_lively(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    [(name, body)] = value.items()
+    if name == "hex":
+        return bytes.fromhex(body)
+    arguments = {
+        key: _ENUMS[key](item) if key in _ENUMS and item is not None else _lively(item)
+        for key, item in body.items()
+    }
+    return _TYPES[name](**arguments)
+
+
+def encode_line(line: Line) -> str:
+    """One line of JSON, without its newline."""
+    body = {
+        "node": line.node,
+        "n": line.n,
+        "now_ns": line.now_ns,
+        "kind": line.kind,
+        "step": line.step,
+        "body": _plain(line.body),
+    }
+    if line.cause is not None:
+        body["cause"] = list(line.cause)
+    return json.dumps(body, separators=(",", ":"))
+
+
+def decode_line(text: str) -> Line:
+    """The inverse of `encode_line`; raises `TraceError` for anything else."""
+    try:
+        raw = json.loads(text)
+        cause = raw.get("cause")
+        return Line(
+            node=raw["node"],
+            n=raw["n"],
+            now_ns=raw["now_ns"],
+            kind=raw["kind"],
+            step=raw["step"],
+            body=_lively(raw["body"]),
+            cause=None if cause is None else (cause[0], cause[1]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TraceError(f"not a trace line ({type(error).__name__}: {error})") from None
+
+
+def decode(lines: Iterable[str]) -> Iterator[Line]:
+    """Decode lines; a `TraceError` names the line number."""
+    for number, text in enumerate(lines, 1):
+        try:
+            yield decode_line(text)
+        except TraceError as error:
+            raise TraceError(f"line {number}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A place where a replay did something else than the trace says."""
+
+    node: str
+    n: int
+    recorded: str
+    replayed: str
+
+
+def replay(lines: Iterable[Line]) -> list[Difference]:
+    """Feed the recorded events to new nodes; return every difference in signals and actions.
+
+    Works line by line and keeps no more than one event's consequences in memory.
+    """
+    nodes: dict[str, Node] = {}
+    expected: dict[str, deque[tuple[str, Any]]] = {}
+    differences: list[Difference] = []
+
+    def differ(node: str, n: int, recorded: Any, replayed: Any) -> None:
+        differences.append(Difference(node, n, repr(recorded), repr(replayed)))
+
+    last = 0
+    for line in lines:
+        if line.kind == "node":
+            nodes[line.node] = Node(line.body)
+            expected[line.node] = deque()
+            continue
+        if line.node not in nodes:
+            raise TraceError(f"node {line.node!r} has lines but no header")
+        todo = expected[line.node]
+        if line.kind == "event":
+            while todo:
+                differ(line.node, last, None, todo.popleft()[1])
+            node = nodes[line.node]
+            try:
+                node.feed(line.body, line.now_ns)
+            except t.ProtocolError as error:
+                differ(line.node, line.n, line.body, error)
+            todo.extend(("signal", signal) for signal in node.signals())
+            todo.extend(("action", action) for action in node.actions())
+            last = line.n
+            continue
+        replayed = todo.popleft() if todo else None
+        if replayed != (line.kind, line.body):
+            differ(line.node, line.n, line.body, replayed and replayed[1])
+    for name, todo in expected.items():
+        for _, body in todo:
+            differ(name, last, None, body)
+    return differences
+
+
+def merge(traces: Iterable[Iterable[Line]]) -> list[Line]:
+    """Merge traces of several nodes by happens-before; clocks are not looked at.
+
+    Each trace is in its own order, and a line with a cause comes after that line.  Among lines
+    that may come next, the one of the first trace given goes first.
+    """
+    queues = [deque(trace) for trace in traces]
+    seen: dict[str, int] = {}
+    merged: list[Line] = []
+    while any(queues):
+        for queue in queues:
+            if queue and (
+                (cause := queue[0].cause) is None or seen.get(cause[0], -1) >= cause[1]
+            ):
+                line = queue.popleft()
+                seen[line.node] = line.n
+                merged.append(line)
+                break
+        else:
+            stuck = next(queue[0] for queue in queues if queue)
+            raise TraceError(f"line {stuck.n} of node {stuck.node!r} has a cause that never comes")
+    return merged

@@ -1,0 +1,470 @@
+"""Events, actions, signals and roles: the whole vocabulary of the protocol core.
+
+* An **event** is something the world tells a node (``Node.feed``).
+* An **action** is something a node asks the world to do (``Node.actions``).
+* A **signal** is something one part of a node tells the others; it is written to the trace as a
+  derived line and never fed on replay.
+
+All are frozen and slotted, so that a trace line is exactly one of them.  Times are integer
+nanoseconds and always arguments, never fields: the core has no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+# --------------------------------------------------------------------------------------------
+# Values
+
+
+class ProtocolError(Exception):
+    """The *world* broke the contract (fed what it must never feed).
+
+    Never raised for anything a peer sends: a faulty peer is an event with rows in the tables.
+    """
+
+
+class Role(StrEnum):
+    """Which side of the pair a node is."""
+
+    PRIMARY = "primary"
+    SECONDARY = "secondary"
+
+
+class Output(StrEnum):
+    """What a policy lets output wait for."""
+
+    NONE = "none"
+    COMMIT = "commit"
+    WITNESS = "witness"
+
+
+class Survival(StrEnum):
+    """What a checkpointer answers to "can your guest take over?" (architecture, manager)."""
+
+    CLEAN = "clean"
+    LOADING = "loading"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bulk data by name: the bytes themselves never enter the core."""
+
+    id: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One checkpoint's state in hand: RAM pages and device state, each a blob."""
+
+    ram: Blob
+    device: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Output [first, end) of one stream: bytes of a TCP stream, or indices of responses."""
+
+    stream: str
+    first: int
+    end: int
+
+
+# --------------------------------------------------------------------------------------------
+# Events (external; the only thing a replay feeds)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The first synchronisation is complete on this side (checkpoint 0 exists)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerBytes:
+    """Bytes of the checkpoint stream, in any chunking."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PeerBlob:
+    """Bulk part of the checkpoint stream, already digested by the world."""
+
+    blob: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class GuestOutput:
+    """This node's guest produced output; ``digest`` stands for its bytes."""
+
+    range: Range
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOutput:
+    """The secondary guest's output, offered as witness; ``epoch`` is its last loaded checkpoint."""
+
+    range: Range
+    digest: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Operation ``op`` completed; ``state`` for Save and Copy."""
+
+    op: int
+    state: State | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Operation ``op`` failed."""
+
+    op: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The checkpoint stream ended or broke."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class VmGone:
+    """This node's own guest process ended or is known to be beyond use."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatSeen:
+    """The peer's manager is alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGone:
+    """The world knows, without a time-out, that the peer is gone (its process was reaped)."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class VoteSeen:
+    """The arbiter's answer to the vote asked for by operation ``op``."""
+
+    op: int
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """``now_ns`` reached ``deadline_ns()``; there are no other timers."""
+
+
+Event = (
+    Start
+    | PeerBytes
+    | PeerBlob
+    | GuestOutput
+    | PeerOutput
+    | Done
+    | Failed
+    | LinkLost
+    | VmGone
+    | HeartbeatSeen
+    | PeerGone
+    | VoteSeen
+    | Tick
+)
+
+# --------------------------------------------------------------------------------------------
+# Actions (those with ``op`` take time and end in Done or Failed; AskVote ends in VoteSeen)
+
+
+@dataclass(frozen=True, slots=True)
+class Quiesce:
+    """Hold client input back from both guests until this node's next StartVm."""
+
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopVm:
+    """Pause the guest."""
+
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Feed every GuestOutput the guest made before it stopped, then Done."""
+
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Take device state and dirty pages of the stopped guest; Done carries the State."""
+
+    op: int
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """As Save, but into a buffer the guest cannot touch, so that it may run during the send."""
+
+    op: int
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage:
+    """Write control bytes to the checkpoint stream."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendState:
+    """Write one checkpoint's state, control bytes and blobs in wire order."""
+
+    op: int
+    chunks: tuple[bytes | Blob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Apply a received state to this node's guest; a failure leaves it half loaded."""
+
+    op: int
+    state: State
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartVm:
+    """Run the guest; on the side that quiesced, client input flows again when it is done."""
+
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    """Shut the checkpoint stream in both directions."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfferWitness:
+    """Carry the secondary guest's output to the primary's node as PeerOutput."""
+
+    range: Range
+    digest: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Let this output reach clients."""
+
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """This output will never be needed again."""
+
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Tell the peer's manager that this one is alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskVote:
+    """Ask the arbiter for the right to go on alone."""
+
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Make sure that the other side's host can no longer reach clients or disks."""
+
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """From now on this node's guest is the one clients talk to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something a person must know (no takeover, fencing failed, ...)."""
+
+    text: str
+
+
+Action = (
+    Quiesce
+    | StopVm
+    | Drain
+    | Save
+    | Copy
+    | SendMessage
+    | SendState
+    | Load
+    | StartVm
+    | CloseLink
+    | OfferWitness
+    | Release
+    | Drop
+    | Heartbeat
+    | AskVote
+    | Fence
+    | Promote
+    | Report
+)
+
+# --------------------------------------------------------------------------------------------
+# Signals (between the parts of one node)
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """The pair runs in step: READY was exchanged and the guest is running."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointNow:
+    """Policy: start a checkpoint."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointStarted:
+    """Checkpointer: checkpoint ``checkpoint`` began; triggers up to here are answered by it."""
+
+    checkpoint: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The state of checkpoint ``checkpoint`` is fixed: all output so far belongs to it."""
+
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Checkpoint ``checkpoint`` is safe on the other side (the dialect says when)."""
+
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Secondary: the guest now *is* checkpoint ``checkpoint``."""
+
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The guest runs again after checkpoint ``checkpoint``."""
+
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Primary: the exchange of checkpoint ``checkpoint`` is over, the next may begin."""
+
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """Checkpoint ``checkpoint`` will never be committed."""
+
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The checkpoint loop was left (upstream's COLO_EXIT)."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """Answer to "can your guest take over?": from which checkpoint, and how surely."""
+
+    survival: Survival
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Comparator: both guests produced this range."""
+
+    range: Range
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Comparator: the guests differ at this range."""
+
+    range: Range
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Comparator: one guest produced this range and the other did not, for too long."""
+
+    range: Range
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """Manager: this node goes on alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Checkpointer: the promoted guest runs."""
+
+
+Signal = (
+    Protected
+    | CheckpointNow
+    | CheckpointStarted
+    | Cut
+    | Committed
+    | Loaded
+    | Resumed
+    | Completed
+    | Aborted
+    | Exit
+    | Takeover
+    | Match
+    | Mismatch
+    | Stale
+    | Promoted
+    | Alone
+)

@@ -1,0 +1,770 @@
+"""Scenario files: TOML in, one validated and frozen `Scenario` out.
+
+A field's Python name ends in its unit (``service_time_ns``); the key in a file is the name without
+it and the value carries the unit (``service_time = "2 ms"``).  Every problem of a file is told in
+one line, ``FILE: key: what is wrong; what would be right``, all of them at once where possible.
+
+The tables ``[policy.NAME]`` are made from `POLICIES` and ``[cost]`` from `Costs`: whoever adds a
+parameter there need not come here.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field as DataclassField
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, ValidationError, create_model, model_validator
+
+from colosim.model.cost import Costs
+from colosim.model.errors import ModelError
+from colosim.model.memory import (
+    MeasuredCurve,
+    MemoryModel,
+    SequentialTouch,
+    UniformTouch,
+    ZipfTouch,
+    curve_names,
+)
+from colosim.protocol.checkpoint import P, Quirks, S, Transfer, primary_machine, secondary_machine
+from colosim.protocol.dialect import DIALECTS
+from colosim.protocol.policies import POLICIES
+from colosim.protocol.types import Output
+from colosim.section import (
+    Bandwidth,
+    Count,
+    Duration,
+    Frequency,
+    OneOf,
+    Problem,
+    Rate,
+    Ratio,
+    Section,
+    Size,
+    Time,
+    invalid,
+    join,
+    number,
+    option,
+    plain,
+    shape,
+    shown,
+)
+from colosim.units import RATE, dimension_of
+
+#: A scenario takes about 2 KiB.  tomllib's time and memory grow with the square of a key's length.
+_LARGEST_FILE_BYTES = 64 * 1024
+_LONGEST_LINE = 2_000
+_MOST_PROBLEMS = 20
+
+
+class ScenarioError(ValueError):
+    """What is wrong with a scenario, one line for each problem."""
+
+
+# --------------------------------------------------------------------------------------------
+# Policy
+
+
+def _policy_table(name: str) -> type[Section]:
+    """``[policy.NAME]``: what is not given there is the dialect's, else the policy's own."""
+    made: dict[str, Any] = {}
+    for parameter in fields(POLICIES[name].Params):
+        kind, default = shape(parameter)
+        made[parameter.name] = (kind | None, option(None, _policy_help(name, parameter, default)))
+    return create_model(f"{name.title()}Policy", __base__=Section, __module__=__name__, **made)
+
+
+def _policy_help(policy: str, parameter: DataclassField[Any], default: str) -> str:
+    dimension = dimension_of(parameter.name)
+    others = "".join(
+        f", in dialect {dialect.name} {dimension.format(value) if dimension else value}"
+        for dialect in DIALECTS.values()
+        for name, value in dialect.policy_defaults.get(policy, {}).items()
+        if name == parameter.name
+    )
+    return f"{parameter.metadata['help']}; default {default}{others}"
+
+
+class _PolicyName(Section):
+    name: Annotated[str, OneOf(tuple(POLICIES))] = option("colo", "the policy that protects")
+
+
+if TYPE_CHECKING:  # the tables are reached by `Scenario.policy_params`
+    Policy = _PolicyName
+else:
+    Policy = create_model(
+        "Policy",
+        __base__=_PolicyName,
+        __module__=__name__,
+        **{
+            name: (table, option(table(), POLICIES[name].summary))
+            for name, table in ((name, _policy_table(name)) for name in POLICIES)
+        },
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Workload
+
+
+class _Workload(Section):
+    """What the guest does."""
+
+
+class Service(_Workload):
+    """Request and response: clients outside, one service in the guest."""
+
+    kind: Literal["service"] = option(..., "the workload is a service")
+    service_time_ns: Duration = option(..., "mean CPU time of one request")
+    service_distribution: Literal["exponential", "deterministic"] = option(
+        "exponential", "distribution of the CPU time of a request"
+    )
+    vcpus: Count = option(1, "requests served at the same time")
+    request_bytes: Size = option("200 B", "size of a request on the network")
+    response_bytes: Size = option("1500 B", "size of a response on the network")
+    client_delay_ns: Time = option("100 us", "one way from client to host and back, each")
+    retransmit_ns: Time = option(
+        "200 ms", "when a guest that took over repeats unacknowledged output (Linux TCP's minimum)"
+    )
+
+
+class OpenService(Service):
+    """Requests arrive by a Poisson process, whatever the service does."""
+
+    load: Literal["open"] = option(..., "clients do not wait for responses")
+    rate_per_s: Frequency = option(..., "mean arrivals of requests, all connections together")
+    connections: Count = option(64, "connections that the arrivals are spread over")
+
+
+class ClosedService(Service):
+    """A fixed number of clients, each of which waits for its response, then thinks."""
+
+    load: Literal["closed"] = option(..., "clients wait for responses")
+    clients: Count = option(..., "number of clients")
+    think_time_ns: Time = option(..., "mean time from a response to the client's next request")
+
+
+class BatchJob(_Workload):
+    """One job on one CPU, from the start of the run to its own end; no clients."""
+
+    kind: Literal["batch"] = option(..., "the workload is a job that ends")
+    work_ns: Duration = option(..., "CPU time of the whole job without protection")
+
+
+Workload = Annotated[
+    Annotated[OpenService | ClosedService, Field(discriminator="load")] | BatchJob,
+    Field(discriminator="kind"),
+]
+
+# --------------------------------------------------------------------------------------------
+# Memory
+
+
+class _Memory(Section):
+    """Which pages the guest dirties as it runs."""
+
+    guest_memory_bytes: Size = option("256 MiB", "RAM of the guest")
+
+
+class MeasuredMemory(_Memory):
+    """A measured curve: dirty pages over exposure (guest running time since the last cut)."""
+
+    kind: Literal["measured"] = option(..., "dirty pages as measured")
+    curve: Annotated[str, OneOf(tuple(c.name for c in curve_names()))] | None = option(
+        None, "name of a curve that comes with colosim; instead of file"
+    )
+    file: str | None = option(None, "CSV of your own, relative to the scenario's folder")
+    workload: str | None = option(None, "rows of the file to use: column workload")
+    setting: str | None = option(None, "rows of the file to use: column setting")
+    outside: Literal["refuse", "extrapolate"] = option(
+        "refuse", "beyond the longest measured exposure: end the run, or go on and mark the result"
+    )
+    pages_per_request: Annotated[float, number("pages per request")] | None = option(
+        None, "further distinct pages for each request beyond the measured load"
+    )
+    secondary_overlap: Ratio = option(
+        1.0, "part of the smaller guest's dirty pages that are dirty in the other guest too"
+    )
+
+    def model(self, page_bytes: int) -> MeasuredCurve:
+        """The curve; `ModelError` if there is none that fits."""
+        options: dict[str, Any] = {
+            "pages_per_request": self.pages_per_request,
+            "outside": self.outside,
+            "guest_pages": self.guest_memory_bytes // page_bytes,
+            "secondary_overlap": self.secondary_overlap,
+        }
+        if self.curve is not None:
+            return MeasuredCurve.named(self.curve, **options)
+        return MeasuredCurve.from_csv(
+            self.file or "", self.workload or "", self.setting or "", **options
+        )
+
+
+class TouchedMemory(_Memory):
+    """A closed form: touches of a working set, and perhaps the background of an idle kernel."""
+
+    # 2^24 pages are 64 GiB; the zipf form keeps a table of them.
+    working_set_pages: Annotated[int, number("pages", 1, 2**24)] = option(
+        ..., "pages that are touched at all"
+    )
+    touches_per_s: Rate = option(..., "touches while the guest runs, requests or not")
+    touches_per_request: Annotated[float, number("touches per request")] = option(
+        0.0, "further touches for each request"
+    )
+    background: Literal["none", "idle", "idle-services"] = option(
+        "none", "measured curve of an idle guest to add; extrapolated where it ends"
+    )
+
+    def _common(self, page_bytes: int) -> dict[str, Any]:
+        guest_pages = self.guest_memory_bytes // page_bytes
+        return {
+            "working_set_pages": self.working_set_pages,
+            "touches_per_s": self.touches_per_s,
+            "touches_per_request": self.touches_per_request,
+            "guest_pages": guest_pages,
+            "background": None
+            if self.background == "none"
+            else MeasuredCurve.named(
+                self.background, outside="extrapolate", guest_pages=guest_pages
+            ),
+        }
+
+
+class UniformMemory(TouchedMemory):
+    """Every touch hits any page of the working set with equal chance."""
+
+    kind: Literal["uniform"] = option(..., "touches hit all pages alike")
+
+    def model(self, page_bytes: int) -> UniformTouch:
+        return UniformTouch(**self._common(page_bytes))
+
+
+class ZipfMemory(TouchedMemory):
+    """The page of rank i is touched with a chance proportional to i^-exponent."""
+
+    kind: Literal["zipf"] = option(..., "touches prefer some pages")
+    exponent: Annotated[float, number("exponent", high=10.0)] = option(
+        ..., "0: all pages alike; 1: the classical Zipf law"
+    )
+
+    def model(self, page_bytes: int) -> ZipfTouch:
+        return ZipfTouch(exponent=self.exponent, **self._common(page_bytes))
+
+
+class SequentialMemory(TouchedMemory):
+    """Touches walk through the working set in order, round and round."""
+
+    kind: Literal["sequential"] = option(..., "touches go through the pages in order")
+
+    def model(self, page_bytes: int) -> SequentialTouch:
+        return SequentialTouch(**self._common(page_bytes))
+
+
+Memory = Annotated[
+    MeasuredMemory | UniformMemory | ZipfMemory | SequentialMemory, Field(discriminator="kind")
+]
+
+# --------------------------------------------------------------------------------------------
+# The pair
+
+
+class Execution(Section):
+    """How the two guests run beside each other."""
+
+    jitter: Annotated[float, number("relative standard deviation", high=10.0)] = option(
+        0.05, "spread of the secondary's service times around the primary's (lognormal, mean 1)"
+    )
+    executes: bool = option(True, "the secondary's guest runs between checkpoints")
+
+
+class Divergence(Section):
+    """When the secondary's responses differ from the primary's."""
+
+    probability: Ratio = option(0.0, "chance that a response differs, each on its own")
+    hazard_per_s: Rate = option(
+        "0 /s", "rate at which the guests' states part for good, until the next synchronisation"
+    )
+
+
+if TYPE_CHECKING:  # its fields are reached by `Scenario.costs`
+    Cost = Section
+else:
+    Cost = create_model(
+        "Cost",
+        __base__=Section,
+        __module__=__name__,
+        **{
+            parameter.name: (kind, option(default, parameter.metadata["help"]))
+            for parameter in fields(Costs)
+            for kind, default in [shape(parameter)]
+        },
+    )
+
+
+class Link(Section):
+    """The replication link between the hosts, shared by all that crosses it."""
+
+    bandwidth_bps: Bandwidth = option("1 Gbit/s", "bandwidth, each direction")
+    delay_ns: Time = option("50 us", "delay, one way")
+
+
+class Manager(Section):
+    """Failure detection and arbitration."""
+
+    heartbeat_interval_ns: Duration = option("100 ms", "time from one heartbeat to the next")
+    heartbeat_timeout_ns: Duration = option("500 ms", "silence after which the peer is suspected")
+    vote_delay_ns: Time = option("1 ms", "to the witness that arbitrates and back")
+    vote_timeout_ns: Duration = option("1 s", "longest wait for the witness")
+    fence_timeout_ns: Duration = option("5 s", "longest wait for fencing")
+    fence_fails: bool = option(False, "fencing the other host fails")
+
+
+class Limits(Section):
+    """The longest wait in each step of a checkpoint; beyond it the step has failed."""
+
+    ready_ns: Duration = option("10 s", "primary: until the secondary is ready")
+    quiesce_ns: Duration = option("1 s", "primary: until client input is held back")
+    request_ns: Duration = option("1 s", "primary: until the secondary has stopped and replied")
+    stop_ns: Duration = option("1 s", "until the guest is stopped")
+    cut_ns: Duration = option("1 s", "until the stopped guest's last output is in")
+    save_ns: Duration = option("10 s", "primary: until the state is saved or copied")
+    send_ns: Duration = option("30 s", "primary: until the state is sent")
+    received_ns: Duration = option("30 s", "primary: until the secondary has received it")
+    loaded_ns: Duration = option("30 s", "primary: until the secondary has loaded it")
+    resume_ns: Duration = option("1 s", "until the guest runs again")
+    load_ns: Duration = option("30 s", "secondary: until the state is loaded")
+    receive_ns: Duration = option("30 s", "secondary: until the state is received")
+
+
+class Fault(Section):
+    """One fault, at a time or when a step is entered for the nth time."""
+
+    target: Literal["primary", "secondary", "link"] = option(..., "what fails")
+    scope: Literal["vm", "node", "host"] | None = option(
+        None, "how much of it: the guest's process, the node, or the whole host; not for link"
+    )
+    kind: Literal["crash", "hang", "cut"] = option(
+        ..., "crash (for ever) or hang of primary or secondary; cut of the link"
+    )
+    at_ns: Time | None = option(None, "when, from the start of the run; instead of step")
+    step: Annotated[str, OneOf(tuple(dict.fromkeys((*P, *S))))] | None = option(
+        None, "in which step of the target's checkpoint (link: of the primary's); instead of at"
+    )
+    occurrence: Count = option(1, "which time that step is entered")
+    duration_ns: Duration | None = option(None, "how long a hang or cut lasts; default for ever")
+
+
+# --------------------------------------------------------------------------------------------
+# The whole
+
+
+class Scenario(Section):
+    """One question to the simulator: workload, machine, protection, faults, and how to run it.
+
+    Made by `load_scenario` or `from_mapping`, which raise `ScenarioError`; `replace` changes it.
+    """
+
+    name: str = option(
+        ..., "name in results", max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
+    )
+    description: str = option("", "what it is about", max_length=10_000)
+    duration_ns: Duration = option(..., "simulated time of a run; for a job the longest")
+    warm_up_ns: Time = option("0 s", "start of each run that is left out of the metrics")
+    seed: Annotated[int, number("seed", 0, 2**63 - 1)] = option(1, "what all chance comes from")
+    replications: Annotated[int, number("runs", 1, 1_000_000)] = option(
+        10, "independent runs; intervals come from them"
+    )
+    dialect: Annotated[str, OneOf(tuple(DIALECTS))] = option("upstream", "wire dialect of COLO")
+    quirks: Annotated[Quirks, Field(strict=False)] = option(
+        Quirks.NONE, "defects of a QEMU version to reproduce"
+    )
+    transfer: Annotated[Transfer, Field(strict=False)] = option(
+        Transfer.STOP_AND_SEND, "send the state while the guest is stopped, or a copy of it later"
+    )
+    commit: Literal["received", "loaded"] | None = option(
+        None, "message after which a checkpoint counts as safe; default the dialect's own"
+    )
+    policy: Policy = option(Policy(), "what protects, and its parameters")
+    workload: Workload = option(..., "a table [workload]: what the guest does")
+    memory: Memory = option(..., "a table [memory]: which pages it dirties")
+    execution: Execution = option(Execution(), "how the two guests run beside each other")
+    divergence: Divergence = option(Divergence(), "when their responses differ")
+    cost: Cost = option(Cost(), "what the steps of a checkpoint cost")
+    link: Link = option(Link(), "replication link")
+    manager: Manager = option(Manager(), "failure detection and arbitration")
+    limits: Limits = option(Limits(), "longest wait in each step")
+    fault: Annotated[tuple[Fault, ...], Field(strict=False)] = option(
+        (), "faults, one table [[fault]] each", max_length=1_000
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        found = [*_conflicts(self), *_fault_conflicts(self), *_memory_conflicts(self)]
+        if found:
+            raise invalid(found)
+        return self
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str = "scenario") -> Scenario:
+        """The scenario of a mapping shaped like a file; ``where`` stands for the file in errors."""
+        try:
+            return cls.model_validate(mapping)
+        except ValidationError as error:
+            (detail,) = error.errors(include_url=False)
+        problems = detail["ctx"]["problems"]
+        lines = [
+            ": ".join(filter(None, (where, key, text))) for key, text in problems[:_MOST_PROBLEMS]
+        ]
+        if len(problems) > _MOST_PROBLEMS:
+            lines.append(f"{where}: and {len(problems) - _MOST_PROBLEMS} more problems")
+        raise ScenarioError("\n".join(lines))
+
+    def replace(self, changes: Mapping[str, Any], where: str = "scenario") -> Scenario:
+        """A changed scenario: {"workload.clients": 20, "fault.0.at": "3 s"}, values as in a file.
+
+        None takes a key away, so that its default holds again.
+        """
+        mapping = self._given()
+        for dotted, value in changes.items():
+            path = dotted.split(".")
+            _put(mapping, path, value, f"{where}: {join(*map(plain, path))}")
+        return self.from_mapping(mapping, where)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """All values, defaults too, as in a file: `from_mapping` reads the same scenario back."""
+        mapping = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for name in POLICIES:
+            table = type(getattr(self.policy, name))
+            complete = table.model_construct(**asdict(self.policy_params(name)))
+            mapping["policy"][name] = complete.model_dump(mode="json", by_alias=True)
+        return mapping
+
+    def policy_params(self, name: str) -> Any:
+        """``POLICIES[name].Params``: the file's values, else the dialect's, else the policy's."""
+        table = getattr(self.policy, name)
+        given = {key: value for key, value in table if value is not None}
+        defaults = DIALECTS[self.dialect].policy_defaults.get(name, {})
+        return POLICIES[name].Params(**{**defaults, **given})
+
+    def costs(self) -> Costs:
+        """The table ``[cost]`` as the model takes it."""
+        return Costs(**self.cost.model_dump())
+
+    def memory_model(self) -> MemoryModel:
+        """The memory model of this scenario."""
+        return self.memory.model(self.costs().page_bytes)
+
+    def _given(self) -> dict[str, Any]:
+        """Only what was given, so that defaults can follow a change."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # the generated tables have no importable name
+        return type(self).from_mapping, (self._given(),)
+
+
+def _put(mapping: dict[str, Any], path: Sequence[str], value: Any, where: str) -> None:
+    """Set (None: remove) one value by its path; a list's items go by number."""
+    place: Any = mapping
+    for i, part in enumerate(path):
+        if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
+            key: Any = int(part)
+        elif isinstance(place, dict):
+            key = part
+        else:
+            raise ScenarioError(f"{where}: no such key; {plain(path[i - 1])} is no table")
+        if i + 1 < len(path):
+            place = place[key] if isinstance(place, list) else place.setdefault(key, {})
+        elif value is not None:
+            place[key] = value.item() if isinstance(value, np.generic) else value
+        elif isinstance(place, list) or key in place:
+            del place[key]
+
+
+# --------------------------------------------------------------------------------------------
+# Impossible combinations: (holds, key, "what is wrong; what would be right")
+
+_Conflict = tuple[Callable[[Scenario], bool], str, str]
+
+_CONFLICTS: tuple[_Conflict, ...] = (
+    (
+        lambda s: s.warm_up_ns >= s.duration_ns,
+        "warm_up",
+        "leaves nothing to measure; give less than duration",
+    ),
+    (
+        lambda s: isinstance(s.workload, BatchJob) and s.warm_up_ns > 0,
+        "warm_up",
+        "a batch job is measured from its start; give 0 s or leave it out",
+    ),
+    (
+        lambda s: isinstance(s.workload, BatchJob) and s.workload.work_ns > s.duration_ns,
+        "workload.work",
+        "the job cannot end within the run; give at most duration",
+    ),
+    (
+        lambda s: s.dialect == "rfc2014" and s.commit == "received",
+        "commit",
+        "rfc2014 releases output once the state is loaded; leave commit out",
+    ),
+    (
+        lambda s: s.dialect == "rfc2014" and s.quirks is not Quirks.NONE,
+        "quirks",
+        'defects of QEMU 7.2, which speaks upstream; give dialect = "upstream" or quirks = "none"',
+    ),
+    (
+        lambda s: POLICIES[s.policy.name].output is Output.WITNESS and not s.execution.executes,
+        "execution.executes",
+        "the policy compares both guests' output; give true or another policy",
+    ),
+    (
+        lambda s: s.manager.heartbeat_timeout_ns <= s.manager.heartbeat_interval_ns,
+        "manager.heartbeat_timeout",
+        "every peer would be suspected; give more than heartbeat_interval",
+    ),
+    (
+        lambda s: s.manager.vote_delay_ns >= s.manager.vote_timeout_ns,
+        "manager.vote_delay",
+        "no vote would come in time; give less than vote_timeout",
+    ),
+    (
+        lambda s: s.costs().fence_ns >= s.manager.fence_timeout_ns,
+        "cost.fence",
+        "fencing would never end in time; give less than manager.fence_timeout, "
+        "or manager.fence_fails = true",
+    ),
+    (
+        lambda s: (
+            isinstance(s.memory, TouchedMemory)
+            and s.memory.working_set_pages * s.costs().page_bytes > s.memory.guest_memory_bytes
+        ),
+        "memory.working_set_pages",
+        "does not fit the guest; give fewer pages or more guest_memory",
+    ),
+    (
+        lambda s: isinstance(s.memory, MeasuredMemory) and s.costs().page_bytes != 4096,
+        "cost.page",
+        "the curves were measured in pages of 4 KiB; give 4 KiB",
+    ),
+)
+
+
+def _conflicts(scenario: Scenario) -> Iterator[Problem]:
+    return ((key, text) for holds, key, text in _CONFLICTS if holds(scenario))
+
+
+_FaultConflict = tuple[Callable[[Scenario, Fault], bool], str, str]
+
+_FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
+    (
+        lambda s, f: (f.target == "link") != (f.kind == "cut"),
+        "kind",
+        "a link is cut, a primary or secondary crashes or hangs; change kind or target",
+    ),
+    (
+        lambda s, f: f.target == "link" and f.scope is not None,
+        "scope",
+        "a link has none; leave it out",
+    ),
+    (
+        lambda s, f: f.target != "link" and f.scope is None,
+        "scope",
+        "missing; give one of vm, node, host",
+    ),
+    (
+        lambda s, f: f.kind == "crash" and f.duration_ns is not None,
+        "duration",
+        'a crash is for ever; leave it out, or give kind = "hang"',
+    ),
+    (
+        lambda s, f: f.at_ns is None and f.step is None,
+        "at",
+        "neither at nor step is given; give one of them",
+    ),
+    (
+        lambda s, f: f.at_ns is not None and f.step is not None,
+        "at",
+        "both at and step are given; give one of them",
+    ),
+    (
+        lambda s, f: f.at_ns is not None and f.occurrence != 1,
+        "occurrence",
+        "a time comes only once; leave it out, or give step instead of at",
+    ),
+    (
+        lambda s, f: f.at_ns is not None and f.at_ns >= s.duration_ns,
+        "at",
+        "after the end of the run; give less than duration",
+    ),
+    (
+        lambda s, f: f.target != "primary" and not POLICIES[s.policy.name].protects(),
+        "target",
+        "without protection there is only the primary; give another policy or target",
+    ),
+    (
+        lambda s, f: f.step is not None and not POLICIES[s.policy.name].protects(),
+        "step",
+        "without protection there are no checkpoints; give another policy, or at instead of step",
+    ),
+)
+
+
+def _fault_conflicts(scenario: Scenario) -> Iterator[Problem]:
+    for i, fault in enumerate(scenario.fault):
+        for holds, key, text in _FAULT_CONFLICTS:
+            if holds(scenario, fault):
+                yield f"fault.{i}.{key}", text
+        steps = _steps(scenario, fault)
+        if fault.step is not None and fault.step not in steps:
+            yield (
+                f"fault.{i}.step",
+                f"{fault.step} is no step there with this dialect, transfer and quirks; "
+                f"use one of {', '.join(steps)}",
+            )
+
+
+def _steps(scenario: Scenario, fault: Fault) -> list[str]:
+    """The steps that a fault of this target can wait for."""
+    dialect = DIALECTS[scenario.dialect]
+    machine = (
+        secondary_machine(dialect)
+        if fault.target == "secondary"
+        else primary_machine(dialect, scenario.transfer, scenario.quirks)
+    )
+    return list(dict.fromkeys(state.value for state, _ in machine.rows))
+
+
+def _memory_conflicts(scenario: Scenario) -> Iterator[Problem]:
+    """Is there such a curve, and was it measured at the load of this workload?"""
+    memory = scenario.memory
+    if not isinstance(memory, MeasuredMemory):
+        return
+    named = memory.curve is not None
+    own = ("file", "workload", "setting")
+    wrong = [key for key in own if (getattr(memory, key) is not None) == named]
+    if wrong:
+        text = (
+            "given beside curve; leave out one of the two"
+            if named
+            else "missing; give curve, or file, workload and setting of your own measurement"
+        )
+        yield from ((f"memory.{key}", text) for key in wrong)
+        return
+    try:
+        curve = memory.model(scenario.costs().page_bytes)
+    except ModelError as error:
+        key, right = (
+            ("guest_memory", "give more")
+            if named
+            else ("file", "give a CSV file with such rows, and enough guest_memory")
+        )
+        yield f"memory.{key}", f"{error}; {right}"
+        return
+    load = _load_unlike(scenario.workload, curve.load_per_s)
+    if load and memory.pages_per_request is None:
+        yield (
+            "memory.pages_per_request",
+            f"missing; {curve.label} was measured at {curve.load_per_s:.6g} /s and the workload "
+            f"has {load}; give how many distinct pages a further request dirties, or that load",
+        )
+
+
+def _load_unlike(workload: Workload, measured_per_s: float) -> str:
+    """The workload's load in words if it is not the measured one, else nothing."""
+    if isinstance(workload, ClosedService):
+        return "a closed load, which follows from the responses"
+    load_per_s = workload.rate_per_s if isinstance(workload, OpenService) else 0.0
+    same = abs(load_per_s - measured_per_s) <= 0.01 * measured_per_s
+    return "" if same else RATE.format(load_per_s)
+
+
+# --------------------------------------------------------------------------------------------
+# Files
+
+
+def load_scenario(path: str | Path) -> Scenario:
+    """Read a scenario file; `ScenarioError` with one line for each problem.
+
+    ``memory.file`` is taken relative to the file's folder.
+    """
+    path = Path(path)
+    where = str(path) if str(path).isprintable() else shown(str(path))
+    mapping = _parse(_read(path, where), where)
+    memory = mapping.get("memory")
+    if isinstance(memory, dict) and isinstance(memory.get("file"), str):
+        memory["file"] = str(path.parent.absolute() / memory["file"])
+    return Scenario.from_mapping(mapping, where)
+
+
+def _read(path: Path, where: str) -> str:
+    try:
+        if path.is_dir():
+            raise ScenarioError(f"{where}: is a directory; give a scenario file")
+        size = path.stat().st_size
+        if not path.is_file():  # a pipe may never end
+            raise ScenarioError(f"{where}: is not a regular file; give a scenario file")
+        if size > _LARGEST_FILE_BYTES:
+            most = f"{_LARGEST_FILE_BYTES >> 10} KiB"
+            raise ScenarioError(f"{where}: larger than {most}; give a scenario file")
+        return path.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise ScenarioError(f"{where}: is not text in UTF-8; give a scenario file") from None
+    except OSError as error:
+        raise ScenarioError(f"{where}: {error.strerror}; give a file that can be read") from None
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    if not text.strip():
+        raise ScenarioError(f"{where}: is empty; give a scenario file")
+    longest = max(text.splitlines(), key=len)
+    if len(longest) > _LONGEST_LINE:
+        raise ScenarioError(
+            f"{where}: has a line of {len(longest)} characters; give at most {_LONGEST_LINE}"
+        )
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise ScenarioError(f"{where}: is not TOML: {why}; correct it there") from None
+
+
+# --------------------------------------------------------------------------------------------
+# Schema
+
+_UNITS = {"boolean": "true or false", "string": "text", "array": "list of tables"}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a scenario file; every property has a description and a unit."""
+    schema = Scenario.model_json_schema()
+    words = {f"#/$defs/{name}": each for name, each in schema["$defs"].items() if "enum" in each}
+    for ref in words:
+        del schema["$defs"][ref.rpartition("/")[2]]
+    for table in (schema, *schema["$defs"].values()):
+        for key, prop in table["properties"].items():
+            table["properties"][key] = _described(prop, words)
+    return schema
+
+
+def _described(prop: dict[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
+    """A property with its unit, and without null, which TOML does not have."""
+    forms = [form for form in prop.get("anyOf", ()) if form != {"type": "null"}]
+    if len(forms) == 1:
+        prop = {**forms[0], **prop}
+        del prop["anyOf"], prop["default"]
+    prop = {**words.get(prop.get("$ref", ""), {}), **prop}
+    if "enum" in prop or "const" in prop:
+        prop.pop("$ref", None)
+        unit = "one word"
+    elif "$ref" in prop or "oneOf" in prop:
+        for derived in ("default", "discriminator"):  # said by the table's own fields
+            prop.pop(derived, None)
+        unit = "table"
+    else:
+        unit = _UNITS.get(prop["type"], "")
+    return {"unit": unit, **prop} if unit else prop

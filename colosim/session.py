@@ -1,0 +1,96 @@
+"""The one pump that drives nodes, in the simulated and in the live world.
+
+``pump`` feeds an event, shows the node's signals and actions to the observers (trace writer,
+invariants, fault plan, progress), and hands the actions to the world.  Where nobody observes,
+nothing is built for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from colosim.protocol.node import Node
+from colosim.protocol.trace import Line
+from colosim.protocol.types import Action, Event, Signal, Tick
+
+Observer = Callable[[Line], None]
+Ear = Callable[[str, Signal], None]
+#: the trace line of the action that made an event happen: (node, n)
+Cause = tuple[str, int]
+
+
+class World(Protocol):
+    """What a world must offer; `backends.base` says more."""
+
+    def now_ns(self) -> int: ...
+    def perform(self, node_id: str, action: Action, cause: Cause) -> None: ...
+    def wake_at(self, node_id: str, when_ns: int | None) -> None: ...
+
+
+class Session:
+    """Nodes, their world and those who watch.
+
+    observers see every trace line.  ears hear signals of a type, as (node id, signal), and
+    stepped hears of every change of a node's step; both cost nothing where they are not used.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        world: World,
+        observers: Iterable[Observer] = (),
+        ears: Mapping[type, Ear] | None = None,
+        stepped: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.nodes = {node.config.id: node for node in nodes}
+        self._world = world
+        self._observers = tuple(observers)
+        self._ears = dict(ears or {})
+        self._stepped = stepped
+        self._steps = {name: node.step for name, node in self.nodes.items()}
+        self._n = dict.fromkeys(self.nodes, 0)
+        self.events = 0
+        for name, node in self.nodes.items():
+            self._show(name, "node", node.step, node.config, None)
+
+    def pump(self, node_id: str, event: Event, cause: Cause | None = None) -> None:
+        """Feed one event and start what the node wants done."""
+        node = self.nodes[node_id]
+        world = self._world
+        now_ns = world.now_ns()
+        due_ns = node.deadline_ns()
+        if due_ns is not None and due_ns <= now_ns and not isinstance(event, Tick):
+            self._feed(node, node_id, Tick(), None, now_ns)
+        self._feed(node, node_id, event, cause, now_ns)
+        world.wake_at(node_id, node.deadline_ns())
+
+    def _feed(
+        self, node: Node, node_id: str, event: Event, cause: Cause | None, now_ns: int
+    ) -> None:
+        self.events += 1
+        node.feed(event, now_ns)
+        signals, actions, step = node.signals(), node.actions(), node.step
+        if self._observers:
+            self._show(node_id, "event", step, event, cause)
+            for signal in signals:
+                self._show(node_id, "signal", step, signal, None)
+        for signal in signals:
+            ear = self._ears.get(type(signal))
+            if ear is not None:
+                ear(node_id, signal)
+        for action in actions:
+            n = self._n[node_id]
+            if self._observers:
+                self._show(node_id, "action", step, action, None)
+            self._world.perform(node_id, action, (node_id, n))
+        if step != self._steps[node_id]:
+            self._steps[node_id] = step
+            if self._stepped is not None:
+                self._stepped(node_id, step)
+
+    def _show(self, node_id: str, kind: str, step: str, body: object, cause: Cause | None) -> None:
+        line = Line(node_id, self._n[node_id], self._world.now_ns(), kind, step, body, cause)
+        self._n[node_id] += 1
+        for observe in self._observers:
+            observe(line)

@@ -1,0 +1,27 @@
+"""What every test shares: the Hypothesis profiles, chosen by COLOSIM_PROFILE."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# No deadline: two cores are shared with other work, so wall-clock time of one example says nothing.
+settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,  # one commit gives one answer
+    max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "campaign",
+    deadline=None,
+    max_examples=10_000,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("COLOSIM_PROFILE", "ci"))
+
+# Figures are drawn into files, also where a display happens to exist. Set before matplotlib loads.
+os.environ["MPLBACKEND"] = "Agg"

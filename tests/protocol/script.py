@@ -1,0 +1,397 @@
+"""Expected traces as text: a small language, and the player that holds a node against it.
+
+A script says what a node is told and all that must come of it, line by line::
+
+    < bytes 00000002   > StopVm   ~ Cut 1   @stop
+
+``<`` one input, ``>`` the actions, ``~`` the signals, both complete and in order, ``@`` the step
+afterwards (left out: the step stays).  A line that begins with ``>``, ``~`` or ``@`` continues the
+one before.  Actions and signals are written as their name and their fields in order, without
+operation ids; trailing fields may be left out.  All bytes are hexadecimal, spaces do not count.
+
+Around the lines::
+
+    == upstream primary        a section: holds for every configuration with these tags
+    path NAME [from STEP]      a script; later ones may begin at any step that it reaches
+    at STEP                    each paragraph that follows is a script that begins at STEP
+    [qemu-7.2] < ...           a line for configurations with these tags only ([!tag]: without)
+
+Time stands still but for ``tick +12s`` (the next deadline is exactly then; it is reached) and
+``late 90s`` (so much time passes unattended).  Every input is followed by the ticks that are due.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+from colosim.protocol import types as t
+from colosim.protocol.checkpoint import Limits, Machine, Quirks, Transfer
+from colosim.protocol.dialect import DIALECTS, SECOND, Message
+from colosim.protocol.manager import ManagerConfig
+from colosim.protocol.node import Node, NodeConfig
+
+# ------------------------------------------------------------------------------ configurations
+
+#: every limit differs, so that a script tells them apart
+LIMITS = Limits(
+    ready_ns=11 * SECOND,
+    quiesce_ns=12 * SECOND,
+    request_ns=13 * SECOND,
+    stop_ns=14 * SECOND,
+    cut_ns=15 * SECOND,
+    save_ns=16 * SECOND,
+    send_ns=17 * SECOND,
+    received_ns=18 * SECOND,
+    loaded_ns=19 * SECOND,
+    resume_ns=20 * SECOND,
+    load_ns=21 * SECOND,
+    receive_ns=22 * SECOND,
+)
+MANAGER = ManagerConfig(
+    vote_timeout_ns=30 * SECOND,
+    fence_timeout_ns=40 * SECOND,
+    heartbeat_interval_ns=50 * SECOND,
+    heartbeat_timeout_ns=60 * SECOND,
+)
+COLO = (("compare_timeout_ns", 70 * SECOND), ("checkpoint_delay_ns", 90 * SECOND))
+
+#: what `done Save` carries and `blob NAME` is
+BLOBS = {"ram": t.Blob("ram", 8_192, "r"), "device": t.Blob("device", 105_007, "d")}
+STATE = t.State(ram=BLOBS["ram"], device=BLOBS["device"])
+
+
+def config_of(
+    dialect: str,
+    role: t.Role,
+    transfer: Transfer = Transfer.STOP_AND_SEND,
+    quirks: Quirks = Quirks.NONE,
+    commit: Message | None = None,
+) -> NodeConfig:
+    return NodeConfig(
+        id="n",
+        role=role,
+        dialect=dialect,
+        policy="colo",
+        policy_params=COLO,
+        limits=LIMITS,
+        manager=MANAGER,
+        transfer=transfer,
+        quirks=quirks,
+        commit=commit,
+    )
+
+
+def configurations() -> Iterator[NodeConfig]:
+    """Every configuration that has a table of its own, and that scenarios allow."""
+    commits = (Message.RECEIVED, Message.LOADED)
+    for transfer, quirks, commit in product(Transfer, Quirks, commits):
+        yield config_of("upstream", t.Role.PRIMARY, transfer, quirks, commit)
+    for transfer in Transfer:
+        yield config_of("rfc2014", t.Role.PRIMARY, transfer)
+    for dialect in DIALECTS:
+        yield config_of(dialect, t.Role.SECONDARY)
+
+
+def tags_of(config: NodeConfig) -> frozenset[str]:
+    """What sections and guards of scripts select by."""
+    tags = {config.dialect, config.role.value}
+    if config.role is t.Role.PRIMARY:
+        commit = config.commit or DIALECTS[config.dialect].commit
+        tags |= {config.transfer.value, config.quirks.value, commit.value}
+    return frozenset(tags)
+
+
+def name_of(config: NodeConfig) -> str:
+    """A short name, for test ids."""
+    order = ("dialect", "role", "transfer", "quirks", "commit")
+    return "-".join(str(value) for name in order if (value := getattr(config, name)) is not None)
+
+
+# -------------------------------------------------------------------------------------- parsing
+
+
+class ScriptError(Exception):
+    """A script that cannot be read."""
+
+
+@dataclass
+class Line:
+    """One input and what must come of it."""
+
+    where: str
+    guard: tuple[str, ...]
+    input: str
+    actions: list[str] = field(default_factory=list)
+    signals: list[str] = field(default_factory=list)
+    step: str | None = None
+
+    def holds_for(self, tags: frozenset[str]) -> bool:
+        return all((tag.lstrip("!") in tags) != tag.startswith("!") for tag in self.guard)
+
+
+@dataclass
+class Block:
+    """A path (with a name) or a paragraph below ``at`` (without)."""
+
+    tags: frozenset[str]
+    start: str
+    name: str
+    is_path: bool
+    lines: list[Line] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Script:
+    """What one configuration plays: lines from the beginning of the node's life."""
+
+    name: str
+    lines: tuple[Line, ...]
+
+
+_GUARD = re.compile(r"\[([^]]*)\]\s*(.*)")
+_MARKED = re.compile(r"(?:^|\s+)([<>~@])\s*")
+
+
+def parse(text: str, file: str) -> list[Block]:
+    """The blocks of one file, in order."""
+    blocks: list[Block] = []
+    tags: frozenset[str] = frozenset()
+    start: str | None = None  # of paragraphs
+    block: Block | None = None
+    for number, raw in enumerate(text.splitlines(), 1):
+        where = f"{file}:{number}"
+        line = raw.split("#", 1)[0].strip()
+        if not line:
+            if not raw.strip() and (block is None or not block.is_path):
+                block = None  # an empty line ends a paragraph
+        elif line.startswith("== "):
+            tags, start, block = frozenset(line[3:].split()), None, None
+        elif line.startswith("path "):
+            name, _, origin = line[5:].partition(" from ")
+            block = Block(tags, origin or "idle", f"{where} {name}", is_path=True)
+            blocks.append(block)
+        elif line.startswith("at "):
+            start, block = line[3:], None
+        else:
+            if block is None:
+                if start is None:
+                    raise ScriptError(f"{where}: a line outside of any path or paragraph")
+                block = Block(tags, start, f"{where} at {start}", is_path=False)
+                blocks.append(block)
+            _add(block, line, where)
+    return blocks
+
+
+def _add(block: Block, text: str, where: str) -> None:
+    guard: tuple[str, ...] = ()
+    if match := _GUARD.fullmatch(text):
+        guard, text = tuple(match[1].split()), match[2]
+    before, *marked = _MARKED.split(text)
+    if before:
+        raise ScriptError(f"{where}: cannot read {before!r}")
+    for mark, body in zip(marked[::2], marked[1::2], strict=True):
+        if mark == "<":
+            block.lines.append(Line(where, guard, body))
+        elif not block.lines or (guard and not text.startswith("<")):
+            raise ScriptError(f"{where}: nothing to continue")
+        elif mark == "@":
+            block.lines[-1].step = body
+        else:
+            line = block.lines[-1]
+            (line.actions if mark == ">" else line.signals).append(_plain(body))
+
+
+def scripts(blocks: Iterable[Block], tags: frozenset[str]) -> list[Script]:
+    """What a configuration with these tags must play."""
+    found: list[Script] = []
+    reached: dict[str, tuple[Line, ...]] = {"idle": ()}
+    for block in blocks:
+        own = [line for line in block.lines if line.holds_for(tags)]
+        if not block.tags <= tags or not own:
+            continue
+        if block.start not in reached:
+            raise ScriptError(f"{block.name}: nothing before it reaches {block.start!r}")
+        lines = (*reached[block.start], *own)
+        found.append(Script(block.name, lines))
+        if block.is_path:
+            for count, line in enumerate(lines, 1):
+                if line.step is not None:
+                    reached.setdefault(line.step, lines[:count])
+    return found
+
+
+@cache
+def expected_blocks() -> tuple[Block, ...]:
+    """All scripts in ``expected/``."""
+    folder = Path(__file__).parent / "expected"
+    files = sorted(folder.glob("*.txt"))
+    return tuple(block for path in files for block in parse(path.read_text("utf-8"), path.name))
+
+
+def expected_scripts(config: NodeConfig) -> list[Script]:
+    return scripts(expected_blocks(), tags_of(config))
+
+
+# ---------------------------------------------------------------------------------------- player
+
+
+class Unexpected(AssertionError):
+    """The node did something else than the script says."""
+
+
+class Player:
+    """One node and the hand that feeds it."""
+
+    def __init__(self, config: NodeConfig, machine: Machine | None = None) -> None:
+        self.node = Node(config, machine)
+        self.now_ns = 0
+        self.ops: dict[str, list[int]] = {}  # by name of the action, oldest first
+        self.actions: list[t.Action] = []  # of the last input
+        self.signals: list[t.Signal] = []
+        self._cut = 0
+
+    def play(self, lines: Iterable[Line]) -> None:
+        for line in lines:
+            step = line.step or self.node.step
+            self.feed(line.input)
+            self._compare(line, "actions", line.actions, [text(a) for a in self.actions])
+            self._compare(line, "signals", line.signals, [text(s) for s in self.signals])
+            if self.node.step != step:
+                raise Unexpected(f"{line.where}: step {self.node.step}, expected {step}")
+
+    @staticmethod
+    def _compare(line: Line, what: str, expected: list[str], seen: list[str]) -> None:
+        alike = len(expected) == len(seen) and all(
+            has.startswith(want) and not has[len(want) : len(want) + 1].isalnum()
+            for want, has in zip(expected, seen, strict=True)
+        )
+        if not alike:
+            raise Unexpected(
+                f"{line.where}: < {line.input}\n  {what}  {seen}\n  expected {expected}"
+            )
+
+    def feed(self, text: str) -> None:
+        """Feed one input and the ticks that are due; fill ``actions`` and ``signals``."""
+        self.actions, self.signals = [], []
+        for event in self._events(text.split()):
+            self._feed(event)
+            for _ in range(10):
+                due_ns = self.node.deadline_ns()
+                if due_ns is None or due_ns > self.now_ns:
+                    break
+                self._feed(t.Tick())
+            else:
+                raise Unexpected(f"< {text}: the node is never done with its deadlines")
+
+    def _feed(self, event: t.Event) -> None:
+        self.node.feed(event, self.now_ns)
+        actions, signals = self.node.actions(), self.node.signals()
+        self.actions += actions
+        self.signals += signals
+        for action in actions:
+            if (op := getattr(action, "op", None)) is not None:
+                self.ops.setdefault(type(action).__name__, []).append(op)
+        for signal in signals:
+            if isinstance(signal, t.Cut):
+                self._cut = signal.checkpoint
+
+    def _events(self, words: list[str]) -> Iterator[t.Event]:
+        match words:
+            case ["start"]:
+                yield t.Start()
+            case ["bytes", *digits]:
+                yield t.PeerBytes(bytes.fromhex("".join(digits)))
+            case ["blob", name]:
+                yield t.PeerBlob(BLOBS[name])
+            case ["output", stream, interval, digest]:
+                yield t.GuestOutput(_range(stream, interval), digest)
+            case ["witness", stream, interval, digest, epoch]:
+                yield t.PeerOutput(_range(stream, interval), digest, int(epoch))
+            case ["mismatch", stream]:  # the guests differ
+                yield t.GuestOutput(t.Range(stream, 0, 1), "p")
+                yield t.PeerOutput(t.Range(stream, 0, 1), "s", self._cut)
+            case ["done", name]:
+                yield t.Done(self._op(name), STATE if name in ("Save", "Copy") else None)
+            case ["failed", name]:
+                yield t.Failed(self._op(name), f"{name} failed")
+            case ["link", "lost"]:
+                yield t.LinkLost("link lost")
+            case ["vm", "gone"]:
+                yield t.VmGone("vm gone")
+            case ["heartbeat"]:
+                yield t.HeartbeatSeen()
+            case ["peer", "gone"]:
+                yield t.PeerGone("peer gone")
+            case ["vote", verdict, *which]:  # on the last question, or on one by its number
+                number = int(which[0]) - 1 if which else -1
+                yield t.VoteSeen(self.ops["AskVote"][number], verdict == "granted")
+            case ["promotion"]:
+                yield t.PeerGone("peer gone")
+                yield t.VoteSeen(self._op("AskVote"), True)
+                yield t.Done(self._op("Fence"))
+            case ["tick", after]:
+                due_ns = self.node.deadline_ns()
+                if due_ns != self.now_ns + _seconds(after):
+                    raise Unexpected(f"deadline {due_ns}, now {self.now_ns}, expected {after}")
+                self.now_ns = due_ns
+                yield t.Tick()
+            case ["late", by]:
+                self.now_ns += _seconds(by)
+                yield t.Tick()
+            case ["quiet"]:  # nothing is waited for
+                if (due_ns := self.node.deadline_ns()) is not None:
+                    raise Unexpected(f"deadline {due_ns}, expected none")
+            case _:
+                raise ScriptError(f"unknown input {' '.join(words)!r}")
+
+    def _op(self, name: str) -> int:
+        if name not in self.ops:
+            raise Unexpected(f"{name} was never asked for")
+        return self.ops[name][-1]
+
+
+def _range(stream: str, interval: str) -> t.Range:
+    first, end = interval.split("-")
+    return t.Range(stream, int(first), int(end))
+
+
+def _seconds(text: str) -> int:
+    return int(text.removeprefix("+").removesuffix("s")) * SECOND
+
+
+def text(value: object) -> str:
+    """An action or a signal as scripts write it."""
+    match value:
+        case t.Range(stream, first, end):
+            return f"{stream} {first}-{end}"
+        case t.Blob(name):
+            return f"{{{name}}}"
+        case t.State(ram, device):
+            return f"{text(ram)} {text(device)}"
+        case t.SendState(_, chunks):
+            return _plain("SendState " + " ".join(map(text, chunks)))
+        case bytes():
+            return value.hex()
+        case tuple():
+            return ", ".join(map(text, value))
+        case _ if is_dataclass(value):
+            parts = (getattr(value, each.name) for each in fields(value) if each.name != "op")
+            return " ".join([type(value).__name__, *map(text, parts)])
+        case _:
+            return str(value)
+
+
+_BETWEEN_DIGITS = re.compile(r"(?<=\s)([0-9a-f]+)\s+(?=[0-9a-f]+(?:\s|$))")
+
+
+def _plain(body: str) -> str:
+    """One space between words, none between the bytes of a message."""
+    body = " ".join(body.split())
+    if body.startswith(("SendMessage", "SendState")):
+        body = _BETWEEN_DIGITS.sub(r"\1", body)
+    return body
