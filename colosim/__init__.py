@@ -2,7 +2,7 @@
 
     >>> import colosim
     >>> result = colosim.simulate("experiments/scenarios/webserver-redis.toml")  # doctest: +SKIP
-    >>> result.summary                                                            # doctest: +SKIP
+    >>> result.summary  # doctest: +SKIP
 
 Everything is imported on first use, so that ``import colosim`` is quick.
 """

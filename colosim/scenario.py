@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field as DataclassField
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import Field, ValidationError, create_model, model_validator
@@ -64,6 +64,22 @@ _MOST_PROBLEMS = 20
 
 class ScenarioError(ValueError):
     """What is wrong with a scenario, one line for each problem."""
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def validated(section: type[AnySection], mapping: Mapping[str, Any], where: str) -> AnySection:
+    """The section made of a mapping; `ScenarioError` tells its problems, ``where`` in front."""
+    try:
+        return section.model_validate(mapping)
+    except ValidationError as error:
+        (detail,) = error.errors(include_url=False)
+    problems = detail["ctx"]["problems"]
+    lines = [": ".join(filter(None, (where, key, text))) for key, text in problems[:_MOST_PROBLEMS]]
+    if len(problems) > _MOST_PROBLEMS:
+        lines.append(f"{where}: and {len(problems) - _MOST_PROBLEMS} more problems")
+    raise ScenarioError("\n".join(lines))
 
 
 # --------------------------------------------------------------------------------------------
@@ -413,17 +429,7 @@ class Scenario(Section):
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str = "scenario") -> Scenario:
         """The scenario of a mapping shaped like a file; ``where`` stands for the file in errors."""
-        try:
-            return cls.model_validate(mapping)
-        except ValidationError as error:
-            (detail,) = error.errors(include_url=False)
-        problems = detail["ctx"]["problems"]
-        lines = [
-            ": ".join(filter(None, (where, key, text))) for key, text in problems[:_MOST_PROBLEMS]
-        ]
-        if len(problems) > _MOST_PROBLEMS:
-            lines.append(f"{where}: and {len(problems) - _MOST_PROBLEMS} more problems")
-        raise ScenarioError("\n".join(lines))
+        return validated(cls, mapping, where)
 
     def replace(self, changes: Mapping[str, Any], where: str = "scenario") -> Scenario:
         """A changed scenario: {"workload.clients": 20, "fault.0.at": "3 s"}, values as in a file.
@@ -693,34 +699,42 @@ def load_scenario(path: str | Path) -> Scenario:
     ``memory.file`` is taken relative to the file's folder.
     """
     path = Path(path)
-    where = str(path) if str(path).isprintable() else shown(str(path))
-    mapping = _parse(_read(path, where), where)
+    mapping, where = read_toml(path)
     memory = mapping.get("memory")
     if isinstance(memory, dict) and isinstance(memory.get("file"), str):
         memory["file"] = str(path.parent.absolute() / memory["file"])
     return Scenario.from_mapping(mapping, where)
 
 
-def _read(path: Path, where: str) -> str:
+def read_toml(path: Path, kind: str = "scenario") -> tuple[dict[str, Any], str]:
+    """What a TOML file holds, and what to call it in errors; `ScenarioError` if it is none.
+
+    ``kind`` is what the file should be, for messages.
+    """
+    where = str(path) if str(path).isprintable() else shown(str(path))
+    return _parse(_read(path, where, kind), where, kind), where
+
+
+def _read(path: Path, where: str, kind: str) -> str:
     try:
         if path.is_dir():
-            raise ScenarioError(f"{where}: is a directory; give a scenario file")
+            raise ScenarioError(f"{where}: is a directory; give a {kind} file")
         size = path.stat().st_size
         if not path.is_file():  # a pipe may never end
-            raise ScenarioError(f"{where}: is not a regular file; give a scenario file")
+            raise ScenarioError(f"{where}: is not a regular file; give a {kind} file")
         if size > _LARGEST_FILE_BYTES:
             most = f"{_LARGEST_FILE_BYTES >> 10} KiB"
-            raise ScenarioError(f"{where}: larger than {most}; give a scenario file")
+            raise ScenarioError(f"{where}: larger than {most}; give a {kind} file")
         return path.read_bytes().decode()
     except UnicodeDecodeError:
-        raise ScenarioError(f"{where}: is not text in UTF-8; give a scenario file") from None
+        raise ScenarioError(f"{where}: is not text in UTF-8; give a {kind} file") from None
     except OSError as error:
         raise ScenarioError(f"{where}: {error.strerror}; give a file that can be read") from None
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
+def _parse(text: str, where: str, kind: str) -> dict[str, Any]:
     if not text.strip():
-        raise ScenarioError(f"{where}: is empty; give a scenario file")
+        raise ScenarioError(f"{where}: is empty; give a {kind} file")
     longest = max(text.splitlines(), key=len)
     if len(longest) > _LONGEST_LINE:
         raise ScenarioError(

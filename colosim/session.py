@@ -49,6 +49,7 @@ class Session:
         self._ears = dict(ears or {})
         self._stepped = stepped
         self._steps = {name: node.step for name, node in self.nodes.items()}
+        self._due_ns = {name: node.deadline_ns() for name, node in self.nodes.items()}
         self._n = dict.fromkeys(self.nodes, 0)
         self.events = 0
         for name, node in self.nodes.items():
@@ -59,11 +60,12 @@ class Session:
         node = self.nodes[node_id]
         world = self._world
         now_ns = world.now_ns()
-        due_ns = node.deadline_ns()
+        due_ns = self._due_ns[node_id]
         if due_ns is not None and due_ns <= now_ns and not isinstance(event, Tick):
             self._feed(node, node_id, Tick(), None, now_ns)
         self._feed(node, node_id, event, cause, now_ns)
-        world.wake_at(node_id, node.deadline_ns())
+        self._due_ns[node_id] = due_ns = node.deadline_ns()
+        world.wake_at(node_id, due_ns)
 
     def _feed(
         self, node: Node, node_id: str, event: Event, cause: Cause | None, now_ns: int

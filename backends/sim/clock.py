@@ -10,7 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import simpy
-from simpy.events import Timeout
+from simpy.events import Event, Timeout
+
+
+def _call(event: Event) -> None:
+    call, argument = event._value
+    call(argument)
 
 
 class Clock:
@@ -26,8 +31,7 @@ class Clock:
 
     def after(self, delay_ns: int, call: Callable[[Any], None], argument: Any = None) -> None:
         """Call ``call(argument)`` in ``delay_ns``; equal times keep the order of asking."""
-        timeout = Timeout(self.env, delay_ns, argument)
-        timeout.callbacks.append(lambda event: call(event._value))
+        Timeout(self.env, delay_ns, (call, argument)).callbacks.append(_call)
         self.events += 1
 
     def stop(self) -> None:

@@ -18,8 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogFormatter
 
 from colosim.analysis.stats import interval
+from colosim.analysis.summary import label
 
 #: Okabe and Ito, "Color Universal Design" (2008); lines differ in their dashes as well
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -28,7 +30,7 @@ _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 _KNOWN = ("none", "remus", "colo")
 _MARKERS = "v^so*Dx"
 _STOPPED, _AT_RISK = "#404040", "#B0B0B0"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
@@ -96,6 +98,8 @@ def _cdf(table: pd.DataFrame, column: str, x_label: str, y_label: str) -> Chart:
     if measured.empty:
         return chart
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     x = np.geomspace(0.98 * measured[column].min(), 1.02 * measured[column].max(), 400)
     looks = _looks(measured["policy"])
     for policy, rows in measured.groupby("policy", sort=False):
@@ -179,13 +183,6 @@ def timeline(
         ncols=3,
     )
     return chart
-
-
-def label(metric: str, unit: str) -> str:
-    """Axis label: "latency_p99_ms", "ms" is "Latency p99 (ms)"."""
-    unit_in_name = {"1/s": "per_s", "Mbit/s": "mbit_per_s"}.get(unit, unit)
-    words = metric.removesuffix(f"_{unit_in_name}").replace("_", " ")
-    return f"{words[:1].upper()}{words[1:]} ({'count' if unit == '1' else unit})"
 
 
 def _looks(policies: pd.Series[str]) -> dict[str, tuple[str, Any]]:

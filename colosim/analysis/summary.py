@@ -11,6 +11,7 @@ Tables have one row per thing seen, and start with the columns policy and replic
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -101,6 +102,44 @@ def differences(metrics: pd.DataFrame, baseline: str) -> pd.DataFrame:
         for metric, values in wide.groupby(level="metric", sort=False)
     ]
     return pd.DataFrame(rows, columns=["policy", "metric", "diff", "diff_low", "diff_high"])
+
+
+def label(metric: str, unit: str) -> str:
+    """A metric for people: "latency_p99_ms" in "ms" is "Latency p99 (ms)"."""
+    suffix = {"1/s": "per_s", "Mbit/s": "mbit_per_s"}.get(unit, unit)
+    words = metric.removesuffix(f"_{suffix}").replace("_", " ")
+    return f"{words[:1].upper()}{words[1:]} ({'count' if unit == '1' else unit})"
+
+
+def readable(
+    table: pd.DataFrame, value: str = "mean", low: str = "ci_low", high: str = "ci_high"
+) -> pd.DataFrame:
+    """Text for people: a row per metric, a column per policy, cells "mean ± half of the interval".
+
+    ``value``, ``low`` and ``high`` name the columns to show.  Metrics that nothing was measured of
+    are left out.
+    """
+    shown = table[table[value].notna()]
+    cells = pd.DataFrame(
+        {
+            "metric": [label(*each) for each in zip(shown["metric"], shown["unit"], strict=True)],
+            "policy": shown["policy"],
+            "text": [
+                _plus_minus(mean, (above - below) / 2)
+                for mean, below, above in zip(shown[value], shown[low], shown[high], strict=True)
+            ],
+        }
+    )
+    wide = cells.pivot(index="metric", columns="policy", values="text").fillna("–")
+    wide = wide.loc[list(pd.unique(cells["metric"])), list(pd.unique(cells["policy"]))]
+    return wide.rename_axis(index=None, columns=None)
+
+
+def _plus_minus(mean: float, half: float) -> str:
+    """Both with as many decimals as give the mean four digits."""
+    size = math.floor(math.log10(abs(mean))) if mean else 0
+    decimals = min(max(3 - size, 0), 6) if mean else 0
+    return f"{mean:.{decimals}f}" + ("" if math.isnan(half) else f" ± {half:.{decimals}f}")
 
 
 def _stacked(

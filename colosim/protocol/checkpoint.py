@@ -590,7 +590,7 @@ class Checkpointer:
         if row is None:
             raise t.ProtocolError(f"{verb} must not happen in step {before}")
         effects, self.state = row
-        self._why = why
+        self._why = why or self._why  # an operation that is done changes no reason
         if self.state is not before:
             limit = self._limits.get(self.state)
             self._deadline_ns = None if limit is None else now_ns + limit

@@ -61,10 +61,14 @@ class Gate:
         if self._open:
             self._out.act(Release((event.range,)))
             return
-        self._ledger.append((self._next, event.range))
-        self._held.setdefault(event.range.stream, deque()).append(event.range)
+        range_ = event.range
+        self._ledger.append((self._next, range_))
+        held = self._held.get(range_.stream)
+        if held is None:
+            held = self._held[range_.stream] = deque()
+        held.append(range_)
         if self._role is Role.SECONDARY and self._output is Output.WITNESS:
-            self._out.act(OfferWitness(event.range, event.digest, self._epoch))
+            self._out.act(OfferWitness(range_, event.digest, self._epoch))
 
     # -- primary ---------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ class MVerb(StrEnum):
 class MDo(Enum):
     """Effects of a manager's rows."""
 
+    WATCH = "watch"
     ASK_VOTE = "ask_vote"
     FENCE = "fence"
     PROMOTE = "promote"
@@ -61,7 +62,7 @@ class MDo(Enum):
 MRows = dict[tuple[M, MVerb], tuple[tuple[MDo, ...], M]]
 
 MANAGER_ROWS: MRows = {
-    (M.IDLE, MVerb.PROTECTED): ((), M.WATCH),
+    (M.IDLE, MVerb.PROTECTED): ((MDo.WATCH,), M.WATCH),
     (M.IDLE, MVerb.SUSPECT): ((MDo.ASK_VOTE,), M.VOTING),
     (M.IDLE, MVerb.UNFIT): ((MDo.SAY_UNFIT,), M.YIELDED),
     (M.WATCH, MVerb.SUSPECT): ((MDo.ASK_VOTE,), M.VOTING),
@@ -160,8 +161,6 @@ class Manager:
             self._input(MVerb.TIMEOUT, now_ns)
 
     def _on_protected(self, signal: t.Protected, now_ns: int) -> None:
-        self._silence_ns = now_ns + self._config.heartbeat_timeout_ns
-        self._beat_ns = now_ns
         self._input(MVerb.PROTECTED, now_ns)
 
     def _on_exit(self, signal: t.Exit, now_ns: int) -> None:
@@ -187,12 +186,16 @@ class Manager:
             return
         effects, self.state = row
         self._limit_ns = None
+        for effect in effects:
+            self._do[effect](now_ns)
         if self.state not in WATCHING:
             self._silence_ns = None
         if self.state not in BEATING:
             self._beat_ns = None
-        for effect in effects:
-            self._do[effect](now_ns)
+
+    def _watch(self, now_ns: int) -> None:
+        self._silence_ns = now_ns + self._config.heartbeat_timeout_ns
+        self._beat_ns = now_ns
 
     def _ask_vote(self, now_ns: int) -> None:
         op = self._out.new_op()

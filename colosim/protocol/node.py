@@ -140,6 +140,7 @@ class Node:
             t.VoteSeen: self._on_vote_seen,
             t.Tick: self._on_tick,
         }
+        self._deadlines = tuple(part.deadline_ns for part in self._parts)
         self._ears = self._wire()
 
     # -- the interface of a world ----------------------------------------------------------
@@ -152,7 +153,8 @@ class Node:
     def feed(self, event: t.Event, now_ns: int) -> None:
         """Take one external event; raises ProtocolError only if the world broke the contract."""
         self._feeders[type(event)](event, now_ns)
-        self._route(now_ns)
+        if self._out.signals:
+            self._route(now_ns)
 
     def _route(self, now_ns: int) -> None:
         signals, ears, heard = self._out.signals, self._ears, self._heard
@@ -174,8 +176,12 @@ class Node:
 
     def deadline_ns(self) -> int | None:
         """When to feed Tick, or None."""
-        dues = [due for part in self._parts if (due := part.deadline_ns()) is not None]
-        return min(dues, default=None)
+        nearest_ns = None
+        for deadline_ns in self._deadlines:  # asked after every event, so plainly
+            due_ns = deadline_ns()
+            if due_ns is not None and (nearest_ns is None or due_ns < nearest_ns):
+                nearest_ns = due_ns
+        return nearest_ns
 
     # -- wiring ----------------------------------------------------------------------------
 

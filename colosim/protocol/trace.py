@@ -123,7 +123,7 @@ def decode_line(text: str) -> Line:
             body=_lively(raw["body"]),
             cause=None if cause is None else (cause[0], cause[1]),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TraceError(f"not a trace line ({type(error).__name__}: {error})") from None
 
 
@@ -199,9 +199,7 @@ def merge(traces: Iterable[Iterable[Line]]) -> list[Line]:
     merged: list[Line] = []
     while any(queues):
         for queue in queues:
-            if queue and (
-                (cause := queue[0].cause) is None or seen.get(cause[0], -1) >= cause[1]
-            ):
+            if queue and ((cause := queue[0].cause) is None or seen.get(cause[0], -1) >= cause[1]):
                 line = queue.popleft()
                 seen[line.node] = line.n
                 merged.append(line)

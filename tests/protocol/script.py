@@ -12,7 +12,7 @@ operation ids; trailing fields may be left out.  All bytes are hexadecimal, spac
 Around the lines::
 
     == upstream primary        a section: holds for every configuration with these tags
-    path NAME [from STEP]      a script; later ones may begin at any step that it reaches
+    path NAME [from STEP]      a script; later ones in the file may begin at the steps it reaches
     at STEP                    each paragraph that follows is a script that begins at STEP
     [qemu-7.2] < ...           a line for configurations with these tags only ([!tag]: without)
 
@@ -23,11 +23,12 @@ Time stands still but for ``tick +12s`` (the next deadline is exactly then; it i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any, ClassVar
 
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Limits, Machine, Quirks, Transfer
@@ -136,11 +137,12 @@ class Line:
 
 @dataclass
 class Block:
-    """A path (with a name) or a paragraph below ``at`` (without)."""
+    """A path, or a paragraph below ``at``."""
 
+    file: str
+    name: str
     tags: frozenset[str]
     start: str
-    name: str
     is_path: bool
     lines: list[Line] = field(default_factory=list)
 
@@ -173,7 +175,7 @@ def parse(text: str, file: str) -> list[Block]:
             tags, start, block = frozenset(line[3:].split()), None, None
         elif line.startswith("path "):
             name, _, origin = line[5:].partition(" from ")
-            block = Block(tags, origin or "idle", f"{where} {name}", is_path=True)
+            block = Block(file, f"{where} {name}", tags, origin or "idle", is_path=True)
             blocks.append(block)
         elif line.startswith("at "):
             start, block = line[3:], None
@@ -181,7 +183,7 @@ def parse(text: str, file: str) -> list[Block]:
             if block is None:
                 if start is None:
                     raise ScriptError(f"{where}: a line outside of any path or paragraph")
-                block = Block(tags, start, f"{where} at {start}", is_path=False)
+                block = Block(file, f"{where} at {start}", tags, start, is_path=False)
                 blocks.append(block)
             _add(block, line, where)
     return blocks
@@ -209,19 +211,20 @@ def _add(block: Block, text: str, where: str) -> None:
 def scripts(blocks: Iterable[Block], tags: frozenset[str]) -> list[Script]:
     """What a configuration with these tags must play."""
     found: list[Script] = []
-    reached: dict[str, tuple[Line, ...]] = {"idle": ()}
+    reached: dict[tuple[str, str], tuple[Line, ...]] = {}  # (file, step): the way there
     for block in blocks:
         own = [line for line in block.lines if line.holds_for(tags)]
         if not block.tags <= tags or not own:
             continue
-        if block.start not in reached:
+        reached.setdefault((block.file, "idle"), ())
+        if (block.file, block.start) not in reached:
             raise ScriptError(f"{block.name}: nothing before it reaches {block.start!r}")
-        lines = (*reached[block.start], *own)
+        lines = (*reached[block.file, block.start], *own)
         found.append(Script(block.name, lines))
         if block.is_path:
             for count, line in enumerate(lines, 1):
                 if line.step is not None:
-                    reached.setdefault(line.step, lines[:count])
+                    reached.setdefault((block.file, line.step), lines[:count])
     return found
 
 
@@ -301,58 +304,98 @@ class Player:
                 self._cut = signal.checkpoint
 
     def _events(self, words: list[str]) -> Iterator[t.Event]:
-        match words:
-            case ["start"]:
-                yield t.Start()
-            case ["bytes", *digits]:
-                yield t.PeerBytes(bytes.fromhex("".join(digits)))
-            case ["blob", name]:
-                yield t.PeerBlob(BLOBS[name])
-            case ["output", stream, interval, digest]:
-                yield t.GuestOutput(_range(stream, interval), digest)
-            case ["witness", stream, interval, digest, epoch]:
-                yield t.PeerOutput(_range(stream, interval), digest, int(epoch))
-            case ["mismatch", stream]:  # the guests differ
-                yield t.GuestOutput(t.Range(stream, 0, 1), "p")
-                yield t.PeerOutput(t.Range(stream, 0, 1), "s", self._cut)
-            case ["done", name]:
-                yield t.Done(self._op(name), STATE if name in ("Save", "Copy") else None)
-            case ["failed", name]:
-                yield t.Failed(self._op(name), f"{name} failed")
-            case ["link", "lost"]:
-                yield t.LinkLost("link lost")
-            case ["vm", "gone"]:
-                yield t.VmGone("vm gone")
-            case ["heartbeat"]:
-                yield t.HeartbeatSeen()
-            case ["peer", "gone"]:
-                yield t.PeerGone("peer gone")
-            case ["vote", verdict, *which]:  # on the last question, or on one by its number
-                number = int(which[0]) - 1 if which else -1
-                yield t.VoteSeen(self.ops["AskVote"][number], verdict == "granted")
-            case ["promotion"]:
-                yield t.PeerGone("peer gone")
-                yield t.VoteSeen(self._op("AskVote"), True)
-                yield t.Done(self._op("Fence"))
-            case ["tick", after]:
-                due_ns = self.node.deadline_ns()
-                if due_ns != self.now_ns + _seconds(after):
-                    raise Unexpected(f"deadline {due_ns}, now {self.now_ns}, expected {after}")
-                self.now_ns = due_ns
-                yield t.Tick()
-            case ["late", by]:
-                self.now_ns += _seconds(by)
-                yield t.Tick()
-            case ["quiet"]:  # nothing is waited for
-                if (due_ns := self.node.deadline_ns()) is not None:
-                    raise Unexpected(f"deadline {due_ns}, expected none")
-            case _:
-                raise ScriptError(f"unknown input {' '.join(words)!r}")
+        for length in (2, 1):  # "link lost", "bytes ..."
+            make = self._INPUTS.get(" ".join(words[:length]))
+            if make is not None:
+                yield from make(self, *words[length:])
+                return
+        raise ScriptError(f"unknown input {' '.join(words)!r}")
+
+    def _bytes(self, *digits: str) -> Iterator[t.Event]:
+        yield t.PeerBytes(bytes.fromhex("".join(digits)))
+
+    def _blob(self, name: str) -> Iterator[t.Event]:
+        yield t.PeerBlob(BLOBS[name])
+
+    def _output(self, stream: str, interval: str, digest: str) -> Iterator[t.Event]:
+        yield t.GuestOutput(_range(stream, interval), digest)
+
+    def _witness(self, stream: str, interval: str, digest: str, epoch: str) -> Iterator[t.Event]:
+        yield t.PeerOutput(_range(stream, interval), digest, int(epoch))
+
+    def _mismatch(self, stream: str) -> Iterator[t.Event]:
+        yield t.GuestOutput(t.Range(stream, 0, 1), "p")
+        yield t.PeerOutput(t.Range(stream, 0, 1), "s", self._cut)
+
+    def _done(self, name: str) -> Iterator[t.Event]:
+        yield t.Done(self._op(name), STATE if name in {"Save", "Copy"} else None)
+
+    def _failed(self, name: str) -> Iterator[t.Event]:
+        yield t.Failed(self._op(name), f"{name} failed")
+
+    def _vote(self, verdict: str, number: str = "0") -> Iterator[t.Event]:
+        """The answer to the last question, or to one by its number."""
+        self._op("AskVote")
+        yield t.VoteSeen(self.ops["AskVote"][int(number) - 1], verdict == "granted")
+
+    def _promotion(self) -> Iterator[t.Event]:
+        yield t.PeerGone("peer gone")
+        yield t.VoteSeen(self._op("AskVote"), granted=True)
+        yield t.Done(self._op("Fence"))
+
+    def _tick(self, after: str | None = None) -> Iterator[t.Event]:
+        due_ns = self.node.deadline_ns()
+        if due_ns is None or (after is not None and due_ns != self.now_ns + _seconds(after)):
+            raise Unexpected(f"deadline {due_ns}, now {self.now_ns}, expected {after}")
+        self.now_ns = due_ns
+        yield t.Tick()
+
+    def _late(self, by: str) -> Iterator[t.Event]:
+        self.now_ns += _seconds(by)
+        yield t.Tick()
+
+    def _quiet(self) -> Iterator[t.Event]:
+        if (due_ns := self.node.deadline_ns()) is not None:
+            raise Unexpected(f"deadline {due_ns}, expected none")
+        return iter(())
 
     def _op(self, name: str) -> int:
         if name not in self.ops:
             raise Unexpected(f"{name} was never asked for")
         return self.ops[name][-1]
+
+    _INPUTS: ClassVar[dict[str, Callable[..., Iterator[t.Event]]]] = {
+        "start": lambda _: iter((t.Start(),)),
+        "bytes": _bytes,
+        "blob": _blob,
+        "output": _output,
+        "witness": _witness,
+        "mismatch": _mismatch,
+        "done": _done,
+        "failed": _failed,
+        "link lost": lambda _: iter((t.LinkLost("link lost"),)),
+        "vm gone": lambda _: iter((t.VmGone("vm gone"),)),
+        "heartbeat": lambda _: iter((t.HeartbeatSeen(),)),
+        "peer gone": lambda _: iter((t.PeerGone("peer gone"),)),
+        "vote": _vote,
+        "promotion": _promotion,
+        "tick": _tick,
+        "late": _late,
+        "quiet": _quiet,
+    }
+
+
+class Recorder(dict):
+    """A table that remembers which rows were used."""
+
+    def __init__(self, rows: Mapping) -> None:
+        super().__init__(rows)
+        self.used: set = set()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        if key in self:
+            self.used.add(key)
+        return super().get(key, default)
 
 
 def _range(stream: str, interval: str) -> t.Range:

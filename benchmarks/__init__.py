@@ -1,0 +1,1 @@
+"""How fast the simulator is; not part of the installed package."""

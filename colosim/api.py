@@ -1,0 +1,453 @@
+"""What notebooks and the command line call: simulate, compare, sweep, replay.
+
+Replications are independent and numbered; the same scenario, policy, seed and number give the same
+record, whichever process simulates it and whatever else runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import pandas as pd
+
+from colosim import parallel, store
+from colosim.analysis import summary as tables
+from colosim.model.results import RunRecord
+from colosim.protocol import invariants
+from colosim.protocol import trace as protocol_trace
+from colosim.protocol.policies import POLICIES
+from colosim.scenario import Scenario, ScenarioError, load_scenario
+from colosim.sweeps import sweep
+
+if TYPE_CHECKING:
+    from colosim.analysis.plots import Chart
+
+__all__ = [
+    "Comparison",
+    "Interrupted",
+    "Replay",
+    "Result",
+    "compare",
+    "replay",
+    "simulate",
+    "sweep",
+]
+
+AnyScenario = Scenario | Mapping[str, Any] | str | Path
+Traced = Literal["none", "first", "all"]
+
+
+# --------------------------------------------------------------------------------------------
+# Results
+
+
+class _Outcome:
+    """What one policy's replications and a comparison's have in common."""
+
+    if TYPE_CHECKING:  # given by those who inherit
+
+        @property
+        def records(self) -> Sequence[RunRecord]: ...
+        @property
+        def summary(self) -> pd.DataFrame: ...
+        @property
+        def title(self) -> str: ...
+        @property
+        def fingerprint(self) -> str: ...
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """policy, replication, metric, value, unit."""
+        return tables.metrics_table(self.records)
+
+    @cached_property
+    def responses(self) -> pd.DataFrame:
+        """One row per request: times in ns (-1: never), measured (not warm-up), latency_ms."""
+        return tables.responses_table(self.records)
+
+    @cached_property
+    def checkpoints(self) -> pd.DataFrame:
+        """One row per checkpoint: times in ns (-1: never), pages, bytes, measured, pause_ms."""
+        return tables.checkpoints_table(self.records)
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """Faults, exits and takeovers: at_ns, node, what, detail."""
+        return tables.events_table(self.records)
+
+    @property
+    def flags(self) -> list[str]:
+        """What a reader must know, such as "memory-extrapolated"."""
+        return sorted({flag for record in self.records for flag in record.flags})
+
+    @property
+    def violations(self) -> list[str]:
+        """Broken invariants, each with the policy and replication it was seen in."""
+        return [
+            f"{record.policy}, replication {record.replication}: {violation}"
+            for record in self.records
+            for violation in record.violations
+        ]
+
+    def plot_latency(self) -> Chart:
+        """Distribution of latency, with 95 % bands."""
+        from colosim.analysis import plots
+
+        return plots.latency_cdf(self.responses)
+
+    def plot_pauses(self) -> Chart:
+        """Distribution of checkpoint pauses, with 95 % bands."""
+        from colosim.analysis import plots
+
+        return plots.pause_cdf(self.checkpoints)
+
+    def plot_metrics(self, *metrics: str) -> Chart:
+        """Bars with 95 % intervals; throughput, mean and 99 % latency unless metrics are named."""
+        from colosim.analysis import plots
+
+        return plots.comparison(self.summary, *([metrics] if metrics else []))
+
+    def plot_timeline(self, replication: int = 0, **stretch: float) -> Chart:
+        """Checkpoints of one replication; ``start_s`` and ``length_s`` choose the stretch."""
+        from colosim.analysis import plots
+
+        return plots.timeline(self.checkpoints, replication, **stretch)
+
+    def readable(self) -> list[pd.DataFrame]:
+        """The summary as text for people: metrics as rows, policies as columns."""
+        return [tables.readable(self.summary)]
+
+    def notes(self) -> list[str]:
+        """Violations and flags, a line each."""
+        return [
+            *(f"VIOLATION: {violation}" for violation in self.violations),
+            *(f"flag: {flag}" for flag in self.flags),
+        ]
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p><b>{escape(note)}</b></p>" for note in self.notes())
+        body = "".join(table.to_html() for table in self.readable())
+        return f"<p>{escape(self.title)}</p>{notes}{body}<p><code>{self.fingerprint}</code></p>"
+
+
+@dataclass(eq=False)
+class Result(_Outcome):
+    """One policy's replications, in their order; if ``interrupted``, only the finished ones."""
+
+    scenario: Scenario
+    policy: str
+    records: Sequence[RunRecord]
+    interrupted: bool = False
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """policy, metric, unit, n, mean, ci_low, ci_high: 95 % intervals over replications."""
+        return tables.summarise(self.metrics)
+
+    @property
+    def title(self) -> str:
+        return _title(self.scenario, self.policy, len(self.records))
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """Every parameter of the run as in a scenario file."""
+        mapping = self.scenario.to_mapping()
+        mapping["policy"]["name"] = self.policy
+        return mapping
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over parameters, policy, seed and all records; no path and no time enters."""
+        parameters = self.parameters
+        if file := parameters["memory"].get("file"):
+            parameters = parameters | {"memory": parameters["memory"] | {"file": Path(file).name}}
+        records = [record.fingerprint() for record in self.records]
+        return store.fingerprint(parameters, self.policy, self.scenario.seed, records)
+
+    def _write(self, directory: Path) -> None:
+        manifest = {
+            "kind": "run",
+            "policy": self.policy,
+            "seed": self.scenario.seed,
+            "replications": self.scenario.replications,
+            "interrupted": self.interrupted,
+            "fingerprint": self.fingerprint,
+            "flags": self.flags,
+            "violations": self.violations,
+            "finished": [
+                {
+                    "replication": record.replication,
+                    "fingerprint": record.fingerprint(),
+                    "counters": record.counters,
+                }
+                for record in self.records
+            ],
+            "scenario": self.parameters,
+        }
+        contents = {
+            "metrics.csv": self.metrics,
+            "summary.csv": self.summary,
+            "responses.parquet": self.responses,
+            "checkpoints.parquet": self.checkpoints,
+            "events.csv": self.events,
+        }
+        store.write(directory, manifest, contents)
+
+
+@dataclass(eq=False)
+class Comparison(_Outcome):
+    """Several policies on one scenario, seed and stream of draws; the first is the baseline."""
+
+    results: dict[str, Result]
+
+    @property
+    def records(self) -> list[RunRecord]:
+        return [record for result in self.results.values() for record in result.records]
+
+    @property
+    def baseline(self) -> str:
+        """The policy that differences are taken from."""
+        return next(iter(self.results))
+
+    @property
+    def interrupted(self) -> bool:
+        """Ctrl-C came before all replications of all policies were done."""
+        return any(result.interrupted for result in self.results.values())
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """policy, metric, unit, n, mean, ci_low, ci_high, diff, diff_low, diff_high.
+
+        The last three are the mean paired difference from the baseline and its 95 % interval.
+        """
+        differences = tables.differences(self.metrics, self.baseline)
+        return tables.summarise(self.metrics).merge(differences, "left", ["policy", "metric"])
+
+    @property
+    def title(self) -> str:
+        scenario = self.results[self.baseline].scenario
+        fewest = min(len(result.records) for result in self.results.values())
+        return _title(scenario, ", ".join(self.results), fewest)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the fingerprints of the results."""
+        return store.fingerprint(*(result.fingerprint for result in self.results.values()))
+
+    def readable(self) -> list[pd.DataFrame]:
+        """Two tables: the metrics, and the paired differences from the baseline."""
+        differences = tables.readable(self.summary, "diff", "diff_low", "diff_high")
+        return [tables.readable(self.summary), differences.add_suffix(f" - {self.baseline}")]
+
+    def _write(self, directory: Path) -> None:
+        for policy, result in self.results.items():
+            result._write(directory / policy)
+        manifest = {
+            "kind": "comparison",
+            "policies": list(self.results),
+            "interrupted": self.interrupted,
+            "fingerprint": self.fingerprint,
+            "flags": self.flags,
+            "violations": self.violations,
+        }
+        store.write(directory, manifest, {"summary.csv": self.summary})
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; ``result`` holds the replications that were finished, None if there are none."""
+
+    def __init__(self, text: str, result: Result | Comparison | None = None) -> None:
+        super().__init__(f"interrupted: {text}")
+        self.result = result
+
+
+def _title(scenario: Scenario, policies: str, replications: int) -> str:
+    count = f"{replications} of {scenario.replications}"
+    return f"{scenario.name}: {policies}; seed {scenario.seed}, {count} replications"
+
+
+# --------------------------------------------------------------------------------------------
+# Running
+
+
+def simulate(
+    scenario: AnyScenario,
+    policy: str | None = None,
+    seed: int | None = None,
+    replications: int | None = None,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    progress: parallel.Progress | None = None,
+    trace: Traced = "first",
+) -> Result:
+    """Simulate a scenario (object, mapping or path of a file) under one policy.
+
+    policy, seed, replications: instead of the scenario's own.
+    out: directory to write; must be new, empty or an older run.  None writes nothing.
+    jobs: processes, None for as many as are worth it; the result is the same.
+    progress: called with (done, total); None draws a bar on stderr if that is a terminal.
+    trace: replications to write traces of, where there is ``out``.
+
+    Raises ScenarioError, ModelError or StoreError, each with one line for each problem; Ctrl-C
+    raises `Interrupted`, which keeps what was finished, and so does ``out``.
+    """
+    loaded = _scenario(scenario, seed, replications)
+    [name] = _policies([loaded.policy.name if policy is None else policy], loaded)
+    plan = _Plan(loaded, {name: "."}, trace)
+    return _run(plan, lambda results: results[0], out, jobs, progress)
+
+
+def compare(
+    scenario: AnyScenario,
+    policies: Sequence[str] = ("none", "remus", "colo"),
+    seed: int | None = None,
+    replications: int | None = None,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    progress: parallel.Progress | None = None,
+    trace: Traced = "first",
+) -> Comparison:
+    """Simulate a scenario under several policies, which meet the same random draws.
+
+    The first is the baseline of the paired differences.  Otherwise like `simulate`; ``out`` holds
+    one run for each policy.
+    """
+    loaded = _scenario(scenario, seed, replications)
+    plan = _Plan(loaded, {name: name for name in _policies(policies, loaded)}, trace)
+
+    def compared(results: Sequence[Result]) -> Comparison:
+        return Comparison({result.policy: result for result in results})
+
+    return _run(plan, compared, out, jobs, progress)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to run; ``places``: policy -> its directory below ``out``."""
+
+    scenario: Scenario
+    places: Mapping[str, str]
+    trace: Traced
+
+    def tasks(self, directory: Path | None) -> list[tuple[Scenario, str, int, Path | None]]:
+        """Arguments of `_replicate`; all policies of one replication before the next."""
+        traced = {"none": 0, "first": 1, "all": self.scenario.replications}[self.trace]
+        return [
+            (self.scenario, policy, i, directory / place / f"trace-{i}.jsonl.gz")
+            if directory and i < traced
+            else (self.scenario, policy, i, None)
+            for i in range(self.scenario.replications)
+            for policy, place in self.places.items()
+        ]
+
+
+AnyOutcome = TypeVar("AnyOutcome", Result, Comparison)
+
+
+def _run(
+    plan: _Plan,
+    make: Callable[[Sequence[Result]], AnyOutcome],
+    out: str | Path | None,
+    jobs: int | None,
+    progress: parallel.Progress | None,
+) -> AnyOutcome:
+    """Run and write; ``make`` makes the outcome of the results that there are."""
+    with nullcontext() if out is None else store.new_directory(out) as directory:
+        for place in plan.places.values():
+            if directory:
+                (directory / place).mkdir(exist_ok=True)
+        tasks = plan.tasks(directory)
+        records: dict[tuple[str, int], RunRecord] = {}
+        try:
+            for record in parallel.run(_replicate, tasks, jobs, progress, plan.scenario.name):
+                records[record.policy, record.replication] = record
+        except KeyboardInterrupt:
+            if not records:
+                raise Interrupted("no replication was finished, nothing is kept") from None
+        for _, policy, replication, trace in tasks:
+            if trace and (policy, replication) not in records:
+                trace.unlink(missing_ok=True)
+        outcome = make(_results(plan, records))
+        if directory:
+            outcome._write(directory)
+    if outcome.interrupted:
+        where = "as result of this exception" if out is None else f"in {out}"
+        raise Interrupted(f"kept {len(records)} of {len(tasks)} replications {where}", outcome)
+    return outcome
+
+
+def _results(plan: _Plan, records: Mapping[tuple[str, int], RunRecord]) -> list[Result]:
+    """One for each policy that has records."""
+    results = []
+    interrupted = len(records) < len(plan.places) * plan.scenario.replications
+    for policy in plan.places:
+        own = [records[key] for key in sorted(records) if key[0] == policy]
+        if own:
+            results.append(Result(plan.scenario, policy, own, interrupted))
+    return results
+
+
+def _replicate(scenario: Scenario, policy: str, replication: int, trace: Path | None) -> RunRecord:
+    from backends.sim import run_replication
+
+    with nullcontext() if trace is None else store.trace_writer(trace) as write:
+        observers = [write] if write else []
+        return run_replication(scenario, policy, scenario.seed, replication, observers)
+
+
+def _scenario(given: AnyScenario, seed: int | None, replications: int | None) -> Scenario:
+    if isinstance(given, Mapping):
+        given = Scenario.from_mapping(given)
+    elif not isinstance(given, Scenario):
+        given = load_scenario(given)
+    changes = {"seed": seed, "replications": replications}
+    return given.replace({key: value for key, value in changes.items() if value is not None})
+
+
+def _policies(names: Sequence[str], scenario: Scenario) -> Sequence[str]:
+    """The names, if there are such policies and the scenario is possible with them."""
+    known = ", ".join(POLICIES)
+    for name in names:
+        if name not in POLICIES:
+            close = get_close_matches(name, POLICIES, 1)
+            guess = f"did you mean {close[0]}? " if close else ""
+            raise ScenarioError(f"policy {name!r} is unknown; {guess}use one of {known}")
+        if POLICIES[name].protects():  # without a secondary, its faults just do not happen
+            scenario.replace({"policy.name": name}, f"{scenario.name}, policy {name}")
+    if not names or len(set(names)) < len(names):
+        raise ScenarioError(f"name each policy once, of {known}")
+    return names
+
+
+# --------------------------------------------------------------------------------------------
+# Replay
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One trace fed to new nodes: what they did differently, and which invariants broke."""
+
+    trace: Path
+    lines: int
+    differences: Sequence[protocol_trace.Difference]
+    violations: Sequence[invariants.Violation]
+
+
+def replay(directory: str | Path) -> list[Replay]:
+    """Replay every trace below a directory; `StoreError` if there is none or one is damaged."""
+    return [
+        Replay(
+            trace,
+            sum(1 for _ in store.read_trace(trace)),
+            protocol_trace.replay(store.read_trace(trace)),
+            invariants.check(store.read_trace(trace)),
+        )
+        for trace in store.traces(directory)
+    ]

@@ -1,0 +1,324 @@
+"""The command ``colosim``.
+
+Results go to stdout, all else to stderr.  Exit status: 0 done, 1 a replay differs or a point of a
+sweep failed, 2 something given cannot be used, 70 a defect of colosim, 130 Ctrl-C.
+Whatever takes time to import is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import click
+
+from colosim import __version__
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from colosim.api import Comparison, Replay, Result
+
+_MOST_SHOWN = 10
+
+_Command = Callable[..., Any]
+
+
+def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Several options as one decorator."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_FILE = click.argument("file", type=click.Path(path_type=Path))
+_JOBS = click.option(
+    "--jobs", type=click.IntRange(1), help="Processes; default as many as are worth it."
+)
+_RUN = _options(
+    click.option(
+        "--seed", type=click.IntRange(0, 2**63 - 1), help="Instead of the scenario's seed."
+    ),
+    click.option(
+        "--replications", type=click.IntRange(1), help="Instead of the scenario's number of runs."
+    ),
+    click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run."),
+    click.option(
+        "--trace",
+        type=click.Choice(["none", "first", "all"]),
+        default="first",
+        show_default=True,
+        help="Replications to write traces of, with --out.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+    _JOBS,
+)
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="'colosim COMMAND --help' says more, with an example.",
+)
+@click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """What would COLO, Remus or micro-checkpointing cost your workload, and does it survive?
+
+    FILE is a scenario in TOML; 'colosim schema' lists all it may say.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command(epilog="Example: colosim simulate web.toml --policy remus --out out/web-remus")
+@_FILE
+@click.option("--policy", metavar="NAME", help="Instead of the scenario's policy.")
+@_RUN
+def simulate(file: Path, policy: str | None, as_json: bool, **options: Any) -> int:
+    """Simulate a scenario under one policy."""
+    from colosim import api
+
+    return _run(lambda: api.simulate(file, policy, **options), as_json, options["out"])
+
+
+@cli.command(epilog="Example: colosim compare web.toml --policies none,remus,colo --json")
+@_FILE
+@click.option(
+    "--policies",
+    metavar="NAMES",
+    default="none,remus,colo",
+    show_default=True,
+    help="Separated by commas; differences are taken from the first.",
+)
+@_RUN
+def compare(file: Path, policies: str, as_json: bool, **options: Any) -> int:
+    """Simulate a scenario under several policies that meet the same random draws."""
+    from colosim import api
+
+    names = [name.strip() for name in policies.split(",")]
+    return _run(lambda: api.compare(file, names, **options), as_json, options["out"])
+
+
+@cli.command(epilog="Example: colosim replay out/web-remus")
+@click.argument("directory")
+def replay(directory: str) -> int:
+    """Feed the traces below a directory to the protocol core again.
+
+    Every decision must be as recorded and the invariants must hold; otherwise exit status is 1.
+    """
+    from colosim import api
+
+    return max(_show_replay(each) for each in api.replay(directory))
+
+
+@cli.command(epilog="Example: colosim sweep bandwidth.toml --out out/bandwidth")
+@_FILE
+@click.option("--out", metavar="DIR", help="Directory of the dataset; default out/NAME-OF-FILE.")
+@_JOBS
+def sweep(file: Path, out: str | None, jobs: int | None) -> int:
+    r"""Run a grid over any fields of a scenario.
+
+    FILE names the scenario, the policies, and the values of each field. The result is a dataset of
+    Parquet files. The same command goes on with a sweep that was ended, and runs nothing twice.
+
+    \b
+    scenario = "web.toml"
+    policies = ["none", "remus"]
+    replications = 20
+    [axes]
+    "link.bandwidth" = ["1 Gbit/s", "10 Gbit/s"]
+    "policy.remus.interval" = ["25 ms", "100 ms"]
+    """
+    from colosim import sweeps
+
+    outcome = sweeps.run(sweeps.plan(file), out or Path("out", file.stem), jobs)
+    for point, failure in outcome.failures.items():
+        _say(f"point {point} failed: {failure}")
+    click.echo(
+        f"{outcome.points} points in {outcome.out}: {outcome.finished} run now, "
+        f"{outcome.reused} before, {len(outcome.failures)} failed"
+    )
+    if outcome.interrupted:
+        _say("interrupted; the finished points are kept, and the same command goes on with them")
+        return 130
+    click.echo(f'read it with pandas.read_parquet("{outcome.out}")')
+    return 1 if outcome.failures else 0
+
+
+@cli.command()
+def policies() -> None:
+    """List the policies and their parameters."""
+    from colosim.protocol.policies import POLICIES
+
+    for policy in POLICIES.values():
+        click.secho(policy.name, bold=True)
+        click.echo(f"    {policy.summary}")
+        click.echo(f"    output waits for: {_WAITS_FOR[policy.output.value]}")
+        for line in _parameters(policy.Params):
+            click.echo(f"    {line}")
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of a scenario: every field, its meaning and its unit."""
+    import json
+
+    from colosim.scenario import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+# --------------------------------------------------------------------------------------------
+# Showing
+
+_WAITS_FOR = {
+    "none": "nothing",
+    "commit": "the commit of its checkpoint",
+    "witness": "equal output of the secondary, else the commit of its checkpoint",
+}
+
+
+def _parameters(params: Any) -> list[str]:
+    from dataclasses import fields
+
+    from colosim.units import dimension_of, without_unit
+
+    lines = []
+    for parameter in fields(params):
+        dimension, value = dimension_of(parameter.name), cast(int, parameter.default)
+        default = dimension.format(value) if dimension else value
+        unit = parameter.metadata["unit"]
+        text = parameter.metadata["help"]
+        lines.append(f"{without_unit(parameter.name)} ({unit}, default {default}): {text}")
+    return lines
+
+
+def _run(start: Callable[[], Result | Comparison], as_json: bool, out: str | None) -> int:
+    """Run and show the outcome, also what Ctrl-C left of it."""
+    from colosim.api import Interrupted
+
+    status, outcome = 0, None
+    try:
+        outcome = start()
+    except Interrupted as interrupted:
+        status, outcome = 130, interrupted.result
+        _say(str(interrupted))
+    if outcome is not None:
+        (_show_json if as_json else _show)(outcome, out)
+    return status
+
+
+def _show(outcome: Result | Comparison, out: str | None) -> None:
+    click.echo(f"{outcome.title}\n")
+    for violation in outcome.violations[:_MOST_SHOWN]:
+        click.secho(f"VIOLATION: {violation}", fg="red", bold=True)
+    if more := outcome.violations[_MOST_SHOWN:]:
+        click.secho(f"and {len(more)} more violations", fg="red", bold=True)
+    for flag in outcome.flags:
+        click.secho(f"FLAG: {flag}", fg="yellow", bold=True)
+    for table in outcome.readable():
+        click.echo(f"{table.to_string()}\n")
+    click.echo("mean ± half of the 95 % interval over replications")
+    click.echo(f"fingerprint {outcome.fingerprint}")
+    click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the run")
+
+
+def _show_json(outcome: Result | Comparison, out: str | None) -> None:
+    import json
+
+    body = {
+        "colosim": __version__,
+        "title": outcome.title,
+        "fingerprint": outcome.fingerprint,
+        "interrupted": outcome.interrupted,
+        "flags": outcome.flags,
+        "violations": outcome.violations,
+        "out": out,
+        "summary": _rows(outcome.summary),
+    }
+    click.echo(json.dumps(body, allow_nan=False))
+
+
+def _rows(table: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """Rows for JSON, which has no NaN."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]
+
+
+def _show_replay(each: Replay) -> int:
+    found = [
+        *(
+            f"node {d.node}, line {d.n}: recorded {d.recorded}, replayed {d.replayed}"
+            for d in each.differences
+        ),
+        *(f"VIOLATION: {violation}" for violation in each.violations),
+    ]
+    verdict = f"{len(found)} problems" if found else "same decisions, no invariant broken"
+    click.echo(f"{each.trace}: {each.lines} lines: {verdict}")
+    for text in found[:_MOST_SHOWN]:
+        click.secho(f"    {text}", fg="red")
+    if more := found[_MOST_SHOWN:]:
+        click.echo(f"    and {len(more)} more")
+    return 1 if found else 0
+
+
+# --------------------------------------------------------------------------------------------
+# Errors
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit; every error is a line on stderr for each problem."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        status = cli.main(given, "colosim", standalone_mode=False) or 0
+    except (click.Abort, KeyboardInterrupt):
+        status = _fail("interrupted", 130)
+    except click.ClickException as error:
+        status = _fail(error.format_message(), 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
+        status = 1
+    except Exception as error:
+        if _is_expected(error):
+            status = _fail(str(error), 2)
+        elif "--debug" in given:
+            raise
+        else:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            status = _fail(f"defect: {what} (colosim --debug ... shows where)", 70)
+    sys.exit(status)
+
+
+def _is_expected(error: Exception) -> bool:
+    """Something that was given cannot be used."""
+    from colosim.model.errors import ModelError
+    from colosim.protocol.trace import TraceError
+    from colosim.scenario import ScenarioError
+    from colosim.store import StoreError
+    from colosim.sweeps import SweepError
+
+    expected = (ModelError, ScenarioError, StoreError, SweepError, TraceError, OSError)
+    return isinstance(error, expected)
+
+
+def _fail(text: str, status: int) -> int:
+    for line in text.splitlines():
+        _say(line)
+    return status
+
+
+def _say(line: str) -> None:
+    click.echo(f"colosim: {line}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Many independent pieces of work on all cores, with progress and a clean Ctrl-C (joblib, rich)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any, TypeVar
+
+#: called with (pieces done, pieces in all) whenever a piece is done
+Progress = Callable[[int, int], None]
+
+T = TypeVar("T")
+
+#: starting worker processes takes about as long; less work than this is done here
+_WORTHWHILE_S = 3.0
+
+
+def run(
+    function: Callable[..., T],
+    arguments: Sequence[tuple[Any, ...]],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    what: str = "",
+) -> Iterator[T]:
+    """Yield ``function(*each)`` for each of ``arguments`` as they complete, in any order.
+
+    jobs: processes; None takes all cores once the work turns out to be worth it.
+    progress: told of every piece done; None draws a bar named ``what`` on stderr if that is a
+    terminal.  Ctrl-C raises KeyboardInterrupt here; what was yielded before is complete.
+    """
+    with _reporter(progress, what, len(arguments)) as report:
+        report(0, len(arguments))
+        for done, result in enumerate(_results(function, arguments, jobs), 1):
+            report(done, len(arguments))
+            yield result
+
+
+def _results(
+    function: Callable[..., T], arguments: Sequence[tuple[Any, ...]], jobs: int | None
+) -> Iterator[T]:
+    pending, done, started_s = deque(arguments), 0, time.monotonic()
+
+    def is_worthwhile() -> bool:
+        mean_s = (time.monotonic() - started_s) / max(done, 1)
+        return mean_s * len(pending) > _WORTHWHILE_S
+
+    while pending and (jobs == 1 or (jobs is None and not (done and is_worthwhile()))):
+        yield function(*pending.popleft())
+        done += 1
+    if pending:
+        from joblib import Parallel, delayed
+
+        parallel = Parallel(
+            n_jobs=jobs or -1, return_as="generator_unordered", initializer=_prepare_worker
+        )
+        yield from parallel(delayed(function)(*each) for each in pending)
+
+
+def _prepare_worker() -> None:
+    """Ctrl-C is for the parent, which ends its workers; a parent that was killed cannot."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+@contextmanager
+def _reporter(progress: Progress | None, what: str, total: int) -> Iterator[Progress]:
+    if progress is not None:
+        yield progress
+        return
+    from rich.console import Console
+
+    console = Console(file=sys.stderr)
+    if total < 2 or not (console.is_terminal or console.is_jupyter):
+        yield lambda done, total: None
+        return
+    from rich import progress as rich
+
+    with rich.Progress(
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

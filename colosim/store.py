@@ -1,0 +1,194 @@
+"""Run directories: what is written, atomically, and read back.
+
+::
+
+    manifest.json               what ran, of which code, its fingerprint; every file of the run
+    metrics.csv summary.csv     tidy values per replication; means with intervals
+    responses.parquet checkpoints.parquet events.csv
+    trace-0.jsonl.gz            trace of replication 0, for `colosim replay`
+
+A directory appears complete or not at all, and replaces nothing but an older run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import platform
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import backends
+import colosim
+from colosim.protocol.trace import Line, TraceError, decode, encode_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MANIFEST = "manifest.json"
+
+
+class StoreError(ValueError):
+    """A directory or file of results that cannot be written or read; one line."""
+
+
+def versions() -> dict[str, str]:
+    """What results depend on beside their parameters; ``code`` is a digest of our own files."""
+    return {
+        "colosim": colosim.__version__,
+        "code": _code(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "simpy")},
+    }
+
+
+@cache
+def _code() -> str:
+    digest = hashlib.sha256()
+    for package in (colosim, backends):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*")):
+            if path.suffix in (".py", ".csv"):
+                digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 (hexadecimal) of values that JSON can hold."""
+    text = json.dumps(parts, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------
+# Writing
+
+
+@contextmanager
+def new_directory(out: str | Path) -> Iterator[Path]:
+    """A directory to fill, which becomes ``out`` when the block ends and is gone if it fails.
+
+    Raises `StoreError` at once if ``out`` could not be written, or exists and is no run.
+    """
+    final = Path(os.path.realpath(out))
+    _refuse_foreign(final, str(out) or ".")
+    fresh = final.with_name(f".{final.name}.{uuid4().hex[:8]}")
+    with explained(out):
+        fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        with explained(out):
+            if final.exists():
+                old = fresh.with_name(f"{fresh.name}.old")
+                final.rename(old)
+                fresh.rename(final)
+                shutil.rmtree(old)
+            else:
+                fresh.rename(final)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def write(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+) -> None:
+    """Tables, in the format of their suffix (.csv, .parquet), and the manifest, which lists them.
+
+    To the manifest are added the versions, the time, and the name of every file in the directory.
+    """
+    with explained(directory):
+        for name, table in tables.items():
+            if name.endswith(".csv"):
+                table.to_csv(directory / name, index=False)
+            else:
+                table.to_parquet(directory / name, index=False)
+        body = {
+            **manifest,
+            "versions": versions(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "files": sorted(_files(directory)),
+        }
+        text = json.dumps(body, indent=2, allow_nan=False)
+        (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def trace_writer(path: Path) -> Iterator[Callable[[Line], None]]:
+    """An observer that writes each line; the same lines give the same bytes."""
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        TextIOWrapper(packed, "utf-8", newline="\n") as text,
+    ):
+        yield lambda line: print(encode_line(line), file=text)
+
+
+def _refuse_foreign(final: Path, name: str) -> None:
+    if final.is_dir():
+        with explained(name):
+            files = set(_files(final))
+        if not files and not any(final.iterdir()):
+            return
+        try:
+            known = set(json.loads((final / MANIFEST).read_text("utf-8"))["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise StoreError(
+                f"{name}: is a directory that no run wrote; give a new or empty one"
+            ) from None
+        if foreign := files - known - {MANIFEST}:
+            raise StoreError(
+                f"{name}: holds {min(foreign)}, which no run wrote; move it, or give another one"
+            )
+    elif final.exists():
+        raise StoreError(f"{name}: is a file; give a directory")
+
+
+def _files(directory: Path) -> Iterator[str]:
+    for path in directory.rglob("*"):
+        if not path.is_dir():
+            yield path.relative_to(directory).as_posix()
+
+
+@contextmanager
+def explained(where: str | Path) -> Iterator[None]:
+    """Turn an OSError within the block into a `StoreError` about ``where``."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{where}: cannot be written: {error.strerror or error}") from None
+
+
+# --------------------------------------------------------------------------------------------
+# Reading
+
+
+def traces(directory: str | Path) -> list[Path]:
+    """Every trace below a directory; `StoreError` if there is none."""
+    if not Path(directory).is_dir():
+        raise StoreError(f"{directory}: is no directory; give one that a run wrote")
+    found = sorted(Path(directory).rglob("trace-*.jsonl.gz"))
+    if not found:
+        raise StoreError(f"{directory}: holds no trace; run with --out and --trace first or all")
+    return found
+
+
+def read_trace(path: Path) -> Iterator[Line]:
+    """The lines of a trace; `StoreError` if it cannot be read or is damaged."""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            yield from decode(lines)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, TraceError) as error:
+        raise StoreError(f"{path}: is no trace, or damaged: {error}") from None

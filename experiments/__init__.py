@@ -1,0 +1,1 @@
+"""Experiments on real input: published numbers and measured curves; `make demo` runs them."""
