@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,17 +42,17 @@ if TYPE_CHECKING:
 
 _MOST_POINTS = 100_000
 _MANIFEST = "_sweep.json"  # readers of datasets skip names that begin with _ or .
-_COLUMNS = (
-    ("policy", "string"),
-    ("seed", "int64"),
-    ("replication", "int64"),
-    ("metric", "string"),
-    ("value", "float64"),
-    ("unit", "string"),
-    ("fingerprint", "string"),
-    ("flags", "string"),
-    ("violations", "int64"),
-)
+_COLUMNS = {
+    "policy": "string",
+    "seed": "int64",
+    "replication": "int64",
+    "metric": "string",
+    "value": "float64",
+    "unit": "string",
+    "fingerprint": "string",
+    "flags": "string",
+    "violations": "int64",
+}
 
 
 class SweepError(ValueError):
@@ -149,7 +150,7 @@ def _axes(table: Mapping[str, Any], where: str, above: str = "") -> Iterator[tup
             raise SweepError(f"{where}: axes.{name}: is no list of values; write [first, second]")
         elif any(each in value[:i] for i, each in enumerate(value)):
             raise SweepError(f"{where}: axes.{name}: has a value twice; leave one out")
-        elif name == "policy.name":
+        elif name in ("policy", "policy.name"):
             raise SweepError(f"{where}: axes.{name}: is no axis; list them in policies")
         else:
             yield name, value
@@ -158,23 +159,24 @@ def _axes(table: Mapping[str, Any], where: str, above: str = "") -> Iterator[tup
 def _points(
     base: Scenario, policies: Sequence[str], axes: Mapping[str, Sequence[Any]], where: str
 ) -> Iterator[Point]:
-    number = 0
-    for policy in policies:
-        # Another policy's parameter changes nothing: no point is run twice under two names.
-        mine = {
-            key: values
-            for key, values in axes.items()
-            if not key.startswith("policy.") or key.startswith(f"policy.{policy}.")
-        }
-        for values in product(*mine.values()):
-            if number == _MOST_POINTS:
-                raise SweepError(f"{where}: more than {_MOST_POINTS} points; give fewer values")
-            chosen = dict(zip(mine, values, strict=True))
-            point = Point(number, chosen, policy, base)
-            changes = {"policy.name": policy} if POLICIES[policy].protects() else {}
-            scenario = base.replace({**changes, **chosen}, f"{where}: point {point}")
-            yield Point(number, chosen, policy, scenario)
-            number += 1
+    grids = [(policy, _axes_of(policy, axes)) for policy in policies]
+    if sum(math.prod(map(len, mine.values())) for _, mine in grids) > _MOST_POINTS:
+        raise SweepError(f"{where}: more than {_MOST_POINTS} points; give fewer values")
+    cells = ((policy, mine, each) for policy, mine in grids for each in product(*mine.values()))
+    for number, (policy, mine, values) in enumerate(cells):
+        chosen = dict(zip(mine, values, strict=True))
+        point = Point(number, chosen, policy, base)
+        named = {"policy.name": policy} if POLICIES[policy].protects() else {}
+        yield replace(point, scenario=base.replace({**named, **chosen}, f"{where}: point {point}"))
+
+
+def _axes_of(policy: str, axes: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """Without other policies' parameters, which change nothing: no point is run under two names."""
+    return {
+        key: values
+        for key, values in axes.items()
+        if not key.startswith("policy.") or key.startswith(f"policy.{policy}.")
+    }
 
 
 # --------------------------------------------------------------------------------------------
@@ -274,12 +276,12 @@ def _write_part(
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns: list[tuple[str, str]] = []
+    columns: dict[str, str] = {}
     for name, values in axes.items():
         column, kind, convert = _column(name, values)
-        columns.append((column, kind))
+        columns[column] = kind
         table[column] = convert(point.axes[name]) if name in point.axes else None
-    schema = pa.schema([*columns, *_COLUMNS])
+    schema = pa.schema(list({**columns, **_COLUMNS}.items()))
     fresh = out / f".{point.file}.{os.getpid()}"
     parquet.write_table(pa.Table.from_pandas(table, schema, preserve_index=False), fresh)
     fresh.replace(out / point.file)

@@ -1,4 +1,4 @@
-"""A scenario that takes milliseconds to simulate, shared by the tests of what is above the world."""
+"""A scenario that takes milliseconds to simulate, for the tests of what is above the world."""
 
 from __future__ import annotations
 
@@ -23,15 +23,10 @@ probability = 0.01
 """
 
 
-def write_scenario(directory: Path, more: str = "", name: str = "small.toml") -> Path:
-    """The scenario as a file, with ``more`` lines appended."""
-    path = directory / name
-    path.write_text(SCENARIO + more)
+#: the same, long enough to be interrupted
+SLOW = SCENARIO.replace('"2 s"', '"20 s"').replace("replications = 3", "replications = 1000")
+
+
+def write(path: Path, text: str = SCENARIO) -> Path:
+    path.write_text(text)
     return path
-
-
-def slow(text: str) -> str:
-    """The same scenario, long enough to be interrupted."""
-    return text.replace('duration = "2 s"', 'duration = "20 s"').replace(
-        "replications = 3", "replications = 1000"
-    )

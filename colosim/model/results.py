@@ -87,8 +87,10 @@ class RunRecord:
         and are answered; checkpoints count if they start then and commit (for pause: if the guest
         resumes). Throughput counts answers that reach clients in the window from warm-up to the
         end; ``longest_gap_ms`` is the longest time within it without any answer to any client, its
-        edges included, so a service that never comes back shows. ``lost_responses`` and
-        ``mismatches_per_s`` come from the counters, so over the whole run. The end is that of the
+        edges included, so a service that never comes back shows. ``replication_mbit_per_s`` is
+        checkpoint state alone; ``link_mbit_per_s`` is all that crosses the link both ways, witnesses
+        and heartbeats too. It, ``lost_responses`` and ``mismatches_per_s`` come from the counters,
+        so over the whole run. The end is that of the
         batch job if there is one.
         """
         end_ns = self.completion_ns if self.completion_ns >= 0 else self.duration_ns
@@ -120,6 +122,10 @@ class RunRecord:
             "dirty_pages_mean": (_mean(table["pages"][committed]), "pages"),
             "restored_pages_mean": (_mean(restored), "pages"),
             "replication_mbit_per_s": (_per_s(sent_mbit, window_s), "Mbit/s"),
+            "link_mbit_per_s": (
+                _per_s(self._counter("link_bytes") * 8 / 1e6, end_ns / 1e9),
+                "Mbit/s",
+            ),
             "mismatches_per_s": (_per_s(self._counter("mismatches"), end_ns / 1e9), "1/s"),
             "completion_time_s": (
                 self.completion_ns / 1e9 if self.completion_ns >= 0 else math.nan,

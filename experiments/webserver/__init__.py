@@ -159,8 +159,9 @@ def run(
 def compared(metrics: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Paired differences from a condition: workload, clients, condition, metric, diff, ..."""
     tables = []
-    for (workload, clients), group in metrics.groupby(["workload", "clients"], sort=False):
-        table = differences(group.rename(columns={"condition": "policy"}), baseline)
+    for workload, clients in metrics[["workload", "clients"]].drop_duplicates().to_numpy():
+        here = (metrics["workload"] == workload) & (metrics["clients"] == clients)
+        table = differences(metrics[here].rename(columns={"condition": "policy"}), baseline)
         table = table.rename(columns={"policy": "condition"})
         tables.append(table.assign(workload=workload, clients=clients))
     return pd.concat(tables, ignore_index=True)

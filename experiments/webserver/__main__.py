@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
-from rich.console import Console
 
-from experiments import webserver
+from experiments import output, webserver
 from experiments.webserver import figures, report
 
 _LEGEND = """\
+±: half of a 95 % interval over replications. Remus: its interval.
+All on link: both ways, over the whole run; with COLO the secondary's responses too.
 COLO p=: the chance that a response differs; h=: the rate at which the guests' states part;
-1.5 s: checkpoint at the latest then, otherwise after 5 s. Remus: interval.
+1.5 s: checkpoint at the latest then, otherwise after 5 s.
 memory: "extrapolated" where an exposure was longer than the 1.6 s that the curve was measured for,
 "scaled" where the load is not the measured one (README.md says how)."""
 
@@ -23,25 +22,24 @@ memory: "extrapolated" where an exposure was longer than the 1.6 s that the curv
 @click.option("--seed", default=1, show_default=True, help="What all chance comes from.")
 def main(out: str, quick: bool, seed: int) -> None:
     """None, Remus and COLO beside each other on the measured curves of redis and nginx."""
-    directory = Path(out)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = output.directory(out)
     tables = webserver.run(replications=3 if quick else None, seed=seed)
 
-    console = Console(width=None if Console().is_terminal else 150)
+    console = output.console()
     for table in report.printed(tables.summary):
         console.print(table)
-    console.print(_LEGEND, highlight=False)
-    console.print("\nPaired differences, 95 % intervals that leave out zero:")
-    for finding in report.findings(tables):
-        console.print(f"  {finding}", highlight=False)
+    console.print(_LEGEND)
+    console.print("\nDifferences from the first named, 95 % intervals paired by replication:")
+    for finding in report.findings(tables.metrics):
+        console.print(f"- {finding}", soft_wrap=True)
 
     for name in ("metrics", "summary"):
         getattr(tables, name).to_csv(directory / f"{name}.csv", index=False)
     figures.latency(tables.responses).save(directory / "latency.svg")
     figures.saturation(tables.metrics).save(directory / "saturation.svg")
     figures.costs(tables.summary).save(directory / "costs.svg")
-    console.print(f"\ntables: {directory}/summary.csv, metrics.csv", highlight=False)
-    console.print(f"figures (svg, png): {directory}/latency, saturation, costs", highlight=False)
+    console.print(f"\ntables: {directory}/summary.csv, metrics.csv")
+    console.print(f"figures (svg, png): {directory}/latency, saturation, costs")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from colosim.analysis.plots import COLOURS, Chart
@@ -49,7 +49,8 @@ def latency(responses: pd.DataFrame) -> Chart:
         axes.set_xscale("log")
         axes.set_xlabel("Latency seen by the client (ms)")
         axes.xaxis.set_major_formatter(_NUMBER)
-        x = np.geomspace(*np.quantile(rows["latency_ms"], [0.001, 0.9999]), 400)
+        first, last = np.quantile(rows["latency_ms"], [0.001, 0.9999])
+        x = np.geomspace(first, last, 400)
         for condition, of_condition in rows.groupby("condition", sort=False):
             mean, low, high = _distribution(of_condition, x)
             colour, dashes = looks[str(condition)]
@@ -77,11 +78,11 @@ def _distribution(rows: pd.DataFrame, x: NDArray[Any]) -> tuple[NDArray[Any], ..
 
 def _stretched(share: NDArray[Any]) -> NDArray[Any]:
     """Equal steps for 90, 99 and 99.9 %."""
-    return -np.log10(np.clip(1 - share, 1e-5, None))
+    return np.asarray(-np.log10(np.clip(1 - share, 1e-5, None)))
 
 
 def _unstretched(place: NDArray[Any]) -> NDArray[Any]:
-    return 1 - 10.0**-place
+    return np.asarray(1 - 10.0**-place)
 
 
 def saturation(metrics: pd.DataFrame) -> Chart:
@@ -93,21 +94,18 @@ def saturation(metrics: pd.DataFrame) -> Chart:
     percent = wide.div(wide["none"], axis="index") * 100
     conditions = [name for name in pd.unique(rows["condition"]) if name != "none"]
     workloads = list(pd.unique(rows["workload"]))
-    most = rows["clients"].max()
+    loads = sorted(pd.unique(rows["clients"]), reverse=True)
 
     chart, panels = _panels(1, len(workloads), conditions)
     for axes, workload in zip(panels[0], workloads, strict=True):
         _plain(axes, workload)
-        for clients in pd.unique(rows["clients"]):
-            bars = {name: interval(percent.loc[workload, clients][name]) for name in conditions}
-            _dots(axes, {name: bar[1:] for name, bar in bars.items()}, hollow=clients != most)
+        for i, clients in enumerate(loads):
+            of_load = percent.loc[workload, clients]
+            bars = {name: interval(of_load[name])[1:] for name in conditions}
+            _dots(axes, bars, hollow=conditions if i else (), lower_by=0.25 * i)
         axes.axvline(100, color="black", linewidth=1)
         axes.set(xlim=(0, 105), xlabel="Responses, none = 100 %")
-    handles = [
-        Line2D([], [], marker="o", color="black", markerfacecolor=face, linestyle="", label=text)
-        for face, text in (("black", f"{most} clients"), ("white", "fewer"))
-    ]
-    chart.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    _legend(chart, f"{loads[0]} clients", ", ".join(f"{clients} clients" for clients in loads[1:]))
     chart.suptitle("Throughput of clients that ask again at once; bars: 95 % interval, paired")
     return chart
 
@@ -119,16 +117,20 @@ def costs(summary: pd.DataFrame) -> Chart:
     conditions = list(pd.unique(summary["condition"]))
     chart, panels = _panels(len(workloads), len(_COSTS), conditions)
     for row, (workload, rows) in zip(panels, workloads, strict=True):
+        hollow = list(rows.loc[rows["memory"] != "measured", "condition"])
         for axes, metric in zip(row, _COSTS, strict=True):
             _plain(axes, str(workload) if axes is row[0] else "")
-            of_metric = rows[rows["metric"] == metric].set_index("condition")
-            bars = of_metric[["mean", "ci_low", "ci_high"]].itertuples(name=None)
+            of_metric = rows.loc[rows["metric"] == metric]
+            bars = of_metric[["condition", "mean", "ci_low", "ci_high"]].itertuples(False, None)
             axes.set_xscale("log")
-            _dots(axes, {name: values for name, *values in bars})
+            _dots(axes, {name: values for name, *values in bars}, hollow)
     for axes, label in zip(panels[-1], _COSTS.values(), strict=True):
         axes.set_xlabel(label)
         axes.margins(x=0.1)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_major_formatter(_NUMBER)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    _legend(chart, "memory as measured", "memory extrapolated")
     chart.suptitle("Cost of protection at the measured load; bars: 95 % interval")
     return chart
 
@@ -143,21 +145,35 @@ def _panels(rows: int, columns: int, conditions: Sequence[str]) -> tuple[Chart, 
     return chart, panels
 
 
-def _dots(axes: Axes, bars: Mapping[str, Sequence[float]], hollow: bool = False) -> None:
+def _dots(
+    axes: Axes,
+    bars: Mapping[str, Sequence[float]],
+    hollow: Sequence[str] = (),
+    lower_by: float = 0.0,
+) -> None:
     """(mean, low, high) of each condition, one below the other."""
-    for place, ((mean, low, high), (colour, _)) in enumerate(
-        zip(bars.values(), _looks(bars).values(), strict=True)
-    ):
+    looks = _looks(bars)
+    for place, (name, (mean, low, high)) in enumerate(bars.items()):
+        colour, _ = looks[name]
         axes.errorbar(
             [mean],
-            [place],
+            [place + lower_by],
             xerr=[[mean - low], [high - mean]],
             color=colour,
             marker="o",
             markersize=5,
-            markerfacecolor="white" if hollow else colour,
+            markerfacecolor="white" if name in hollow else colour,
             capsize=3,
         )
+
+
+def _legend(chart: Chart, full: str, hollow: str) -> None:
+    handles = [
+        Line2D([], [], marker="o", color="black", markerfacecolor=face, linestyle="", label=text)
+        for face, text in (("black", full), ("white", hollow))
+        if text
+    ]
+    chart.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
 
 
 def _looks(conditions: Iterable[str]) -> dict[str, tuple[str, str]]:

@@ -1,25 +1,25 @@
-"""The web-server comparison in words: tables, and what their numbers support."""
+"""The web-server comparison in words: its tables, and what their numbers support."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich import box
 from rich.table import Table
 
-from colosim.analysis.summary import label, readable
-from experiments.webserver import FIXED, Tables, compared
+from experiments.webserver import FIXED, compared
 
 _COLUMNS = {
-    "throughput_per_s": "responses, 1/s",
-    "latency_mean_ms": "latency, mean ms",
-    "latency_p99_ms": "latency, p99 ms",
-    "pause_mean_ms": "pause, ms",
-    "checkpoints_per_s": "checkpoints, 1/s",
-    "replication_mbit_per_s": "state, Mbit/s",
-    "link_mbit_per_s": "all on link, Mbit/s",
+    "throughput_per_s": "responses\n1/s",
+    "latency_mean_ms": "mean latency\nms",
+    "latency_p99_ms": "p99 latency\nms",
+    "pause_mean_ms": "pause\nms",
+    "checkpoints_per_s": "checkpoints\n1/s",
+    "replication_mbit_per_s": "state\nMbit/s",
+    "link_mbit_per_s": "all on link\nMbit/s",
 }
 
 
@@ -30,64 +30,76 @@ def load(clients: int) -> str:
 
 def printed(summary: pd.DataFrame) -> Iterator[Table]:
     """A table for each workload and load: a row per condition, mean ± half of its interval."""
-    for (workload, clients), rows in summary.groupby(["workload", "clients"], sort=False):
-        replications = rows["n"].max()
-        table = Table(
-            title=f"{workload}, {load(clients)} (± half a 95 % interval, {replications} replications)",
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-        )
-        units = dict(zip(rows["metric"], rows["unit"], strict=True))
-        columns = [label(metric, units[metric]) for metric in _COLUMNS]
-        texts = readable(rows.rename(columns={"condition": "policy"}))
-        memory = rows.groupby("condition")["memory"].first()
+    for workload, clients in _loads(summary):
+        rows = summary[(summary["workload"] == workload) & (summary["clients"] == clients)]
+        title = f"{workload}, {load(clients)}; {rows['n'].max()} replications"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("condition", no_wrap=True)
         for heading in _COLUMNS.values():
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("memory")
-        for condition in texts.columns:
-            cells = texts[condition].reindex(columns, fill_value="–")
-            table.add_row(condition, *cells, memory[condition])
+        for condition, of_condition in rows.groupby("condition", sort=False):
+            by_metric = of_condition.set_index("metric")
+            cells = [_cell(*by_metric.loc[metric, ["mean", "ci_high"]]) for metric in _COLUMNS]
+            table.add_row(str(condition), *cells, of_condition["memory"].iloc[0])
         yield table
 
 
+def _loads(table: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """(workload, clients), in order."""
+    return list(table[["workload", "clients"]].drop_duplicates().itertuples(False, None))
+
+
+def _cell(mean: float, high: float) -> str:
+    """Mean, to three digits, and half of its interval."""
+    if math.isnan(mean):
+        return "–"
+    if not mean:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(mean))))
+    return f"{mean:.{decimals}f} ± {high - mean:.{decimals}f}"
+
+
 class _Question(NamedTuple):
-    """How does a metric under one load compare with what it is under ``baseline``?"""
+    """How does a metric compare with what it is under ``baseline``?"""
 
     metric: str
-    clients: int
+    text: str
     baseline: str
-    policies: tuple[str, ...]
+    policies: Sequence[str]
 
 
-def findings(tables: Tables) -> Iterator[str]:
-    """One line per workload and question: which conditions differ, by paired 95 % intervals."""
-    loads = [int(clients) for clients in pd.unique(tables.metrics["clients"])]
-    questions = (
-        _Question("latency_mean_ms", FIXED, "none", ("Remus", "COLO")),
-        _Question("latency_mean_ms", FIXED, "Remus 25 ms", ("COLO",)),
-        _Question("latency_p99_ms", FIXED, "Remus 25 ms", ("COLO",)),
-        _Question("link_mbit_per_s", FIXED, "Remus 100 ms", ("COLO",)),
-        *(
-            _Question("throughput_per_s", clients, "none", ("Remus", "COLO"))
-            for clients in loads
-            if clients != FIXED
-        ),
-    )
-    for workload, metrics in tables.metrics.groupby("workload", sort=False):
-        for question in questions:
-            yield f"{workload}, {load(question.clients)}: {_answer(metrics, question)}"
+_FIXED_QUESTIONS = (
+    _Question("latency_mean_ms", "mean latency, ms", "none", ("Remus", "COLO")),
+    _Question("latency_mean_ms", "mean latency, ms", "Remus 25 ms", ("COLO",)),
+    _Question("latency_p99_ms", "p99 latency, ms", "Remus 25 ms", ("COLO",)),
+    _Question("link_mbit_per_s", "traffic on the link, Mbit/s", "Remus 100 ms", ("COLO",)),
+)
+_CLOSED_QUESTIONS = (_Question("throughput_per_s", "responses, 1/s", "none", ("Remus", "COLO")),)
+
+
+def findings(metrics: pd.DataFrame) -> Iterator[str]:
+    """One line for each load and question: what differs, by paired 95 % intervals."""
+    for workload, clients in _loads(metrics):
+        here = metrics[(metrics["workload"] == workload) & (metrics["clients"] == clients)]
+        for question in _FIXED_QUESTIONS if clients == FIXED else _CLOSED_QUESTIONS:
+            yield f"{workload}, {load(clients)}: {_answer(here, question)}"
 
 
 def _answer(metrics: pd.DataFrame, question: _Question) -> str:
-    metric, clients, baseline, policies = question
-    rows = metrics[(metrics["clients"] == clients) & (metrics["metric"] == metric)]
+    metric, text, baseline, policies = question
+    rows = metrics[metrics["metric"] == metric]
     value = rows.loc[rows["condition"] == baseline, "value"].mean()
-    texts: dict[str, list[str]] = {"lower": [], "higher": [], "no difference seen": []}
-    for each in compared(rows, baseline).itertuples():
-        if str(each.condition).startswith(policies):
-            side = "lower" if each.diff_high < 0 else "higher" if each.diff_low > 0 else None
-            size = f" ({each.diff:+.3g})" if side else ""
-            texts[side or "no difference seen"].append(f"{each.condition}{size}")
-    sides = "; ".join(f"{side}: {', '.join(names)}" for side, names in texts.items() if names)
-    return f"{label(metric, rows['unit'].iloc[0])}, {baseline} {value:.4g}. {sides}"
+    against = compared(rows, baseline)
+    parts = []
+    for policy in policies:
+        of_policy = against[against["condition"].str.startswith(policy)]
+        low, high = of_policy["diff"].min(), of_policy["diff"].max()
+        if (of_policy["diff_high"] < 0).all() or (of_policy["diff_low"] > 0).all():
+            parts.append(f"{policy} {low:+.3g} to {high:+.3g}")
+            continue
+        differs = (of_policy["diff_high"] < 0) | (of_policy["diff_low"] > 0)
+        clear = of_policy.loc[differs, ["condition", "diff"]].itertuples(False, None)
+        parts += [f"{condition} {difference:+.3g}" for condition, difference in clear]
+        parts.append(f"no difference seen: {', '.join(of_policy.loc[~differs, 'condition'])}")
+    return f"{text}: {baseline} {value:.4g}; {'; '.join(parts)}"

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from matplotlib.container import BarContainer
 
 from colosim.analysis import plots, summary
 
@@ -43,7 +44,7 @@ def test_latency_lines_are_distribution_functions_with_bands(records):
 def test_bars_are_means_and_whiskers_are_intervals(records):
     table = summary.summarise(summary.metrics_table(records))
     [axes] = plots.comparison(table, ["latency_mean_ms"]).axes
-    bars, _ = axes.containers if len(axes.containers[0]) == 2 else axes.containers[::-1]
+    [bars] = [each for each in axes.containers if isinstance(each, BarContainer)]
     rows = table[table["metric"] == "latency_mean_ms"]
     assert [bar.get_height() for bar in bars] == list(rows["mean"])
     [whiskers] = [c for c in axes.collections if hasattr(c, "get_segments")]

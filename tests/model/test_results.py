@@ -55,7 +55,7 @@ def tiny(**changes):
         ],
         "violations": ["two active sides"],
         "flags": ["memory-extrapolated"],
-        "counters": {"mismatches": 3, "lost_responses": 1},
+        "counters": {"mismatches": 3, "lost_responses": 1, "link_bytes": 5_000_000},
         **changes,
     }
     return RunRecord(**values)
@@ -73,6 +73,7 @@ def test_metrics_by_hand():
         "dirty_pages_mean": (pytest.approx(200.0), "pages"),
         "restored_pages_mean": (pytest.approx(220.0), "pages"),
         "replication_mbit_per_s": (pytest.approx(36.0), "Mbit/s"),  # 4.5 MB, sent if in vain
+        "link_mbit_per_s": (pytest.approx(20.0), "Mbit/s"),  # 5 MB in the whole 2 s
         "mismatches_per_s": (pytest.approx(1.5), "1/s"),
         "completion_time_s": (pytest.approx(math.nan, nan_ok=True), "s"),
         "longest_gap_ms": (pytest.approx(710.0), "ms"),  # 1290 to the end
@@ -109,8 +110,8 @@ def test_a_batch_job_without_protection():
     undefined = {name for name, (value, _) in metrics.items() if math.isnan(value)}
     assert undefined == {
         "latency_mean_ms", "latency_p50_ms", "latency_p99_ms", "pause_mean_ms", "pause_p99_ms",
-        "dirty_pages_mean", "restored_pages_mean", "mismatches_per_s", "longest_gap_ms",
-        "lost_responses",
+        "dirty_pages_mean", "restored_pages_mean", "link_mbit_per_s", "mismatches_per_s",
+        "longest_gap_ms", "lost_responses",
     }  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def test_the_fingerprint_ignores_what_is_not_content():
     columns["arrival_ns"] = np.repeat(columns["arrival_ns"], 2)[::2].astype(">i8")
     same = tiny(
         responses=columns,
-        counters={"lost_responses": np.int64(1), "mismatches": 3},
+        counters={"lost_responses": np.int64(1), "mismatches": 3, "link_bytes": 5_000_000},
         events=[dict(reversed(event.items())) for event in record.events],
     )
     assert same.fingerprint() == record.fingerprint()

@@ -339,8 +339,7 @@ class Host:
 class World:
     """The world: an event queue, two hosts, one stream between them, clients and an arbiter.
 
-    ``machines`` replaces the table of a side's node; with ``traced`` False nothing is checked
-    against a replay (sabotaged nodes do not replay as themselves).
+    ``machines`` replaces the table of a side's node.
     """
 
     def __init__(self, setup: Setup, plan: Plan, machines: dict[str, Any] | None = None) -> None:
@@ -407,7 +406,10 @@ class World:
         tables = machines or {}
         nodes = [Node(config, tables.get(config.id)) for config in configs]
         self._slip_faults = [f for f in plan.faults if isinstance(f, Slip)]
-        self._step_faults = [f for f in plan.faults if isinstance(getattr(f, "when", None), AtStep)]
+        self._at_step: dict[When, list[Fault]] = {}
+        for fault in plan.faults:
+            if not isinstance(fault, Slip):
+                self._at_step.setdefault(fault.when, []).append(fault)
         self.session = Session(nodes, self, (self._see,))
 
     # -- the queue -------------------------------------------------------------------------
@@ -499,11 +501,9 @@ class World:
         if line.step != self.steps[line.node]:
             self.steps[line.node] = line.step
             self.visits[line.node, line.step] += 1
-            for fault in self._step_faults:
-                when = getattr(fault, "when", None)
-                entry = (line.node, line.step, self.visits[line.node, line.step])
-                if isinstance(when, AtStep) and (when.side, when.step, when.nth) == entry:
-                    self.after(0, partial(self._strike, fault), first=True)
+            entry = AtStep(line.node, line.step, self.visits[line.node, line.step])
+            for fault in self._at_step.get(entry, ()):
+                self.after(0, partial(self._strike, fault), first=True)
 
     # -- clients and guests ----------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import pytest
 from scipy.stats import chi2
 
 from colosim.model.memory import MeasuredCurve
+from colosim.scenario import Service
 from tests.sim.worlds import (
     FALSE_ALARM,
     FREE,
@@ -91,9 +92,7 @@ def test_throughput_of_closed_clients(clients, length_s):
     mean.  X <= min(1 / S, N / (Z + S)) and X >= N / (Z + N S) (Denning and Buzen 1978).
     """
     service_s, think_s, delay_s = 2e-3, 18e-3, 1e-3
-    workload = service(
-        "closed", "2 ms", clients=clients, think_time="18 ms", client_delay="1 ms"
-    )
+    workload = service("closed", "2 ms", clients=clients, think_time="18 ms", client_delay="1 ms")
     runs = replicate(scenario(workload, f"{length_s} s", warm_up="1 s"), "none", 12)
     measured = [run.metrics()["throughput_per_s"][0] for run in runs]
     away_s = think_s + 2 * delay_s
@@ -141,6 +140,7 @@ def test_added_delay_of_periodic_output_buffering(transfer, commit, service_time
         policy={"remus": {"interval": "40 ms"}},
     )
     runs = replicate(what, "remus", 20)
+    assert isinstance(what.workload, Service)
     delay_ns, service_ns = what.workload.client_delay_ns, what.workload.service_time_ns
     means = []
     for run in runs:
@@ -187,8 +187,8 @@ def test_added_delay_when_epochs_differ(tmp_path):
     curve.write_text("\n".join(["workload,setting,interval_ms,exposure_ms,dirty_pages", *rows]))
     what = scenario(
         poisson(1000),
-        "8 s",
-        warm_up="500 ms",
+        "1700 ms",
+        warm_up="200 ms",
         transfer="copy-then-send",
         memory={
             "kind": "measured",
@@ -197,16 +197,16 @@ def test_added_delay_when_epochs_differ(tmp_path):
             "setting": "flat",
             "pages_per_request": 0.0,
         },
-        link={"bandwidth": "1 Gbit/s", "delay": "0 s"},
+        link={"bandwidth": "10 Gbit/s", "delay": "0 s"},
         policy={"remus": {"interval": "1 us"}},
     )
-    # All of the distribution, by the model's own quantiles; messages add 0.002 ms to an epoch.
+    # All of the distribution, by the model's own quantiles; messages add 0.2 us to an epoch.
     memory = MeasuredCurve.from_csv(curve, "spread", "flat", pages_per_request=0.0)
     pages = [memory.draw(NS_PER_S, 0, (i + 0.5) / 10_000).pages for i in range(10_000)]
-    epoch_ms = np.array([what.costs().state_bytes(n) * 8 / 1e6 for n in pages]) + 0.002
+    epoch_ms = np.array([what.costs().state_bytes(n) * 8 / 1e7 for n in pages]) + 0.0002
     truth_ms = (epoch_ms**2).mean() / (2 * epoch_ms.mean()) + epoch_ms.mean()
     assert (epoch_ms**2).mean() / (2 * epoch_ms.mean()) > 0.75 * epoch_ms.mean()  # not I / 2
-    runs = replicate(what, "remus", 16)
+    runs = replicate(what, "remus", 14)
     check_mean([run.metrics()["latency_mean_ms"][0] for run in runs], truth_ms, within=0.1)
     epochs = np.concatenate([np.diff(run.checkpoints["started_ns"]) for run in runs]) / NS_PER_MS
     assert abs(epochs.mean() / epoch_ms.mean() - 1) < 0.1
@@ -222,11 +222,11 @@ def test_number_of_checkpoints_is_a_renewal_process():
     shows it.  Mean and variance are exact for every run length, so there is no warm-up.
     """
     what = scenario(poisson(60), "500 ms", divergence={"hazard": "40 /s"})
-    runs = replicate(what, "colo", 600)
+    runs = replicate(what, "colo", 400)
     counts = [len(run.checkpoints["checkpoint"]) for run in runs]
     truth = renewals(0.5, 40, 60)
     assert all((run.checkpoints["reason"] == "mismatch").all() for run in runs)
-    check_mean(counts, truth.mean, within=0.03)
+    check_mean(counts, truth.mean, within=0.04)
     _check_variance(counts, truth.variance)
     # With a Poisson count of the same mean in its place, the check would fail.
     assert truth.variance < 0.6 * truth.mean
@@ -245,9 +245,10 @@ def test_number_of_checkpoints_when_they_take_time():
     what = scenario(
         poisson(rate), f"{length_s} s", divergence={"hazard": f"{hazard} /s"}, cost=cost, link=link
     )
-    runs = replicate(what, "colo", 100)
+    runs = replicate(what, "colo", 80)
     counts = [len(run.checkpoints["checkpoint"]) for run in runs]
     steps = timeline(what, what.costs().state_bytes(0) + 16, pages=0, restored=0)
+    assert isinstance(what.workload, Service)
     witness_ns = what.workload.response_bytes * 8 / what.link.bandwidth_bps * NS_PER_S
     time_s = (witness_ns + steps.secondary_ns) / NS_PER_S
     cycle_s = 1 / hazard + 1 / rate + time_s
@@ -258,10 +259,7 @@ def test_number_of_checkpoints_when_they_take_time():
 
 
 def _check_variance(counts, truth):
-    """The chi-square interval, which takes counts for normal: 2.5 times `FALSE_ALARM` at most.
-
-    (Counts are a little lighter in the tails than a normal, or as heavy.)
-    """
+    """The chi-square interval.  It takes counts for normal; their excess kurtosis is below 0.05."""
     n, variance = len(counts), np.var(counts, ddof=1)
     low, high = (n - 1) * variance / chi2.ppf([1 - FALSE_ALARM / 2, FALSE_ALARM / 2], n - 1)
     assert low <= truth <= high, f"variance {variance:.4g}, truth {truth:.4g}"
@@ -270,7 +268,7 @@ def _check_variance(counts, truth):
 # -- distinct pages ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("touches_per_page", [0.1, 0.5, 1.5, 6.0])
+@pytest.mark.parametrize("touches_per_page", [0.1, 0.5, 1.5, 3.0])
 def test_distinct_pages_saturate(touches_per_page):
     """W (1 - (1 - 1/W)^N) pages a checkpoint for N touches of W pages; the occupancy problem.
 

@@ -11,7 +11,7 @@ import pandas as pd
 from colosim.analysis.stats import interval
 from colosim.scenario import Scenario, load_scenario
 from experiments.published.remus2008.pauses import Lines
-from experiments.published.remus2008.rows import Row
+from experiments.published.remus2008.rows import Row, estimated
 from experiments.published.remus2008.simulation import Outcome
 
 PART = "Failover"
@@ -47,29 +47,19 @@ def scenarios(lines: Lines) -> dict[Key, Scenario]:
 def rows(published: pd.DataFrame, outcomes: Mapping[Key, Outcome]) -> Iterator[Row]:
     """The gap, over the moments of the crash."""
     [published_s] = published.loc[published["metric"] == "failover_time", "value"]
-    gaps_s = {
-        timeout_ms: interval(
-            [
-                outcomes[timeout_ms, crash_ms].mean("longest_gap_ms") / 1e3
-                for crash_ms in _CRASHES_MS
-            ]
-        )
-        for timeout_ms in TIMEOUTS_MS
-    }
-    nominal = gaps_s[TIMEOUTS_MS[0]]
-    means_s = [gap.mean for gap in gaps_s.values()]
+    gaps_s = [
+        interval([outcomes[limit, crash].of("longest_gap_ms").mean / 1e3 for crash in _CRASHES_MS])
+        for limit in TIMEOUTS_MS
+    ]
     yield Row(
         part=PART,
         quantity="failover time",
-        condition="epochs of 25 ms, host lost",
+        condition="epochs of 25 ms",
         kind="predicted",
         unit="s",
         published=published_s,
         published_low=published_s,
         published_high=published_s,
-        model=nominal.mean,
-        interval=nominal.high - nominal.mean,
-        low=min(means_s),
-        high=max(means_s),
+        **estimated(gaps_s[0], (gap.mean for gap in gaps_s)),
         note=_NOTE,
     )

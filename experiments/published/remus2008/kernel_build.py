@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from typing import Any
 import pandas as pd
 from scipy.optimize import brentq
 
+from colosim.analysis.stats import Interval, interval
 from colosim.model.memory import SequentialTouch, UniformTouch, ZipfTouch
 from colosim.scenario import Scenario, load_scenario
 from colosim.units import RATE
 from experiments.published.remus2008 import pauses
 from experiments.published.remus2008.pauses import Lines
 from experiments.published.remus2008.published import reading, select
-from experiments.published.remus2008.rows import Row
+from experiments.published.remus2008.rows import Row, estimated
 from experiments.published.remus2008.simulation import Outcome
 
 PART = "Kernel build"
@@ -50,7 +52,7 @@ FORMS: Mapping[str, tuple[Callable[[float, float], Touch], float]] = {
         lambda pages, rate: UniformTouch(round(pages), rate, guest_pages=_GUEST_PAGES),
         _GUEST_PAGES,
     ),
-    "zipf, exponent 1": (
+    "zipf": (
         lambda pages, rate: ZipfTouch(round(pages), 1.0, rate, guest_pages=_GUEST_PAGES),
         32_768,
     ),
@@ -63,14 +65,14 @@ FORMS: Mapping[str, tuple[Callable[[float, float], Touch], float]] = {
 NOMINAL_FORM = next(iter(FORMS))
 
 _BOUND_NOTE = (
-    "Not fitted to this job: epochs with the most pages whose pause and transmit fit the interval "
+    "Upper bound, not fitted to this job: epochs with the most pages whose pause and transmit fit the interval "
     "(the lines go on beyond the 1024 pages that were measured). The guest runs during transmit, "
     "so nothing else stops it. Range: up to lines through the longest pauses and shortest "
     "transmits that can be read from the figure."
 )
 _FIT_NOTE = (
     "Simulated with parameters fitted to the run times at 10 and 20 /s: cost of a first write, "
-    f"shape of D(t). {NOMINAL_PAGES} pages an epoch at 20 /s are assumed; range: "
+    f"shape of D(t), of which zipf has exponent 1. {NOMINAL_PAGES} pages an epoch at 20 /s are assumed; range: "
     f"{' or '.join(str(pages) for pages in sorted(ASSUMED_PAGES))}. With 1000 the state of an "
     "epoch takes longer to send than the interval of 20 /s and a shorter interval changes nothing."
 )
@@ -212,98 +214,107 @@ class Study:
         base = base.replace({"workload.work": f"{self.native_s * share:.6f} s"})
         models = {
             **{(*key, rate): model for key, model in self.fits.items() for rate in RATES},
-            **{(BOUND, 0, rate): self.bounds[rate] for rate in FITTED},
+            **{(BOUND, NOMINAL_PAGES, rate): self.bounds[rate] for rate in FITTED},
         }
-        return {key: model.scenario(base, key[2]) for key, model in models.items()}
+        return {
+            key: model.scenario(base, key[2]).replace(
+                {"replications": 3 if key[1] == NOMINAL_PAGES else 1}
+            )
+            for key, model in models.items()
+        }
 
-    def overheads(self, outcomes: Mapping[Key, Outcome], share: float) -> dict[Key, float]:
-        """Simulated added part of the run time, until the guest has done the job.
+    def rows(self, outcomes: Mapping[Key, Outcome], share: float) -> Iterator[Row]:
+        """Measured, bound, fitted and predicted; ``outcomes`` of `scenarios` with that share.
 
-        The metric completion_time would add the wait for the commit that lets a client see it.
+        A job ends when the guest has done it: the metric completion_time would add the wait for
+        the commit that lets a client see it.
         """
         work_s = self.native_s * share
-        return {key: each.mean("last_served_s") / work_s - 1 for key, each in outcomes.items()}
-
-    def rows(self, simulated: Mapping[Key, float]) -> Iterator[Row]:
-        """Measured, bound, fitted and predicted; ``simulated`` as from `overheads`."""
-        yield Row(
-            **_row("run time", "native", "s", "measured"),
+        simulated = {
+            key: interval(100 * (outcome.values["last_served_s"] / work_s - 1))
+            for key, outcome in outcomes.items()
+        }
+        yield _row(
+            quantity="run time",
+            condition="native",
+            x=0,
+            unit="s",
+            kind="measured",
             **reading(select(self.published, WORKLOAD, "completion_time"), 0),
         )
         yield from self._bound_rows(simulated)
-        yield Row(  # does not depend on the form
-            **_row("slow-down per first write", "all forms", "us", "fitted"),
-            **_spread({pages: 1e3 * fit.first_write_ms for (_, pages), fit in self.fits.items()}),
+        of_pages_us = {pages: 1e3 * fit.first_write_ms for (_, pages), fit in self.fits.items()}
+        yield _row(
+            quantity="cost of a first write",
+            condition="all forms",  # on which it does not depend
+            unit="us",
+            kind="fitted",
+            model=of_pages_us[NOMINAL_PAGES],
+            low=min(of_pages_us.values()),
+            high=max(of_pages_us.values()),
             **_FREEDOM,
             note=_FIT_NOTE,
         )
         yield from self._overhead_rows(simulated)
         yield from self._time_rows(simulated)
 
-    def _bound_rows(self, simulated: Mapping[Key, float]) -> Iterator[Row]:
+    def _bound_rows(self, simulated: Mapping[Key, Interval]) -> Iterator[Row]:
         texts = select(self.published, WORKLOAD, "overhead")
         for rate in FITTED:
-            pages = self.bounds[rate].memory.working_set_pages
-            model = 100 * simulated[BOUND, 0, rate]
-            yield Row(
-                **_row("overhead by pauses, at most", f"{rate} /s, {pages} pages", "%"),
+            model = simulated[BOUND, NOMINAL_PAGES, rate]
+            worst = 100 * self.worst_bounds[rate].overhead(rate)
+            yield _row(
+                quantity="overhead, pauses alone",
+                condition=f"{rate} /s, {self.bounds[rate].memory.working_set_pages} pages",
+                x=rate,
+                unit="%",
+                kind="predicted",
                 **reading(texts, rate),
-                model=model,
-                low=model,
-                high=100 * self.worst_bounds[rate].overhead(rate),
+                **estimated(model, (model.mean, worst)),
                 closed_form=100 * self.bounds[rate].overhead(rate),
                 note=_BOUND_NOTE,
             )
 
-    def _overhead_rows(self, simulated: Mapping[Key, float]) -> Iterator[Row]:
+    def _overhead_rows(self, simulated: Mapping[Key, Interval]) -> Iterator[Row]:
         texts = select(self.published, WORKLOAD, "overhead")
         for rate, form in product(RATES, FORMS):
-            of_form = {p: 100 * simulated[f, p, rate] for f, p in self.fits if f == form}
-            yield Row(
-                **_row("overhead", f"{rate} /s, {form}", "%", _kind(rate)),
+            of_form = {key: simulated[*key, rate] for key in self.fits if key[0] == form}
+            yield _row(
+                quantity=f"overhead, {form}",
+                condition=f"{rate} /s",
+                x=rate,
+                unit="%",
+                **_origin(rate),
                 **reading(texts, rate),
-                **_spread(of_form),
+                **estimated(of_form[form, NOMINAL_PAGES], (each.mean for each in of_form.values())),
                 closed_form=100 * self.fits[form, NOMINAL_PAGES].overhead(rate),
-                **(_FREEDOM if rate in FITTED else {}),
                 note=_FIT_NOTE,
             )
 
-    def _time_rows(self, simulated: Mapping[Key, float]) -> Iterator[Row]:
+    def _time_rows(self, simulated: Mapping[Key, Interval]) -> Iterator[Row]:
+        nominal = NOMINAL_FORM, NOMINAL_PAGES
         for rate in RATES:
             times_s = {
-                key: self.native_s * (1 + simulated[*key, rate]) for key in self.fits
+                key: Interval(n, *(self.native_s * (1 + each / 100) for each in bounds))
+                for key in self.fits
+                for n, *bounds in [simulated[*key, rate]]
             }
-            yield Row(
-                **_row("run time", f"{rate} /s", "s", _kind(rate)),
+            yield _row(
+                quantity="run time",
+                condition=f"{rate} /s",
+                x=rate,
+                unit="s",
+                **_origin(rate),
                 **reading(select(self.published, WORKLOAD, "completion_time"), rate),
-                model=times_s[NOMINAL_FORM, NOMINAL_PAGES],
-                low=min(times_s.values()),
-                high=max(times_s.values()),
-                closed_form=self.native_s
-                * (1 + self.fits[NOMINAL_FORM, NOMINAL_PAGES].overhead(rate)),
-                **(_FREEDOM if rate in FITTED else {}),
+                **estimated(times_s[nominal], (each.mean for each in times_s.values())),
+                closed_form=self.native_s * (1 + self.fits[nominal].overhead(rate)),
                 note=_TIME_NOTE,
             )
 
 
-_FREEDOM: dict[str, Any] = {"n": len(FITTED), "parameters": 2}
+_row = partial(Row, part=PART)
+_FREEDOM = {"n": len(FITTED), "parameters": 2}
 
 
-def _row(quantity: str, condition: str, unit: str, kind: str = "predicted") -> dict[str, Any]:
-    return {
-        "part": PART,
-        "quantity": quantity,
-        "condition": condition,
-        "unit": unit,
-        "kind": kind,
-    }
-
-
-def _kind(rate: int) -> str:
-    return "fitted" if rate in FITTED else "predicted"
-
-
-def _spread(by_pages: Mapping[int, float]) -> dict[str, float]:
-    """The nominal value and the range over the assumed pages."""
-    values = by_pages.values()
-    return {"model": by_pages[NOMINAL_PAGES], "low": min(values), "high": max(values)}
+def _origin(rate: int) -> dict[str, Any]:
+    return {"kind": "fitted", **_FREEDOM} if rate in FITTED else {"kind": "predicted"}

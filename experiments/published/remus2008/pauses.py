@@ -112,6 +112,7 @@ def rows(published: pd.DataFrame, lines: Lines) -> Iterator[Row]:
             yield Row(
                 quantity=what,
                 condition=f"{pages:.0f} page" + "s" * (pages != 1),
+                x=pages,
                 unit="ms",
                 **reading(points, pages),
                 model=line.at(pages),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from colosim.analysis.stats import Interval
 
 Kind = Literal["measured", "fitted", "predicted"]
 
@@ -18,6 +22,7 @@ Kind = Literal["measured", "fitted", "predicted"]
 class Row:
     """One number of the paper, of the model, or of both; NaN where there is none.
 
+    x: the condition as a number: pages, checkpoints a second, ms of injected delay.
     kind: *measured* by the paper and taken over (no model value); *fitted* to the published
     value, or to a set it belongs to; *predicted*: the published value, if any, was not used.
     published_low, published_high: how far the value can be read from the figure.
@@ -33,6 +38,7 @@ class Row:
     condition: str
     kind: Kind
     unit: str
+    x: float = math.nan
     published: float = math.nan
     published_low: float = math.nan
     published_high: float = math.nan
@@ -56,6 +62,13 @@ class Row:
         return (self.model - self.published) / self.published if self.published else math.nan
 
 
+def estimated(value: Interval, among: Iterable[float] = ()) -> dict[str, float]:
+    """The fields of a `Row` that a simulation gives; ``among``: under all other assumptions."""
+    found = {"model": value.mean, "interval": value.high - value.mean}
+    values = list(among)
+    return {**found, "low": min(values), "high": max(values)} if values else found
+
+
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """All rows as a table, with residual, relative_error and degrees_of_freedom."""
     table = pd.DataFrame([asdict(row) for row in rows])
@@ -68,43 +81,62 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """One table per part, its notes below it."""
+    """One table per part, without the columns it does not need, and its notes below it."""
     for part in dict.fromkeys(row.part for row in rows):
         of_part = [row for row in rows if row.part == part]
         notes = list(dict.fromkeys(row.note for row in of_part if row.note))
-        table = Table(title=part, title_justify="left", title_style="bold", pad_edge=False)
-        for name in ("", "condition", "kind"):
-            table.add_column(name)
-        for name in ("published", "model", "range", "closed form", "residual", "rel. error"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("dof", justify="right")
+        table = Table(title=part, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        columns = {
+            header: cells
+            for header, text in _COLUMNS.items()
+            if any(cells := [text(row) for row in of_part])
+        }
+        for header in columns:
+            left = header in _LEFT
+            table.add_column(header, justify="left" if left else "right", no_wrap=not left)
         table.add_column("note", justify="right")
-        for row in of_part:
-            table.add_row(
-                f"{row.quantity} ({row.unit})" if row.unit != "1" else row.quantity,
-                row.condition,
-                row.kind,
-                _number(row.published),
-                _number(row.model) + (f" ± {_number(row.interval)}" if _is(row.interval) else ""),
-                f"{_number(row.low)} .. {_number(row.high)}" if _is(row.low) else "",
-                _number(row.closed_form),
-                _number(row.residual),
-                f"{row.relative_error:+.1%}" if _is(row.relative_error) else "",
-                str(row.n - row.parameters) if row.n else "",
-                str(notes.index(row.note) + 1) if row.note else "",
-            )
+        for row, cells in zip(of_part, zip(*columns.values(), strict=True), strict=True):
+            table.add_row(*cells, str(notes.index(row.note) + 1) if row.note else "")
         console.print(table)
         for i, note in enumerate(notes, 1):
-            console.print(f"  {i}. {note}", highlight=False)
+            text = textwrap.fill(
+                note, console.width, initial_indent=f"{i:4}. ", subsequent_indent=" " * 6
+            )
+            console.print(text, highlight=False)
         console.print()
 
 
-def _is(value: float) -> bool:
-    return not math.isnan(value)
-
-
 def _number(value: float) -> str:
-    """Three significant digits, and none of a whole number lost."""
-    if not _is(value):
+    """Three significant digits, no more than three decimals, all digits of whole numbers."""
+    if math.isnan(value):
         return ""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    size = abs(value)
+    decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:.{decimals}f}"
+
+
+def _model(row: Row) -> str:
+    within = "" if math.isnan(row.interval) else f" ± {_number(row.interval)}"
+    return _number(row.model) + within
+
+
+def _range(row: Row) -> str:
+    return "" if math.isnan(row.low) else f"{_number(row.low)}..{_number(row.high)}"
+
+
+_LEFT = ("quantity", "condition", "kind")
+#: header -> what a row has there
+_COLUMNS: Mapping[str, Callable[[Row], str]] = {
+    "quantity": lambda row: row.quantity + (f" ({row.unit})" if row.unit != "1" else ""),
+    "condition": lambda row: row.condition,
+    "kind": lambda row: row.kind,
+    "published": lambda row: "" if math.isnan(row.published) else f"{row.published:.4g}",
+    "model": _model,
+    "range": _range,
+    "closed form": lambda row: _number(row.closed_form),
+    "residual": lambda row: _number(row.residual),
+    "rel. error": lambda row: (
+        "" if math.isnan(row.relative_error) else f"{row.relative_error:+.1%}"
+    ),
+    "dof": lambda row: str(row.n - row.parameters) if row.n else "",
+}

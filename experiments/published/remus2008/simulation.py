@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import colosim
 from colosim import Scenario, parallel
-from colosim.analysis.stats import interval, paired
+from colosim.analysis.stats import Interval, interval, paired
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -25,19 +25,10 @@ class Outcome:
 
     values: Mapping[str, NDArray[np.float64]]
 
-    def mean(self, metric: str, without: Outcome | None = None) -> float:
-        """Mean over replications, or of the paired differences from another outcome."""
-        return self._interval(metric, without)[0]
-
-    def half_interval(self, metric: str, without: Outcome | None = None) -> float:
-        """Half of the 95 % interval of that mean; NaN for one replication."""
-        mean, high = self._interval(metric, without)
-        return high - mean
-
-    def _interval(self, metric: str, without: Outcome | None) -> tuple[float, float]:
+    def of(self, metric: str, without: Outcome | None = None) -> Interval:
+        """Mean over replications with its 95 % interval, or that of paired differences."""
         values = self.values[metric]
-        found = paired(values, without.values[metric]) if without else interval(values)
-        return found.mean, found.high
+        return paired(values, without.values[metric]) if without else interval(values)
 
 
 def simulate(scenarios: Mapping[Key, Scenario], jobs: int | None = None) -> dict[Key, Outcome]:

@@ -12,6 +12,7 @@ import csv
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from numpy.typing import NDArray
 from scipy.optimize import root
 from scipy.special import gammaincinv, ndtri
 
+from colosim.analysis.stats import Interval
 from colosim.scenario import Scenario, load_scenario
 from experiments.published.remus2008.pauses import Lines
 from experiments.published.remus2008.published import reading, select
-from experiments.published.remus2008.rows import Kind, Row
+from experiments.published.remus2008.rows import Row, estimated
 from experiments.published.remus2008.simulation import Outcome
 
 PART = "SPECweb2005 e-commerce"
@@ -35,13 +37,10 @@ HELD_OUT = (10, 30)
 RATES = (10, 20, 30, 40)
 UNPROTECTED = ("none", 0)
 
-PRODUCT = "both losses"
-LESSER = "larger loss only"
-
 #: (form, configured rate), or UNPROTECTED
 Key = tuple[str, int]
 
-_SAMPLES = 2_000
+_SAMPLES = 1_000
 _U = (np.arange(_SAMPLES) + 0.5) / _SAMPLES
 
 #: quantiles at _U of positive distributions of two parameters, given by their logarithms
@@ -58,8 +57,8 @@ _RATE_NOTE = (
 )
 _LEAST_NOTE = (
     "The least that any distribution of the time in flight can give which is the same at every "
-    "configured rate and fits 20 and 40. A published rate below it means that this assumption, "
-    "not its form, is wrong: state sent is then larger where epochs are longer."
+    "configured rate and fits 20 and 40. A published rate below it contradicts that assumption, "
+    "whatever the distribution, as far as the published rates are exact."
 )
 _DELAY_NOTE = (
     "Simulated mean latency less that without protection: output waits for its epoch's end and "
@@ -69,16 +68,20 @@ _PERIOD_NOTE = (
     "The published latencies, 100 and 49 ms, are the reciprocals of the achieved rates (100.2 and "
     "49.4 ms), so they may be periods and not what clients see."
 )
-_OUTSIDE = "No value where the delay is outside the injected 0..100 ms."
 _SCORE_NOTE = (
-    "Score at the simulated delay, by straight lines between the injected delays (none between 0 "
-    "and 60 ms)"
+    "Score at the simulated delay, on straight lines between the injected delays (none between 0 "
+    "and 60 ms; no value above 100 ms), combined with the measured score without buffering."
 )
-_COMBINATIONS = {
-    PRODUCT: f"{_SCORE_NOTE}, times the measured ratio of the unbuffered to the native score: that "
-    "both losses multiply is assumed.",
-    LESSER: f"{_SCORE_NOTE}, or the unbuffered score if that is less: the other assumption, that "
-    "only the larger loss counts.",
+#: name -> score of (delay alone, checkpoints alone, neither), and what that assumes
+COMBINATIONS: Mapping[str, tuple[Callable[[float, float, float], float], str]] = {
+    "both losses": (
+        lambda delayed, unbuffered, native: delayed * unbuffered / native,
+        "Assumption: the losses multiply.",
+    ),
+    "larger loss only": (
+        lambda delayed, unbuffered, native: delayed + min(0.0, unbuffered - delayed),
+        "The other extreme: only the larger loss counts.",
+    ),
 }
 
 
@@ -124,8 +127,7 @@ class Study:
     @classmethod
     def of(cls, published: pd.DataFrame, lines: Lines) -> Study:
         """Fit every form to the achieved rates at 20 and 40 configured and to nothing else."""
-        achieved_per_s = select(published, WORKLOAD, "achieved_rate")["value"]
-        used = {rate: float(achieved_per_s[rate]) for rate in FITTED}
+        used = _used(published)
         return cls(published, lines, {form: fit(used, form) for form in FORMS})
 
     def scenarios(self, file: Path, replications: int, duration_s: int) -> dict[Key, Scenario]:
@@ -179,49 +181,51 @@ class Study:
     def _rate_rows(self, outcomes: Mapping[Key, Outcome]) -> Iterator[Row]:
         achieved = select(self.published, WORKLOAD, "achieved_rate")
         for rate in RATES:
-            simulated = [outcomes[form, rate].mean("checkpoints_per_s") for form in FORMS]
-            is_fitted = rate in FITTED
-            kind: Kind = "fitted" if is_fitted else "predicted"
-            yield Row(
-                **_row("checkpoints", f"{rate} /s configured", "1/s", kind),
+            simulated = [outcomes[form, rate].of("checkpoints_per_s") for form in FORMS]
+            yield _row(
+                quantity="checkpoints",
+                condition=f"{rate} /s configured",
+                x=rate,
+                unit="1/s",
+                **_origin(rate),
                 **reading(achieved, rate),
-                model=simulated[0],
-                interval=outcomes[NOMINAL, rate].half_interval("checkpoints_per_s"),
-                low=min(simulated),
-                high=max(simulated),
+                **estimated(simulated[0], (each.mean for each in simulated)),
                 closed_form=1000 / period_ms(rate, self.in_flight_ms[NOMINAL]),
-                n=len(FITTED) if is_fitted else 0,
-                parameters=2 if is_fitted else 0,
                 note=_RATE_NOTE,
             )
-        used = {rate: float(achieved["value"][rate]) for rate in FITTED}
-        yield Row(
-            **_row("checkpoints, at least", "30 /s configured", "1/s"),
+        yield _row(
+            quantity="checkpoints, at least",
+            condition="30 /s configured",
+            x=30,
+            unit="1/s",
+            kind="predicted",
             **reading(achieved, 30),
-            model=least_rate_per_s(used),
+            model=least_rate_per_s(_used(self.published)),
             note=_LEAST_NOTE,
         )
 
     def _latency_rows(self, outcomes: Mapping[Key, Outcome]) -> Iterator[Row]:
         published_ms = select(self.published, WORKLOAD, "latency_mean")
         for rate in RATES:
-            delays_ms = self._delays_ms(outcomes, rate)
-            half_ms = outcomes[NOMINAL, rate].half_interval(
-                "latency_mean_ms", outcomes[UNPROTECTED]
-            )
-            yield Row(
-                **_row("latency, as added delay", f"{rate} /s configured", "ms"),
+            delays_ms = _delays_ms(outcomes, rate)
+            yield _row(
+                quantity="latency, as added delay",
+                condition=f"{rate} /s configured",
+                x=rate,
+                unit="ms",
+                kind="predicted",
                 **reading(published_ms, rate),
-                model=delays_ms[0],
-                interval=half_ms,
-                low=min(delays_ms),
-                high=max(delays_ms),
+                **estimated(delays_ms[0], (each.mean for each in delays_ms)),
                 note=_DELAY_NOTE,
             )
         for rate in HELD_OUT:
-            periods_ms = [1e3 / outcomes[form, rate].mean("checkpoints_per_s") for form in FORMS]
-            yield Row(
-                **_row("latency, as mean period", f"{rate} /s configured", "ms"),
+            periods_ms = [1e3 / outcomes[form, rate].of("checkpoints_per_s").mean for form in FORMS]
+            yield _row(
+                quantity="latency, as mean period",
+                condition=f"{rate} /s configured",
+                x=rate,
+                unit="ms",
+                kind="predicted",
                 **reading(published_ms, rate),
                 model=periods_ms[0],
                 low=min(periods_ms),
@@ -231,56 +235,65 @@ class Study:
             )
 
     def _score_rows(self, outcomes: Mapping[Key, Outcome]) -> Iterator[Row]:
-        injected = select(self.published, WORKLOAD, "score")
-        for delay_ms in injected.index:
-            yield Row(
-                **_row("score", f"{delay_ms:.0f} ms injected", "1", kind="measured"),
-                **reading(injected, delay_ms),
-            )
-        unbuffered = select(self.published, WORKLOAD, "score_unbuffered")
-        for rate in RATES:
-            yield Row(
-                **_row("score, not buffered", f"{rate} /s configured", "1", kind="measured"),
-                **reading(unbuffered, rate),
-            )
-        buffered = select(self.published, WORKLOAD, "score_buffered")
-        for combination, note in _COMBINATIONS.items():
-            for rate in RATES:
-                scores = [
-                    _combined(combination, delay_ms, injected["value"], unbuffered["value"][rate])
-                    for delay_ms in self._delays_ms(outcomes, rate)
-                ]
-                yield Row(
-                    **_row(f"score, {combination}", f"{rate} /s configured", "1"),
-                    **reading(buffered, rate),
-                    model=scores[0],
-                    low=min(scores),
-                    high=max(scores),
-                    note=f"{note} {_OUTSIDE}" if math.isnan(scores[0]) else note,
+        injected, unbuffered, buffered = (
+            select(self.published, WORKLOAD, f"score{suffix}")
+            for suffix in ("", "_unbuffered", "_buffered")
+        )
+        for points, quantity, condition in (
+            (injected, "score", "{:.0f} ms injected"),
+            (unbuffered, "score, not buffered", "{:.0f} /s configured"),
+        ):
+            for x in points.index:
+                yield _row(
+                    quantity=quantity,
+                    condition=condition.format(x),
+                    x=x,
+                    unit="1",
+                    kind="measured",
+                    **reading(points, x),
                 )
+        native = float(injected["value"][0])
+        for (name, (combine, note)), rate in product(COMBINATIONS.items(), RATES):
+            scores = [
+                combine(_score_at(delay_ms.mean, injected["value"]), unbuffered["value"][rate], native)
+                for delay_ms in _delays_ms(outcomes, rate)
+            ]
+            yield _row(
+                quantity=f"score, {name}",
+                condition=f"{rate} /s configured",
+                x=rate,
+                unit="1",
+                kind="predicted",
+                **reading(buffered, rate),
+                model=scores[0],
+                low=min(scores),
+                high=max(scores),
+                note=f"{_SCORE_NOTE} {note}",
+            )
 
-    def _delays_ms(self, outcomes: Mapping[Key, Outcome], rate: int) -> list[float]:
-        """Mean latency that protection adds, by form."""
-        return [
-            outcomes[form, rate].mean("latency_mean_ms", outcomes[UNPROTECTED]) for form in FORMS
-        ]
+
+_row = partial(Row, part=PART)
 
 
-def _combined(
-    combination: str, delay_ms: float, injected: pd.Series[float], unbuffered: float
-) -> float:
-    """Score with buffering, from what delay and what checkpoints alone leave of it."""
-    delayed = float(np.interp(delay_ms, injected.index, injected, left=math.nan, right=math.nan))
-    if combination == PRODUCT:
-        return delayed * unbuffered / float(injected[0])
-    return min(delayed, unbuffered)
+def _origin(rate: int) -> dict[str, Any]:
+    if rate in FITTED:
+        return {"kind": "fitted", "n": len(FITTED), "parameters": 2}
+    return {"kind": "predicted"}
 
 
-def _row(quantity: str, condition: str, unit: str, kind: Kind = "predicted") -> dict[str, Any]:
-    return {
-        "part": PART,
-        "quantity": quantity,
-        "condition": condition,
-        "unit": unit,
-        "kind": kind,
-    }
+def _used(published: pd.DataFrame) -> dict[float, float]:
+    """The achieved rates that are fitted to, by configured rate."""
+    achieved_per_s = select(published, WORKLOAD, "achieved_rate")["value"]
+    return {rate: float(achieved_per_s[rate]) for rate in FITTED}
+
+
+def _delays_ms(outcomes: Mapping[Key, Outcome], rate: int) -> list[Interval]:
+    """Mean latency that protection adds, by form."""
+    return [
+        outcomes[form, rate].of("latency_mean_ms", outcomes[UNPROTECTED]) for form in FORMS
+    ]
+
+
+def _score_at(delay_ms: float, injected: pd.Series[float]) -> float:
+    """Score at an added delay, on straight lines between the injected ones; NaN outside."""
+    return float(np.interp(delay_ms, injected.index, injected, left=math.nan, right=math.nan))

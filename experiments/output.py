@@ -1,0 +1,30 @@
+"""Where an experiment's results go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+_WIDTH = 150  # where the output is no terminal
+
+
+def console() -> Console:
+    """Standard output, wide enough for a table if it is a file or a pipe."""
+    return Console(width=None if Console().is_terminal else _WIDTH, highlight=False)
+
+
+def directory(out: str) -> Path:
+    """The directory ``out``, made if needed; one line and exit status 2 if that is impossible."""
+    path = Path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".writable").touch()
+        (path / ".writable").unlink()
+    except OSError as error:
+        text = f"{out}: {error.strerror}; give a directory that can be written"
+        unusable = click.ClickException(text)
+        unusable.exit_code = 2
+        raise unusable from None
+    return path
