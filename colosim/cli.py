@@ -40,14 +40,23 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
 
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 _JOBS = click.option(
-    "--jobs", type=click.IntRange(1), help="Processes; default as many as are worth it."
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Processes; default as many as are worth it.",
 )
 _RUN = _options(
     click.option(
-        "--seed", type=click.IntRange(0, 2**63 - 1), help="Instead of the scenario's seed."
+        "--seed",
+        metavar="N",
+        type=click.IntRange(0, 2**63 - 1),
+        help="Instead of the scenario's seed.",
     ),
     click.option(
-        "--replications", type=click.IntRange(1), help="Instead of the scenario's number of runs."
+        "--replications",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Instead of the scenario's number of runs.",
     ),
     click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run."),
     click.option(
@@ -120,23 +129,26 @@ def replay(directory: str) -> int:
     return max(_show_replay(each) for each in api.replay(directory))
 
 
-@cli.command(epilog="Example: colosim sweep bandwidth.toml --out out/bandwidth")
+_SWEEP_EXAMPLE = """\b
+Example: colosim sweep bandwidth.toml, where that file holds
+  scenario = "web.toml"
+  policies = ["none", "remus"]
+  replications = 20
+  [axes]
+  "link.bandwidth" = ["1 Gbit/s", "10 Gbit/s"]
+  "policy.remus.interval" = ["25 ms", "100 ms"]
+"""
+
+
+@cli.command(epilog=_SWEEP_EXAMPLE)
 @_FILE
 @click.option("--out", metavar="DIR", help="Directory of the dataset; default out/NAME-OF-FILE.")
 @_JOBS
 def sweep(file: Path, out: str | None, jobs: int | None) -> int:
-    r"""Run a grid over any fields of a scenario.
+    """Run a grid over any fields of a scenario.
 
-    FILE names the scenario, the policies, and the values of each field. The result is a dataset of
-    Parquet files. The same command goes on with a sweep that was ended, and runs nothing twice.
-
-    \b
-    scenario = "web.toml"
-    policies = ["none", "remus"]
-    replications = 20
-    [axes]
-    "link.bandwidth" = ["1 Gbit/s", "10 Gbit/s"]
-    "policy.remus.interval" = ["25 ms", "100 ms"]
+    The result is a dataset of Parquet files. The same command goes on with a sweep that was ended,
+    and runs nothing twice.
     """
     from colosim import sweeps
 

@@ -137,23 +137,20 @@ def trace_writer(path: Path) -> Iterator[Callable[[Line], None]]:
 
 
 def _refuse_foreign(final: Path, name: str) -> None:
-    if final.is_dir():
-        with explained(name):
-            files = set(_files(final))
-        if not files and not any(final.iterdir()):
+    if not final.is_dir():
+        if final.exists():
+            raise StoreError(f"{name}: is a file; give a directory")
+        return
+    with explained(name):
+        if not any(final.iterdir()):
             return
-        try:
-            known = set(json.loads((final / MANIFEST).read_text("utf-8"))["files"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise StoreError(
-                f"{name}: is a directory that no run wrote; give a new or empty one"
-            ) from None
-        if foreign := files - known - {MANIFEST}:
-            raise StoreError(
-                f"{name}: holds {min(foreign)}, which no run wrote; move it, or give another one"
-            )
-    elif final.exists():
-        raise StoreError(f"{name}: is a file; give a directory")
+    try:
+        known = {MANIFEST, *json.loads((final / MANIFEST).read_text("utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        why = "is a directory that no run wrote; give a new or empty one"
+        raise StoreError(f"{name}: {why}") from None
+    if foreign := sorted(set(_files(final)) - known):
+        raise StoreError(f"{name}: holds {foreign[0]}, which no run wrote; move it elsewhere")
 
 
 def _files(directory: Path) -> Iterator[str]:

@@ -23,7 +23,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,7 +81,7 @@ class Point:
     scenario: Scenario
 
     def __str__(self) -> str:
-        return ", ".join((self.policy, *(f"{key} = {value}" for key, value in self.axes.items())))
+        return _described(self.policy, self.axes)
 
     @property
     def file(self) -> str:
@@ -135,6 +135,8 @@ def plan(source: str | Path | Mapping[str, Any]) -> Plan:
     base = base.replace({key: value for key, value in own.items() if value is not None}, where)
     axes = dict(_axes(file.axes, where))
     policies = file.policies or [base.policy.name]
+    if len(set(policies)) < len(policies):
+        raise SweepError(f"{where}: policies: has a name twice; leave one out")
     points = list(_points(base, policies, axes, where))
     identity = {"scenario": base.to_mapping(), "policies": policies, "axes": axes}
     return Plan(base.name, axes, points, identity)
@@ -165,9 +167,13 @@ def _points(
     cells = ((policy, mine, each) for policy, mine in grids for each in product(*mine.values()))
     for number, (policy, mine, values) in enumerate(cells):
         chosen = dict(zip(mine, values, strict=True))
-        point = Point(number, chosen, policy, base)
         named = {"policy.name": policy} if POLICIES[policy].protects() else {}
-        yield replace(point, scenario=base.replace({**named, **chosen}, f"{where}: point {point}"))
+        told = f"{where}: point {_described(policy, chosen)}"
+        yield Point(number, chosen, policy, base.replace({**named, **chosen}, told))
+
+
+def _described(policy: str, axes: Mapping[str, Any]) -> str:
+    return ", ".join((policy, *(f"{key} = {value}" for key, value in axes.items())))
 
 
 def _axes_of(policy: str, axes: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
@@ -309,10 +315,11 @@ def _locked(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SweepError(f"{out}: another process is running a sweep there") from None
         yield
-    except BlockingIOError:
-        raise SweepError(f"{out}: another process is running a sweep there") from None
     finally:
         os.close(handle)
 

@@ -10,21 +10,24 @@ from rich.console import Console
 _WIDTH = 150  # where the output is no terminal
 
 
+class Unusable(click.ClickException):
+    """One line on stderr, exit status 2."""
+
+    exit_code = 2
+
+
 def console() -> Console:
     """Standard output, wide enough for a table if it is a file or a pipe."""
     return Console(width=None if Console().is_terminal else _WIDTH, highlight=False)
 
 
 def directory(out: str) -> Path:
-    """The directory ``out``, made if needed; one line and exit status 2 if that is impossible."""
+    """The directory ``out``, made if needed; `Unusable` if nothing can be written there."""
     path = Path(out)
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / ".writable").touch()
         (path / ".writable").unlink()
     except OSError as error:
-        text = f"{out}: {error.strerror}; give a directory that can be written"
-        unusable = click.ClickException(text)
-        unusable.exit_code = 2
-        raise unusable from None
+        raise Unusable(f"{out}: {error.strerror}; give a directory that can be written") from None
     return path

@@ -24,7 +24,7 @@ probability = 0.01
 
 
 #: the same, long enough to be interrupted
-SLOW = SCENARIO.replace('"2 s"', '"20 s"').replace("replications = 3", "replications = 1000")
+SLOW = SCENARIO.replace('"2 s"', '"5 s"').replace("replications = 3", "replications = 1000")
 
 
 def write(path: Path, text: str = SCENARIO) -> Path:

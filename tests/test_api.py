@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,10 +125,10 @@ def test_tables_are_tidy_and_agree_with_each_other(file):
     by_hand = answered.groupby("replication")["latency_ms"].mean()
     metric = result.metrics.query("metric == 'latency_mean_ms'").set_index("replication")["value"]
     np.testing.assert_allclose(by_hand, metric)
-    [row] = result.summary.query("metric == 'latency_mean_ms'").itertuples()
-    assert row.n == 3
-    assert row.mean == pytest.approx(by_hand.mean())
-    assert row.ci_low < row.mean < row.ci_high
+    [row] = result.summary.query("metric == 'latency_mean_ms'").to_dict("records")
+    assert row["n"] == 3
+    assert row["mean"] == pytest.approx(by_hand.mean())
+    assert row["ci_low"] < row["mean"] < row["ci_high"]
     assert set(result.checkpoints["reason"]) == {"interval"}
 
 
@@ -332,7 +333,7 @@ def test_ctrl_c_keeps_what_was_finished(file, tmp_path):
 
     with pytest.raises(api.Interrupted, match="kept 1 of 3 replications in") as caught:
         colosim.simulate(file, out=tmp_path / "run", jobs=1, progress=stop_after_two, trace="all")
-    result = caught.value.result
+    result: Any = caught.value.result
     assert result.interrupted
     assert [record.replication for record in result.records] == [0]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
@@ -359,7 +360,7 @@ def test_a_comparison_cut_short_compares_what_there_is(file):
 
     with pytest.raises(api.Interrupted, match="kept 4 of 9") as caught:
         colosim.compare(file, jobs=1, progress=stop)
-    result = caught.value.result
+    result: Any = caught.value.result
     assert result.interrupted
     assert [len(each.records) for each in result.results.values()] == [2, 1, 1]
     assert len(result.summary) > 0

@@ -128,6 +128,12 @@ def saturated(workload: str, clients: int) -> Scenario:
     )
 
 
+def scenario_of(workload: str, clients: int, condition: Condition) -> Scenario:
+    """What is simulated: a workload under a load and a condition."""
+    scenario = fixed(workload) if clients == FIXED else saturated(workload, clients)
+    return scenario.replace({"policy.name": condition.policy, **condition.changes})
+
+
 def run(
     replications: int | None = None,
     clients: Sequence[int] = CLIENTS,
@@ -179,26 +185,14 @@ def _measure(
     workload: str, clients: int, condition: Condition, replications: int | None, seed: int
 ) -> tuple[_Key, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
     """One condition under one load: its metrics, its latencies at fixed load, its memory."""
-    scenario = fixed(workload) if clients == FIXED else saturated(workload, clients)
     result = colosim.simulate(
-        scenario.replace({"policy.name": condition.policy, **condition.changes}),
+        scenario_of(workload, clients, condition),
         seed=seed,
         replications=replications,
         jobs=1,
         progress=lambda done, total: None,
     )
-    # All that crosses the link, both ways: state, and what the secondary's guest answers.
-    link = pd.DataFrame(
-        {
-            "replication": record.replication,
-            "metric": "link_mbit_per_s",
-            "value": record.counters["link_bytes"] * 8e3 / record.duration_ns,
-            "unit": "Mbit/s",
-        }
-        for record in result.records
-    )
-    own = result.metrics[result.metrics["metric"].isin(METRICS)].drop(columns="policy")
-    metrics = pd.concat([own, link], ignore_index=True)
+    metrics = result.metrics[result.metrics["metric"].isin(METRICS)].drop(columns="policy")
 
     answered = result.responses["measured"] & result.responses["latency_ms"].notna()
     responses = result.responses.loc[answered & (clients == FIXED), ["replication", "latency_ms"]]

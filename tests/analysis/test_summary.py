@@ -65,9 +65,9 @@ def test_the_summary_holds_the_interval_over_replications():
 
 
 def test_a_metric_without_values_stays_in_the_summary():
-    [row] = summary.summarise(metrics([("none", 0, "x", math.nan)])).itertuples(index=False)
-    assert row.n == 0
-    assert math.isnan(row.mean)
+    [row] = summary.summarise(metrics([("none", 0, "x", math.nan)])).to_dict("records")
+    assert row["n"] == 0
+    assert math.isnan(row["mean"])
 
 
 def test_a_summary_by_the_axes_of_a_sweep_keeps_points_without_an_axis():

@@ -32,6 +32,7 @@ from typing import Any, ClassVar
 
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Limits, Machine, Quirks, Transfer
+from colosim.protocol.codec import encode, encode_state
 from colosim.protocol.dialect import DIALECTS, SECOND, Message
 from colosim.protocol.manager import ManagerConfig
 from colosim.protocol.node import Node, NodeConfig
@@ -317,6 +318,14 @@ class Player:
     def _blob(self, name: str) -> Iterator[t.Event]:
         yield t.PeerBlob(BLOBS[name])
 
+    def _state(self, dialect: str) -> Iterator[t.Event]:
+        """All that follows the message SEND."""
+        for chunk in encode_state(DIALECTS[dialect], STATE):
+            if isinstance(chunk, t.Blob):
+                yield t.PeerBlob(chunk)
+            else:
+                yield t.PeerBytes(chunk.removeprefix(encode(DIALECTS[dialect], Message.SEND)))
+
     def _output(self, stream: str, interval: str, digest: str) -> Iterator[t.Event]:
         yield t.GuestOutput(_range(stream, interval), digest)
 
@@ -368,6 +377,7 @@ class Player:
         "start": lambda _: iter((t.Start(),)),
         "bytes": _bytes,
         "blob": _blob,
+        "state": _state,
         "output": _output,
         "witness": _witness,
         "mismatch": _mismatch,

@@ -29,14 +29,13 @@ from tests.protocol.script import (
 
 CONFIGURATIONS = list(configurations())
 
-#: mutants that behave as the original, each with its reason; empty but for names
-EQUIVALENT: dict[str, str] = {}
-for _row, (_, _target) in MANAGER_ROWS.items():
-    if _target in (M.YIELDED, M.STRANDED):
-        _other = M.STRANDED if _target is M.YIELDED else M.YIELDED
-        EQUIVALENT[f"{_row[0]}, {_row[1]}: to {_other}"] = (
-            "both are final and silent, and differ in their name only"
-        )
+NAMES_ONLY = {M.YIELDED: M.STRANDED, M.STRANDED: M.YIELDED}
+#: mutants that behave as the original: both states are final and silent, their names differ
+EQUIVALENT = {
+    f"{state}, {verb}: to {NAMES_ONLY[target]}"
+    for (state, verb), (_, target) in MANAGER_ROWS.items()
+    if target in NAMES_ONLY
+}
 
 
 @dataclass(frozen=True)
@@ -68,18 +67,18 @@ def fact_mutants(machine: Machine) -> Iterator[Mutant]:
     for name in ("reads", "between"):
         having = getattr(machine, name)
         for state in having & states:
-            yield _other(machine, state, f"not in {name}", name, having - {state})
+            yield said_otherwise(machine, state, f"not in {name}", name, having - {state})
     for name in ("limits", "survival"):
         said = getattr(machine, name)
         for state in said.keys() & states:
             less = {other: value for other, value in said.items() if other != state}
-            yield _other(machine, state, f"no {name}", name, less)
+            yield said_otherwise(machine, state, f"no {name}", name, less)
             for value in set(said.values()) - {said[state]}:
                 more = {**said, state: value}
-                yield _other(machine, state, f"{name} {value}", name, more)
+                yield said_otherwise(machine, state, f"{name} {value}", name, more)
 
 
-def _other(machine: Machine, state: State, what: str, name: str, value: Any) -> Mutant:
+def said_otherwise(machine: Machine, state: State, what: str, name: str, value: Any) -> Mutant:
     changes: dict[str, Any] = {name: value}
     return Mutant(f"{state}: {what}", replace(machine, **changes), frozenset((state,)))
 
@@ -117,7 +116,7 @@ def is_killed(machine: Machine | None, scripts: Iterable[tuple[NodeConfig, Scrip
 
 def check(name: str, mutants: list[Mutant], survivors: list[str]) -> None:
     """Every survivor is an equivalent one, and every equivalent one survives."""
-    allowed = {mutant.name for mutant in mutants} & EQUIVALENT.keys()
+    allowed = {mutant.name for mutant in mutants} & EQUIVALENT
     killed = len(mutants) - len(survivors)
     print(f"{name}: {len(mutants)} mutants, {killed} killed, survivors: {survivors or 'none'}")
     assert sorted(survivors) == sorted(allowed)

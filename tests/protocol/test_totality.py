@@ -109,7 +109,7 @@ def shape(player: Player) -> tuple:
         decoder.faulty,
         decoder._expect,
         bytes(decoder._field),
-        (decoder._size, len(decoder._blobs)) if decoder._bulk else None,
+        decoder._bulk and (decoder._size, decoder._bulk.taken),
         manager and (manager.state, manager._survival, "AskVote" in player.ops),
     )
 
@@ -125,8 +125,8 @@ def inputs(player: Player, fed: tuple[str, ...]) -> Iterator[str]:
         if not node.checkpointer._inbox:  # one that waits shows what two would
             for value in (*dialect.values.values(), 99):
                 yield f"bytes {value:0{2 * dialect.width}x}"
-            yield from ("blob ram", "blob device")
-            yield f"bytes {0x19A2F if dialect.ram_apart else 0x1BA2F:016x}"
+            if node.config.role is t.Role.SECONDARY:
+                yield f"state {dialect.name}"
     for name in player.ops:
         if name == "AskVote":
             yield from ("vote granted", "vote denied")

@@ -24,8 +24,8 @@ class Effort(NamedTuple):
     duration_s: int
 
 
-FULL = Effort(share=0.1, replications=10, duration_s=30)
-QUICK = Effort(share=0.02, replications=2, duration_s=10)
+FULL = Effort(share=0.05, replications=10, duration_s=30)
+QUICK = Effort(share=0.01, replications=2, duration_s=10)
 
 
 @dataclass(frozen=True)

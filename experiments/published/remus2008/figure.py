@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import ScalarFormatter
+from numpy.typing import NDArray
 
 from colosim.analysis.plots import COLOURS, Chart
 from experiments.published.remus2008 import kernel_build, pauses, specweb
@@ -16,9 +16,8 @@ from experiments.published.remus2008.kernel_build import NOMINAL_PAGES
 from experiments.published.remus2008.rows import Row
 
 _BLUE, _ORANGE, _GREEN, *_ = COLOURS
-_USED: Mapping[str, Any] = {"color": "black", "marker": "o", "linestyle": "", "zorder": 5}
-_NOT_USED: Mapping[str, Any] = {**_USED, "markerfacecolor": "white"}
-_INTERVALS_PER_S = np.linspace(5, 45, 161)
+_RATES = np.linspace(5, 45, 161)
+_FITTED_TO = "published, fitted to"
 
 
 def draw(experiment: Experiment) -> Chart:
@@ -41,102 +40,98 @@ def _pauses(axes: Axes, experiment: Experiment) -> str:
         experiment.lines._asdict().items(), looks, strict=True
     ):
         rows = _rows(experiment, pauses.PART, what)
-        _published(axes, rows, f"{what}, published", {**_USED, "color": colour, "marker": marker})
+        _published(axes, rows, f"{what}, published", color=colour, marker=marker)
         label = f"fitted: {line.fixed_ms:.2f} ms + {1e3 * line.per_page_ms:.1f} µs per page"
         axes.plot(pages, line.at(pages), color=colour, linestyle=dashes, label=label)
     axes.set(xlabel="Dirty pages", ylabel="Time (ms)", xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(ScalarFormatter())
+        axis.set_major_formatter("{x:g}")
     return "Page toucher: pause and transmit"
 
 
 def _kernel_build(axes: Axes, experiment: Experiment) -> str:
     study = experiment.kernel
-    rates = list(_INTERVALS_PER_S)
     curves = {
-        key: [100 * model.overhead(rate) for rate in rates] for key, model in study.fits.items()
+        key: [100 * model.overhead(rate) for rate in _RATES] for key, model in study.fits.items()
     }
     edges = [each(list(curves.values()), axis=0) for each in (np.min, np.max)]
-    axes.fill_between(rates, *edges, color="0.85", label="all forms, all assumed pages")
-    looks = zip((_BLUE, _ORANGE, _GREEN), "sD^", ("-", "--", "-."), strict=True)
-    for form, (colour, marker, dashes) in zip(kernel_build.FORMS, looks, strict=True):
+    _published(axes, _rows(experiment, kernel_build.PART, "overhead, pauses alone"), _FITTED_TO)
+    looks = zip((_GREEN, _ORANGE, _BLUE), "^Ds", ("-.", "--", "-"), strict=True)
+    for form, (colour, marker, dashes) in zip(reversed(kernel_build.FORMS), looks, strict=True):
         label = f"{form}, {NOMINAL_PAGES} pages an epoch"
-        axes.plot(rates, curves[form, NOMINAL_PAGES], color=colour, linestyle=dashes)
-        look = {"color": colour, "marker": marker, "linestyle": dashes}
-        _model(axes, _rows(experiment, kernel_build.PART, f"overhead, {form}"), label, look)
+        axes.plot(_RATES, curves[form, NOMINAL_PAGES], color=colour, linestyle=dashes, label=label)
+        rows = _rows(experiment, kernel_build.PART, f"overhead, {form}")
+        _points(axes, rows, "model", color=colour, marker=marker)
+    axes.fill_between(_RATES, *edges, color="0.87", linewidth=0, label="every form, 250..1000 pages")
+    bounds = [kernel_build.bound(experiment.lines, rate) for rate in _RATES]
+    most = [100 * bound.overhead(rate) for bound, rate in zip(bounds, _RATES, strict=True)]
+    axes.plot(_RATES, most, color="black", linestyle=":", label="pauses alone, at most")
     rows = _rows(experiment, kernel_build.PART, "overhead, pauses alone")
-    look = {"color": "black", "marker": "x", "linestyle": ":"}
-    _model(axes, rows, "pauses alone, at most", look, bars=True)
-    _published(axes, rows, "published, fitted to", _USED)
+    _points(axes, rows, "model", ("low", "high"), color="black", marker="x")
     axes.set(xlabel="Checkpoints a second", ylabel="Overhead (%)", ylim=(0, None))
-    return "Kernel build: overhead"
+    return "Kernel build: overhead (markers: simulated)"
 
 
 def _achieved_rate(axes: Axes, experiment: Experiment) -> str:
-    rates = list(_INTERVALS_PER_S)
-    axes.plot(rates, rates, color="0.6", linestyle=":", label="as configured")
+    rows = _rows(experiment, specweb.PART, "checkpoints")
+    used = [row for row in rows if row.kind == "fitted"]
+    held_out = [row for row in rows if row.kind == "predicted"]
+    _published(axes, used, _FITTED_TO)
+    _published(axes, held_out, "published, held out", markerfacecolor="white")
     looks = zip((_BLUE, _ORANGE), ("-", "--"), strict=True)
     for (form, in_flight_ms), (colour, dashes) in zip(
         experiment.web.in_flight_ms.items(), looks, strict=True
     ):
-        achieved = [1000 / specweb.period_ms(rate, in_flight_ms) for rate in rates]
-        axes.plot(rates, achieved, color=colour, linestyle=dashes, label=f"{form} time in flight")
-    rows = _rows(experiment, specweb.PART, "checkpoints")
-    look = {"color": _BLUE, "marker": "s", "linestyle": ""}
-    _model(axes, rows, f"simulated, {specweb.NOMINAL}", look)
-    for kind, label, look in (
-        ("fitted", "published, fitted to", _USED),
-        ("predicted", "published, held out", _NOT_USED),
-    ):
-        _published(axes, [row for row in rows if row.kind == kind], label, look)
-    axes.set(xlabel="Configured checkpoints a second", ylabel="Achieved (1/s)")
+        achieved = [1000 / specweb.period_ms(rate, in_flight_ms) for rate in _RATES]
+        axes.plot(_RATES, achieved, color=colour, linestyle=dashes, label=f"time in flight {form}")
+    simulated = {"color": _BLUE, "marker": "s", "markersize": 9, "alpha": 0.4}
+    _points(axes, rows, "model", label=f"{specweb.NOMINAL}, simulated", **simulated)
+    axes.plot(_RATES, _RATES, color="0.6", linestyle=":", label="as configured")
+    axes.set(xlabel="Configured checkpoints a second", ylabel="Achieved checkpoints (1/s)")
     return "SPECweb2005: achieved rate"
 
 
 def _score(axes: Axes, experiment: Experiment) -> str:
-    looks = zip((_GREEN, _BLUE), "^s", strict=True)
-    looks = {
-        "score, larger loss only": {"color": _ORANGE, "marker": "^", "linestyle": "--"},
-        "score, both losses": {"color": _BLUE, "marker": "s", "linestyle": "-"},
-    }
-    measured = _rows(experiment, specweb.PART, "score, not buffered")
-    look = {**_USED, "marker": "D", "markerfacecolor": "0.7"}
-    _published(axes, measured, "published without buffering", look)
-    for quantity, look in looks.items():
-        label = f"predicted, {quantity.removeprefix('score, ')}"
-        _model(axes, _rows(experiment, specweb.PART, quantity), label, look, bars=True)
+    rows = _rows(experiment, specweb.PART, "score, not buffered")
+    _published(axes, rows, "published, not buffered", marker="D", markerfacecolor="0.7")
     rows = _rows(experiment, specweb.PART, "score, both losses")
-    _published(axes, rows, "published with buffering", _NOT_USED)
-    axes.set(xlabel="Configured checkpoints a second", ylabel="Score (connections)", ylim=(0, 240))
+    _published(axes, rows, "published, buffered (not fitted to)", markerfacecolor="white")
+    looks = zip((_BLUE, _ORANGE), "s^", ("-", "--"), strict=True)
+    for name, (colour, marker, dashes) in zip(specweb.COMBINATIONS, looks, strict=True):
+        rows = _rows(experiment, specweb.PART, f"score, {name}")
+        look = {"color": colour, "marker": marker, "linestyle": dashes}
+        _points(axes, rows, "model", ("low", "high"), f"predicted, {name}", **look)
+    axes.set(xlabel="Configured checkpoints a second", ylabel="Score (connections)")
+    axes.set(xlim=(5, 45), ylim=(0, 260))
     return "SPECweb2005: score"
 
 
 def _rows(experiment: Experiment, part: str, quantity: str) -> list[Row]:
-    rows = [row for row in experiment.rows if (row.part, row.quantity) == (part, quantity)]
-    return [row for row in rows if not np.isnan(row.x)]
+    """Rows with a numerical condition."""
+    of_part = (row for row in experiment.rows if row.part == part and row.quantity == quantity)
+    return [row for row in of_part if not np.isnan(row.x)]
 
 
-def _published(axes: Axes, rows: Sequence[Row], label: str, look: Mapping[str, Any]) -> None:
-    """Points, with bars for how far they can be read."""
-    _bars(axes, rows, "published", ("published_low", "published_high"), label, look)
+def _published(axes: Axes, rows: Sequence[Row], label: str, **look: Any) -> None:
+    """Black points, with bars for how far they can be read."""
+    ends = ("published_low", "published_high")
+    _points(axes, rows, "published", ends, label, **{"color": "black", "marker": "o", **look})
 
 
-def _model(
-    axes: Axes, rows: Sequence[Row], label: str, look: Mapping[str, Any], bars: bool = False
-) -> None:
-    """Points of the model, with bars for their range over the assumptions."""
-    _bars(axes, rows, "model", ("low", "high") if bars else ("model", "model"), label, look)
-
-
-def _bars(
+def _points(
     axes: Axes,
     rows: Sequence[Row],
     value: str,
-    ends: tuple[str, str],
-    label: str,
-    look: Mapping[str, Any],
+    ends: tuple[str, str] | None = None,
+    label: str | None = None,
+    **look: Any,
 ) -> None:
-    x, y, low, high = np.array(
-        [[getattr(row, name) for name in ("x", value, *ends)] for row in rows]
-    ).T
-    axes.errorbar(x, y, (y - low, high - y), label=label, capsize=3, markersize=5, **look)
+    """Fields of rows over their condition, with bars from one field to the other."""
+
+    def column(name: str) -> NDArray[np.float64]:
+        return np.array([getattr(row, name) for row in rows])
+
+    look = {"markersize": 5, "linestyle": "", "zorder": 4, **look}
+    axes.plot(column("x"), column(value), label=label, **look)
+    if ends:
+        axes.vlines(column("x"), *map(column, ends), color=look["color"], linewidth=1.2, zorder=3)

@@ -85,7 +85,14 @@ def show(rows: Sequence[Row], console: Console) -> None:
     for part in dict.fromkeys(row.part for row in rows):
         of_part = [row for row in rows if row.part == part]
         notes = list(dict.fromkeys(row.note for row in of_part if row.note))
-        table = Table(title=part, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        table = Table(
+            title=part,
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
         columns = {
             header: cells
             for header, text in _COLUMNS.items()
@@ -133,10 +140,10 @@ _COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "published": lambda row: "" if math.isnan(row.published) else f"{row.published:.4g}",
     "model": _model,
     "range": _range,
-    "closed form": lambda row: _number(row.closed_form),
+    "closed\nform": lambda row: _number(row.closed_form),
     "residual": lambda row: _number(row.residual),
-    "rel. error": lambda row: (
-        "" if math.isnan(row.relative_error) else f"{row.relative_error:+.1%}"
+    "relative\nerror": lambda row: (
+        "" if math.isnan(row.relative_error) else f"{round(row.relative_error, 3) + 0:+.1%}"
     ),
     "dof": lambda row: str(row.n - row.parameters) if row.n else "",
 }

@@ -184,7 +184,7 @@ class Study:
             simulated = [outcomes[form, rate].of("checkpoints_per_s") for form in FORMS]
             yield _row(
                 quantity="checkpoints",
-                condition=f"{rate} /s configured",
+                condition=f"{rate} /s",
                 x=rate,
                 unit="1/s",
                 **_origin(rate),
@@ -195,7 +195,7 @@ class Study:
             )
         yield _row(
             quantity="checkpoints, at least",
-            condition="30 /s configured",
+            condition="30 /s",
             x=30,
             unit="1/s",
             kind="predicted",
@@ -210,7 +210,7 @@ class Study:
             delays_ms = _delays_ms(outcomes, rate)
             yield _row(
                 quantity="latency, as added delay",
-                condition=f"{rate} /s configured",
+                condition=f"{rate} /s",
                 x=rate,
                 unit="ms",
                 kind="predicted",
@@ -222,7 +222,7 @@ class Study:
             periods_ms = [1e3 / outcomes[form, rate].of("checkpoints_per_s").mean for form in FORMS]
             yield _row(
                 quantity="latency, as mean period",
-                condition=f"{rate} /s configured",
+                condition=f"{rate} /s",
                 x=rate,
                 unit="ms",
                 kind="predicted",
@@ -240,8 +240,8 @@ class Study:
             for suffix in ("", "_unbuffered", "_buffered")
         )
         for points, quantity, condition in (
-            (injected, "score", "{:.0f} ms injected"),
-            (unbuffered, "score, not buffered", "{:.0f} /s configured"),
+            (injected, "score, injected delay", "{:.0f} ms"),
+            (unbuffered, "score, not buffered", "{:.0f} /s"),
         ):
             for x in points.index:
                 yield _row(
@@ -260,7 +260,7 @@ class Study:
             ]
             yield _row(
                 quantity=f"score, {name}",
-                condition=f"{rate} /s configured",
+                condition=f"{rate} /s",
                 x=rate,
                 unit="1",
                 kind="predicted",

@@ -1,0 +1,365 @@
+"""The command line: what it prints, what it refuses and how it ends."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import colosim
+from colosim import api, cli, store, sweeps
+from colosim.protocol.policies import POLICIES
+from tests.small import SCENARIO, SLOW, write
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with a scenario, a sweep, and things that are neither."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "small.toml")
+    write(tmp_path / "sweep.toml", 'scenario = "small.toml"\npolicies = ["none", "colo"]\n')
+    write(tmp_path / "empty.toml", "")
+    (tmp_path / "junk.toml").write_bytes(bytes(range(256)) * 16)
+    with (tmp_path / "big.toml").open("wb") as big:
+        big.truncate(100_000_000)
+    write(tmp_path / "negative.toml", SCENARIO.replace('"1 ms"', '"-1 ms"'))
+    write(tmp_path / "nan.toml", SCENARIO.replace("0.01", "nan"))
+    write(tmp_path / "typo.toml", SCENARIO.replace("working_set", "workin_set"))
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "folder" / "mine.txt", "mine")
+    return tmp_path
+
+
+@pytest.fixture
+def colosim_main(capsys):
+    """Run the command in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(map(str, arguments)))
+        return (ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "colosim.cli", *map(str, arguments)]
+
+
+def execute(arguments):
+    return subprocess.run(arguments, check=False, capture_output=True, text=True)
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+ERRORS = [
+    # arguments, what the line says
+    ("simulate missing.toml", "missing.toml: No such file"),
+    ("simulate folder", "folder: is a directory"),
+    ("simulate empty.toml", "empty.toml: is empty"),
+    ("simulate junk.toml", "junk.toml: is not text"),
+    ("simulate big.toml", "big.toml: larger than"),
+    ("simulate /dev/zero", "/dev/zero: is not a regular file"),
+    ("simulate negative.toml", "negative.toml: workload.service_time: "),
+    ("simulate nan.toml", "nan.toml: divergence.probability: "),
+    ("simulate small.toml --policy foo", "policy 'foo' is unknown; use one of colo, none, remus"),
+    ("simulate small.toml --policy rems", "did you mean remus"),
+    ("simulate small.toml --seed -1", "--seed"),
+    ("simulate small.toml --seed 1.5", "--seed"),
+    ("simulate small.toml --seed 9223372036854775808", "--seed"),
+    ("simulate small.toml --replications 0", "--replications"),
+    ("simulate small.toml --jobs 0", "--jobs"),
+    ("simulate small.toml --trace some", "--trace"),
+    ("simulate small.toml --polcy colo", "--polic"),
+    ("simulate small.toml --out folder", "folder: is a directory that no run wrote"),
+    ("simulate small.toml --out .", ".: is a directory that no run wrote"),
+    ("simulate small.toml --out /", "/: is a directory that no run wrote"),
+    ("simulate small.toml --out small.toml", "small.toml: is a file"),
+    ("simulate small.toml --out small.toml/run", "small.toml/run: cannot be written: "),
+    ("simulate small.toml --out /proc/run", "/proc/run: cannot be written: "),
+    ("simulate small.toml --json --out /proc/run", "/proc/run: cannot be written: "),
+    ("simulate", "FILE"),
+    ("simulat small.toml", "simulat"),
+    ("compare small.toml --policies none,foo", "policy 'foo' is unknown"),
+    ("compare small.toml --policies none,none", "name each policy once"),
+    ("compare small.toml --policies ,", "policy '' is unknown"),
+    ("compare small.toml --out folder", "folder: is a directory that no run wrote"),
+    ("compare empty.toml", "empty.toml: is empty"),
+    ("replay missing", "missing: is no directory"),
+    ("replay small.toml", "small.toml: is no directory"),
+    ("replay folder", "folder: holds no trace"),
+    ("sweep missing.toml", "missing.toml: No such file"),
+    ("sweep folder", "folder: is a directory; give a sweep file"),
+    ("sweep big.toml", "big.toml: larger than"),
+    ("sweep sweep.toml --out folder", "folder: is a directory that no sweep wrote"),
+    ("sweep sweep.toml --out small.toml", "small.toml: cannot be written: "),
+    ("sweep sweep.toml --out /proc/sweep", "/proc/sweep: cannot be written: "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), ERRORS)
+def test_every_error_is_one_clear_line(here, colosim_main, arguments, says):
+    before = sorted(here.rglob("*"))
+    status, out, err = colosim_main(*arguments.split())
+    assert status == 2
+    assert out == ""
+    [line] = err.splitlines()
+    assert line.startswith("colosim: ")
+    assert says in line
+    assert sorted(here.rglob("*")) == before
+
+
+def test_several_problems_of_a_file_are_a_line_each(here, colosim_main):
+    status, _, err = colosim_main("simulate", "typo.toml")
+    assert status == 2
+    assert all(line.startswith("colosim: typo.toml: ") for line in err.splitlines())
+    assert "memory.workin_set_pages: unknown key; did you mean working_set_pages?" in err
+
+
+def test_an_error_in_another_process_is_one_clear_line_too(here):
+    done = execute(command("simulate", "small.toml", "--policy", "foo"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def test_a_damaged_trace_is_one_clear_line(here, colosim_main):
+    (here / "run").mkdir()
+    (here / "run" / "trace-0.jsonl.gz").write_bytes(gzip.compress(b'{"node": "a"}\n'))
+    status, _, err = colosim_main("replay", "run")
+    assert status == 2
+    assert err.startswith("colosim: run/trace-0.jsonl.gz: is no trace, or damaged: line 1: ")
+    assert err.count("\n") == 1
+
+
+def test_a_full_disk_is_one_clear_line(here, colosim_main, monkeypatch):
+    def full(*_arguments, **_more):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pandas.DataFrame.to_parquet", full)
+    status, _, err = colosim_main("simulate", "small.toml", "--out", "run")
+    assert status == 2
+    assert err.endswith("cannot be written: No space left on device\n")
+    assert not (here / "run").exists()
+
+
+def test_a_defect_is_one_line_and_debug_shows_where(here, colosim_main, monkeypatch):
+    def broken(*_arguments, **_more):
+        raise KeyError("two\nlines")
+
+    monkeypatch.setattr(api, "simulate", broken)
+    status, _, err = colosim_main("simulate", "small.toml")
+    assert status == 70
+    assert (
+        err == r"colosim: defect: KeyError: 'two\nlines' (colosim --debug ... shows where)" + "\n"
+    )
+    with pytest.raises(KeyError):
+        cli.main(["--debug", "simulate", "small.toml"])
+
+
+# -- what is printed -----------------------------------------------------------------------------
+
+
+def test_simulate_prints_the_summary_and_how_to_keep_it(here, colosim_main):
+    status, out, err = colosim_main("simulate", "small.toml", "--policy", "remus", "--seed", "4")
+    expected = colosim.simulate("small.toml", "remus", seed=4)
+    assert (status, err) == (0, "")
+    assert "small: remus; seed 4, 3 of 3 replications" in out
+    assert expected.readable()[0].to_string() in out
+    assert f"fingerprint {expected.fingerprint}" in out
+    assert "nothing was written; --out DIR keeps the run" in out
+    assert "VIOLATION" not in out
+
+
+def test_compare_prints_values_and_differences(here, colosim_main):
+    status, out, _ = colosim_main("compare", "small.toml", "--policies", "none, colo", "--out", "o")
+    assert status == 0
+    assert "small: none, colo; seed 1" in out
+    assert "colo - none" in out
+    assert "written to o" in out
+    assert (here / "o" / "colo" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("arguments", ["simulate small.toml", "compare small.toml"])
+def test_json_is_one_object_without_nan(here, colosim_main, arguments):
+    status, out, err = colosim_main(*arguments.split(), "--json", "--replications", "1")
+    assert (status, err) == (0, "")
+    assert out.count("\n") == 1
+    body = json.loads(out, parse_constant=pytest.fail)
+    assert body["colosim"] == colosim.__version__
+    assert body["flags"] == body["violations"] == []
+    rows = [row for row in body["summary"] if row["metric"] == "latency_mean_ms"]
+    assert rows[0]["unit"] == "ms"
+    assert rows[0]["n"] == 1
+    assert rows[0]["mean"] > 0
+    assert rows[0]["ci_low"] is None
+
+
+def test_json_has_the_intervals_of_the_api(here, colosim_main):
+    _, out, _ = colosim_main("compare", "small.toml", "--json")
+    expected = colosim.compare("small.toml").summary
+    rows = json.loads(out)["summary"]
+    assert [row["mean"] for row in rows if row["mean"] is not None] == list(
+        expected["mean"].dropna()
+    )
+    assert [row["diff"] for row in rows if row["diff"] is not None] == list(
+        expected["diff"].dropna()
+    )
+
+
+def test_violations_and_flags_are_told_with_every_result(here, colosim_main, monkeypatch):
+    plain = colosim.simulate("small.toml", replications=1)
+    [record] = plain.records
+    record.violations.extend(f"broken {i}" for i in range(12))
+    record.flags.append("memory-extrapolated")
+    monkeypatch.setattr(api, "simulate", lambda *_given, **_more: plain)
+    _, out, _ = colosim_main("simulate", "small.toml")
+    assert out.count("VIOLATION: colo, replication 0: broken") == 10
+    assert "and 2 more violations" in out
+    assert "FLAG: memory-extrapolated" in out
+    _, out, _ = colosim_main("simulate", "small.toml", "--json")
+    body = json.loads(out)
+    assert len(body["violations"]) == 12
+    assert body["flags"] == ["memory-extrapolated"]
+
+
+def test_replay_says_that_all_is_well(here, colosim_main):
+    colosim.compare("small.toml", out="run")
+    status, out, _ = colosim_main("replay", "run")
+    assert status == 0
+    assert out.count("same decisions, no invariant broken") == 3
+
+
+def test_replay_shows_what_differs(here, colosim_main):
+    colosim.simulate("small.toml", "remus", replications=1, out="run")
+    [trace] = store.traces("run")
+    lines = gzip.decompress(trace.read_bytes()).splitlines()
+    [cut, *_] = [i for i, line in enumerate(lines) if b'"StopVm"' in line]
+    del lines[cut]
+    trace.write_bytes(gzip.compress(b"\n".join(lines)))
+    status, out, _ = colosim_main("replay", "run")
+    assert status == 1
+    assert "problems" in out
+    assert "replayed StopVm(" in out
+
+
+def test_sweep_says_what_it_did_and_goes_on(here, colosim_main):
+    status, out, _ = colosim_main("sweep", "sweep.toml")
+    assert status == 0
+    assert "2 points in out/sweep: 2 run now, 0 before, 0 failed" in out
+    status, out, _ = colosim_main("sweep", "sweep.toml")
+    assert "2 points in out/sweep: 0 run now, 2 before, 0 failed" in out
+
+
+def test_a_sweep_with_a_failing_point_ends_with_1(here, colosim_main):
+    text = SCENARIO.replace('kind = "uniform"', 'kind = "measured"\ncurve = "redis"')
+    text = text.replace("working_set_pages = 1000\ntouches =", "pages_per_request = 1 #")
+    write(here / "curve.toml", text.replace('"2 s"', '"10 s"').replace("0.01", "0.0"))
+    write(
+        here / "long.toml",
+        'scenario = "curve.toml"\npolicies = ["remus"]\nreplications = 1\n[axes]\n'
+        'policy.remus.interval = ["1 s", "3 s"]\n',
+    )
+    status, out, err = colosim_main("sweep", "long.toml")
+    assert status == 1
+    assert "1 run now, 0 before, 1 failed" in out
+    assert err.startswith("colosim: point remus, policy.remus.interval = 3 s failed: ModelError: ")
+
+
+def test_policies_lists_each_with_its_parameters_and_units(colosim_main):
+    status, out, _ = colosim_main("policies")
+    assert status == 0
+    for name, policy in POLICIES.items():
+        assert f"{name}\n    {policy.summary}\n    output waits for: " in out
+    assert "interval (time, default 100 ms): " in out
+
+
+def test_schema_is_json(colosim_main):
+    status, out, _ = colosim_main("schema")
+    assert status == 0
+    assert "workload" in json.loads(out)["properties"]
+
+
+@pytest.mark.parametrize("name", [None, *cli.cli.commands])
+def test_help_is_short_and_every_command_has_an_example_or_no_argument(colosim_main, name):
+    status, out, _ = colosim_main(*filter(None, [name]), "--help")
+    assert status == 0
+    assert len(out.splitlines()) < 40
+    if name and cli.cli.commands[name].params:
+        assert f"Example: colosim {name} " in out
+
+
+def test_no_command_is_a_question_for_help(colosim_main):
+    assert colosim_main()[:2] == colosim_main("--help")[:2]
+
+
+def test_the_version(colosim_main):
+    assert colosim_main("--version")[:2] == (0, f"colosim {colosim.__version__}\n")
+
+
+def test_help_loads_nothing_heavy():
+    heavy = ["numpy", "pandas", "matplotlib", "pydantic", "simpy", "scipy", "joblib", "rich"]
+    code = (
+        "import sys; from colosim import cli\n"
+        "try: cli.main(['--help'])\n"
+        f"finally: assert not set({heavy!r}) & set(sys.modules)"
+    )
+    done = execute([sys.executable, "-c", code])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_examples_in_help_are_true(here, colosim_main):
+    write(here / "web.toml")
+    for name in ("simulate", "compare", "replay"):
+        example = str(cli.cli.commands[name].epilog).removeprefix("Example: colosim ")
+        assert colosim_main(*example.split())[0] == 0
+
+
+def test_the_sweep_in_help_is_a_sweep(here):
+    write(here / "web.toml")
+    _, _, *lines = str(cli.cli.commands["sweep"].epilog).splitlines()
+    write(here / "bandwidth.toml", "\n".join(lines))
+    assert len(sweeps.plan("bandwidth.toml").points) == 2 + 4
+
+
+# -- signals and pipes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_keeps_finished_replications(tmp_path, jobs):
+    """As from a terminal: the signal goes to every process of the group."""
+    file, out = write(tmp_path / "slow.toml", SLOW), tmp_path / "run"
+    arguments = command("simulate", file, "--out", out, "--jobs", jobs, "--trace", "all")
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline_s = time.monotonic() + 120
+    while len(list(tmp_path.glob(".run.*/trace-*"))) < 5:  # begun, so that some are finished
+        assert process.poll() is None
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    manifest = json.loads((out / "manifest.json").read_text())
+    finished = len(manifest["finished"])
+    assert 0 < finished < 1000
+    assert manifest["interrupted"] is True
+    assert err == f"colosim: interrupted: kept {finished} of 1000 replications in {out}\n"
+    assert f"{finished} of 1000 replications" in printed
+    assert len(list(out.glob("trace-*"))) == finished
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert all(not each.differences for each in api.replay(out))
+
+
+def test_a_reader_that_goes_away_is_no_error(here):
+    arguments = " ".join(command("schema"))
+    done = execute(["bash", "-c", f"{arguments} | head -n 1"])
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
