@@ -49,8 +49,8 @@ PENDING = 10  # events in the bare loop's queue at any time, about as many as in
 class Counts:
     """How much to run: ``responses`` and ``checkpoints`` a run, ``repetitions`` of each run."""
 
-    responses: int = 20_000
-    checkpoints: int = 2_000
+    responses: int = 10_000
+    checkpoints: int = 1_000
     repetitions: int = 5
 
 
@@ -245,7 +245,7 @@ def measure(counts: Counts, say: Callable[[str], None] = lambda text: None) -> d
             rows = [repeat() for repeat in repeats]
         say("memory")
         memory = [
-            memory_row(policy, trace, counts.responses // 4)
+            memory_row(policy, trace, counts.responses)
             for policy in POLICIES
             for trace in (False, True)
         ]

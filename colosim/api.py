@@ -131,13 +131,16 @@ class _Outcome:
             *(f"flag: {flag}" for flag in self.flags),
         ]
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.title}>"
+
     def _repr_html_(self) -> str:
         notes = "".join(f"<p><b>{escape(note)}</b></p>" for note in self.notes())
         body = "".join(table.to_html() for table in self.readable())
         return f"<p>{escape(self.title)}</p>{notes}{body}<p><code>{self.fingerprint}</code></p>"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Result(_Outcome):
     """One policy's replications, in their order; if ``interrupted``, only the finished ones."""
 
@@ -201,7 +204,7 @@ class Result(_Outcome):
         store.write(directory, manifest, contents)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Comparison(_Outcome):
     """Several policies on one scenario, seed and stream of draws; the first is the baseline."""
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -82,7 +83,9 @@ def _reporter(progress: Progress | None, what: str, total: int) -> Iterator[Prog
     from rich.console import Console
 
     console = Console(file=sys.stderr)
-    if total < 2 or not (console.is_terminal or console.is_jupyter):
+    # In a notebook rich draws with ipywidgets, and warns at every bar where there is none.
+    in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
+    if total < 2 or not (console.is_terminal or in_notebook):
         yield lambda done, total: None
         return
     from rich import progress as rich

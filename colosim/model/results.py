@@ -89,9 +89,8 @@ class RunRecord:
         end; ``longest_gap_ms`` is the longest time within it without any answer to any client, its
         edges included, so a service that never comes back shows. ``replication_mbit_per_s`` is
         checkpoint state alone; ``link_mbit_per_s`` is all that crosses the link both ways,
-        witnesses and heartbeats too. It, ``lost_responses`` and ``mismatches_per_s`` come from the counters,
-        so over the whole run. The end is that of the
-        batch job if there is one.
+        witnesses and heartbeats too. It, ``lost_responses`` and ``mismatches_per_s`` come from the
+        counters, so over the whole run. The end is that of the batch job if there is one.
         """
         end_ns = self.completion_ns if self.completion_ns >= 0 else self.duration_ns
         window_s = (end_ns - self.warm_up_ns) / 1e9

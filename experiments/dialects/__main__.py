@@ -21,12 +21,12 @@ _TEXTS = {
 
 @click.command()
 @click.option("--out", default="out/dialects", show_default=True, help="Directory for results.")
-@click.option("--quick", is_flag=True, help="3 replications instead of the scenario's.")
+@click.option("--quick", is_flag=True, help="2 replications instead of the scenario's.")
 @click.option("--seed", type=int, help="What all chance comes from, instead of the scenario's.")
 def main(out: str, quick: bool, seed: int | None) -> None:
     """The wire dialects rfc2014 and upstream beside each other on one workload."""
     directory = output.directory(out)
-    comparisons = dialects.run(3 if quick else None, seed)
+    comparisons = dialects.run(2 if quick else None, seed)
     summary = dialects.summary(comparisons)
 
     console = output.console()

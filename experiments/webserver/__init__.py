@@ -99,9 +99,9 @@ def late_slope(curve: MeasuredCurve) -> float:
 
     For short exposures it is too low: there a request still meets pages that nobody has dirtied.
     """
-    before, last = (sum(point.samples) / len(point.samples) for point in curve.points[-2:])
-    gained_ns = curve.points[-1].exposure_ns - curve.points[-2].exposure_ns
-    return (last - before) / (curve.load_per_s * gained_ns / 1e9)
+    before_ns, last_ns = (point.exposure_ns for point in curve.points[-2:])
+    pages = curve.mean(last_ns, 0) - curve.mean(before_ns, 0)
+    return pages / (curve.load_per_s * (last_ns - before_ns) / 1e9)
 
 
 def fixed(workload: str) -> Scenario:
@@ -118,7 +118,7 @@ def saturated(workload: str, clients: int) -> Scenario:
         {
             "duration": "6 s",
             "warm_up": "1 s",
-            "replications": 5,
+            "replications": 4,
             "workload.load": "closed",
             "workload.rate": None,
             "workload.clients": clients,

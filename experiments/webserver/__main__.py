@@ -18,12 +18,12 @@ memory: "extrapolated" where an exposure was longer than the 1.6 s that the curv
 
 @click.command()
 @click.option("--out", default="out/webserver", show_default=True, help="Directory for results.")
-@click.option("--quick", is_flag=True, help="3 replications instead of 8 and 5.")
+@click.option("--quick", is_flag=True, help="2 replications instead of 8 and 4.")
 @click.option("--seed", default=1, show_default=True, help="What all chance comes from.")
 def main(out: str, quick: bool, seed: int) -> None:
     """None, Remus and COLO beside each other on the measured curves of redis and nginx."""
     directory = output.directory(out)
-    tables = webserver.run(replications=3 if quick else None, seed=seed)
+    tables = webserver.run(replications=2 if quick else None, seed=seed)
 
     console = output.console()
     for table in report.printed(tables.summary):

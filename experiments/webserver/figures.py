@@ -106,7 +106,10 @@ def saturation(metrics: pd.DataFrame) -> Chart:
         axes.axvline(100, color="black", linewidth=1)
         axes.set(xlim=(0, 105), xlabel="Responses, none = 100 %")
     _legend(chart, f"{loads[0]} clients", ", ".join(f"{clients} clients" for clients in loads[1:]))
-    chart.suptitle("Throughput of clients that ask again at once; bars: 95 % interval, paired")
+    chart.suptitle(
+        "Throughput of clients that ask again at once, memory scaled to their load; "
+        "bars: 95 % interval, paired"
+    )
     return chart
 
 

@@ -139,10 +139,10 @@ def test_late_slope_is_pages_per_request_at_the_end_of_the_curve():
 
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_the_saturated_load_says_how_memory_is_scaled(workload):
-    scenario = webserver.saturated(workload, FEW)
-    assert scenario.workload.clients == FEW
-    curve = webserver.fixed(workload).memory_model()
-    assert scenario.memory.pages_per_request == webserver.late_slope(curve) > 0
+    given = webserver.saturated(workload, FEW).to_mapping()
+    assert given["workload"]["clients"] == FEW
+    curve = MeasuredCurve.named(workload)
+    assert given["memory"]["pages_per_request"] == webserver.late_slope(curve) > 0
 
 
 def test_findings_claim_only_what_the_intervals_support():

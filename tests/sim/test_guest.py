@@ -162,7 +162,7 @@ def test_first_writes_lengthen_a_job():
 
 
 def test_a_cut_makes_writes_first_again():
-    """Work of 1 ms takes 3 ms up to the cut; then all 1,000 pages are written for the first time."""
+    """Work of 1 ms takes 3 ms up to the cut; after it all 1,000 pages are clean again."""
     slowdown = Slowdown(SequentialTouch(1_000, 1e6), 2_000)
     bench = Bench([4 * NS_PER_MS], slowdown=slowdown)
     bench.guest.start()

@@ -25,7 +25,7 @@ class Effort(NamedTuple):
 
 
 FULL = Effort(share=0.05, replications=10, duration_s=30)
-QUICK = Effort(share=0.01, replications=2, duration_s=10)
+QUICK = Effort(share=0.01, replications=3, duration_s=10)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ _CRASHES_MS = (1000, 1021, 1042, 1063, 1084)  # spread over one heartbeat, at an
 Key = tuple[int, int]
 
 _NOTE = (
-    "Simulated: longest time without any response; heartbeat time limit 500 ms assumed, range: "
-    "{} to {} ms. The paper's way of noticing the loss is not among the numbers, and nearly all of "
-    "the gap is that time limit, so this row tests little. Not included: activating devices and "
-    "disks of the backup, telling the network where the guest is now, back-off of clients' TCP."
-).format(min(TIMEOUTS_MS), max(TIMEOUTS_MS))
+    "Simulated: longest time without any response; ± over moments of the crash. A heartbeat time "
+    f"limit of 500 ms is assumed, range: {min(TIMEOUTS_MS)} to {max(TIMEOUTS_MS)} ms. How soon "
+    "Remus notices the loss is not among the numbers, and nearly all of the gap is that limit, so "
+    "this row tests little. Not included: activating devices and disks of the backup, telling the "
+    "network where the guest is now, back-off of clients' TCP."
+)
 
 
 def scenarios(lines: Lines) -> dict[Key, Scenario]:

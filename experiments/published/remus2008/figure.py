@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from colosim.analysis.plots import COLOURS, Chart
 from experiments.published.remus2008 import kernel_build, pauses, specweb
 from experiments.published.remus2008.experiment import Experiment
-from experiments.published.remus2008.kernel_build import NOMINAL_PAGES
+from experiments.published.remus2008.kernel_build import ASSUMED_PAGES, NOMINAL_PAGES
 from experiments.published.remus2008.rows import Row
 
 _BLUE, _ORANGE, _GREEN, *_ = COLOURS
@@ -35,12 +35,17 @@ def draw(experiment: Experiment) -> Chart:
 
 def _pauses(axes: Axes, experiment: Experiment) -> str:
     pages = np.geomspace(0.8, 2000, 200)
-    looks = zip((_BLUE, _ORANGE), "os", ("-", "--"), strict=True)
-    for (what, line), (colour, marker, dashes) in zip(
+    hollow: dict[str, Any] = {
+        "markerfacecolor": "none",
+        "markersize": 8,
+    }  # shows the other one behind it
+    looks = zip((_BLUE, _ORANGE), "os", ("-", "--"), ({}, hollow), strict=True)
+    for (what, line), (colour, marker, dashes, fill) in zip(
         experiment.lines._asdict().items(), looks, strict=True
     ):
         rows = _rows(experiment, pauses.PART, what)
-        _published(axes, rows, f"{what}, published", color=colour, marker=marker)
+        look = {"color": colour, "marker": marker, **fill}
+        _published(axes, rows, f"{what}, published", **look)
         label = f"fitted: {line.fixed_ms:.2f} ms + {1e3 * line.per_page_ms:.1f} µs per page"
         axes.plot(pages, line.at(pages), color=colour, linestyle=dashes, label=label)
     axes.set(xlabel="Dirty pages", ylabel="Time (ms)", xscale="log", yscale="log")
@@ -54,6 +59,7 @@ def _kernel_build(axes: Axes, experiment: Experiment) -> str:
     curves = {
         key: [100 * model.overhead(rate) for rate in _RATES] for key, model in study.fits.items()
     }
+    band = f"every form, {min(ASSUMED_PAGES)}..{max(ASSUMED_PAGES)} pages"
     edges = [each(list(curves.values()), axis=0) for each in (np.min, np.max)]
     _published(axes, _rows(experiment, kernel_build.PART, "overhead, pauses alone"), _FITTED_TO)
     looks = zip((_GREEN, _ORANGE, _BLUE), "^Ds", ("-.", "--", "-"), strict=True)
@@ -62,7 +68,7 @@ def _kernel_build(axes: Axes, experiment: Experiment) -> str:
         axes.plot(_RATES, curves[form, NOMINAL_PAGES], color=colour, linestyle=dashes, label=label)
         rows = _rows(experiment, kernel_build.PART, f"overhead, {form}")
         _points(axes, rows, "model", color=colour, marker=marker)
-    axes.fill_between(_RATES, *edges, color="0.87", linewidth=0, label="every form, 250..1000 pages")
+    axes.fill_between(_RATES, *edges, color="0.87", linewidth=0, label=band)
     bounds = [kernel_build.bound(experiment.lines, rate) for rate in _RATES]
     most = [100 * bound.overhead(rate) for bound, rate in zip(bounds, _RATES, strict=True)]
     axes.plot(_RATES, most, color="black", linestyle=":", label="pauses alone, at most")
@@ -84,7 +90,7 @@ def _achieved_rate(axes: Axes, experiment: Experiment) -> str:
     ):
         achieved = [1000 / specweb.period_ms(rate, in_flight_ms) for rate in _RATES]
         axes.plot(_RATES, achieved, color=colour, linestyle=dashes, label=f"time in flight {form}")
-    simulated = {"color": _BLUE, "marker": "s", "markersize": 9, "alpha": 0.4}
+    simulated: dict[str, Any] = {"color": _BLUE, "marker": "s", "markersize": 9, "alpha": 0.4}
     _points(axes, rows, "model", label=f"{specweb.NOMINAL}, simulated", **simulated)
     axes.plot(_RATES, _RATES, color="0.6", linestyle=":", label="as configured")
     axes.set(xlabel="Configured checkpoints a second", ylabel="Achieved checkpoints (1/s)")
@@ -114,8 +120,8 @@ def _rows(experiment: Experiment, part: str, quantity: str) -> list[Row]:
 
 def _published(axes: Axes, rows: Sequence[Row], label: str, **look: Any) -> None:
     """Black points, with bars for how far they can be read."""
-    ends = ("published_low", "published_high")
-    _points(axes, rows, "published", ends, label, **{"color": "black", "marker": "o", **look})
+    look = {"color": "black", "marker": "o", "zorder": 5, **look}
+    _points(axes, rows, "published", ("published_low", "published_high"), label, **look)
 
 
 def _points(
@@ -134,4 +140,5 @@ def _points(
     look = {"markersize": 5, "linestyle": "", "zorder": 4, **look}
     axes.plot(column("x"), column(value), label=label, **look)
     if ends:
-        axes.vlines(column("x"), *map(column, ends), color=look["color"], linewidth=1.2, zorder=3)
+        low, high = map(column, ends)
+        axes.vlines(column("x"), low, high, color=look["color"], linewidth=1.2, zorder=3)

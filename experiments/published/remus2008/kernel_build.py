@@ -47,34 +47,35 @@ _GUEST_PAGES = 512 * 256
 
 #: name -> touching of pages by shape and touches a second, and the largest shape.  The smallest
 #: is 1; for a working set it is as many pages as are needed at all.
-FORMS: Mapping[str, tuple[Callable[[float, float], Touch], float]] = {
+FORMS: dict[str, tuple[Callable[[float, float], Touch], float]] = {
     "uniform": (
         lambda pages, rate: UniformTouch(round(pages), rate, guest_pages=_GUEST_PAGES),
         _GUEST_PAGES,
     ),
     "zipf": (
         lambda pages, rate: ZipfTouch(round(pages), 1.0, rate, guest_pages=_GUEST_PAGES),
-        32_768,
+        8_192,
     ),
     # Of so many pages only the power law's beginning is seen: D grows as t^(1 / exponent).
     "power law": (
-        lambda exponent, rate: ZipfTouch(32_768, exponent, rate, guest_pages=_GUEST_PAGES),
+        lambda exponent, rate: ZipfTouch(8_192, exponent, rate, guest_pages=_GUEST_PAGES),
         6.0,
     ),
 }
 NOMINAL_FORM = next(iter(FORMS))
 
 _BOUND_NOTE = (
-    "Upper bound, not fitted to this job: epochs with the most pages whose pause and transmit fit the interval "
-    "(the lines go on beyond the 1024 pages that were measured). The guest runs during transmit, "
-    "so nothing else stops it. Range: up to lines through the longest pauses and shortest "
-    "transmits that can be read from the figure."
+    "Upper bound, not fitted to this job: epochs with the most pages whose pause and transmit fit "
+    "the interval (the lines go on beyond the 1024 pages that were measured). The guest runs "
+    "during transmit, so nothing else stops it. Range: up to lines through the longest pauses and "
+    "shortest transmits that can be read from the figure."
 )
 _FIT_NOTE = (
     "Simulated with parameters fitted to the run times at 10 and 20 /s: cost of a first write, "
-    f"shape of D(t), of which zipf has exponent 1. {NOMINAL_PAGES} pages an epoch at 20 /s are assumed; range: "
-    f"{' or '.join(str(pages) for pages in sorted(ASSUMED_PAGES))}. With 1000 the state of an "
-    "epoch takes longer to send than the interval of 20 /s and a shorter interval changes nothing."
+    f"shape of D(t), of which zipf has exponent 1. {NOMINAL_PAGES} pages an epoch at 20 /s are "
+    f"assumed; range: {' or '.join(str(pages) for pages in sorted(ASSUMED_PAGES))}. With 1000 the "
+    "state of an epoch takes longer to send than the interval of 20 /s and a shorter interval "
+    "changes nothing."
 )
 _TIME_NOTE = f"Form {NOMINAL_FORM}; range: all forms, all pages."
 
@@ -313,7 +314,7 @@ class Study:
 
 
 _row = partial(Row, part=PART)
-_FREEDOM = {"n": len(FITTED), "parameters": 2}
+_FREEDOM: dict[str, Any] = {"n": len(FITTED), "parameters": 2}
 
 
 def _origin(rate: int) -> dict[str, Any]:

@@ -85,8 +85,9 @@ def fit_line(points: pd.DataFrame, column: str = "value") -> Line:
         points.index, points[column], 1, w=1 / (points["high"] - points["low"]), cov=True
     )
     per_page_error, fixed_error = np.sqrt(np.diag(covariance))
-    figures = map(float, (fixed, per_page, fixed_error, per_page_error))
-    return Line(*figures, len(points))
+    return Line(
+        float(fixed), float(per_page), float(fixed_error), float(per_page_error), len(points)
+    )
 
 
 def worst(published: pd.DataFrame) -> Lines:

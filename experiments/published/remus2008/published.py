@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import Any
 
 import pandas as pd
 
@@ -40,9 +41,8 @@ def select(published: pd.DataFrame, workload: str, metric: str) -> pd.DataFrame:
     return rows.set_index("x")[["value", "low", "high"]]
 
 
-def reading(points: pd.DataFrame, x: float) -> dict[str, float]:
+def reading(points: pd.DataFrame, x: float) -> dict[str, Any]:
     """The fields of a `Row` that say what was published at ``x``; none if nothing was."""
     if x not in points.index:
         return {}
-    point = points.loc[x]
-    return {f"published{suffix}": float(point[column]) for suffix, column in _FIELDS}
+    return {f"published{suffix}": float(points[column][x]) for suffix, column in _FIELDS}

@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -61,9 +61,14 @@ class Row:
         """(Model - published) / published."""
         return (self.model - self.published) / self.published if self.published else math.nan
 
+    @property
+    def degrees_of_freedom(self) -> int | None:
+        """What the fit leaves over to test it; None for a row that is not fitted."""
+        return self.n - self.parameters if self.n else None
 
-def estimated(value: Interval, among: Iterable[float] = ()) -> dict[str, float]:
-    """The fields of a `Row` that a simulation gives; ``among``: under all other assumptions."""
+
+def estimated(value: Interval, among: Iterable[float] = ()) -> dict[str, Any]:
+    """The fields of a `Row` that a simulation gives; ``among``: under all assumptions."""
     found = {"model": value.mean, "interval": value.high - value.mean}
     values = list(among)
     return {**found, "low": min(values), "high": max(values)} if values else found
@@ -71,13 +76,12 @@ def estimated(value: Interval, among: Iterable[float] = ()) -> dict[str, float]:
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """All rows as a table, with residual, relative_error and degrees_of_freedom."""
-    table = pd.DataFrame([asdict(row) for row in rows])
-    degrees = (table["n"] - table["parameters"]).where(table["n"] > 0).astype("Int64")
-    table.insert(table.columns.get_loc("parameters") + 1, "degrees_of_freedom", degrees)
-    table.insert(table.columns.get_loc("closed_form"), "residual", [r.residual for r in rows])
-    errors = [row.relative_error for row in rows]
-    table.insert(table.columns.get_loc("closed_form"), "relative_error", errors)
-    return table
+    table = pd.DataFrame([asdict(row) for row in rows]).assign(
+        residual=[row.residual for row in rows],
+        relative_error=[row.relative_error for row in rows],
+        degrees_of_freedom=pd.array([row.degrees_of_freedom for row in rows], dtype="Int64"),
+    )
+    return table[[*table.columns.drop("note"), "note"]]
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -93,16 +97,13 @@ def show(rows: Sequence[Row], console: Console) -> None:
             pad_edge=False,
             collapse_padding=True,
         )
-        columns = {
-            header: cells
-            for header, text in _COLUMNS.items()
-            if any(cells := [text(row) for row in of_part])
-        }
-        for header in columns:
+        shown = [header for header, text in _COLUMNS.items() if any(text(row) for row in of_part)]
+        for header in shown:
             left = header in _LEFT
             table.add_column(header, justify="left" if left else "right", no_wrap=not left)
         table.add_column("note", justify="right")
-        for row, cells in zip(of_part, zip(*columns.values(), strict=True), strict=True):
+        for row in of_part:
+            cells = [_COLUMNS[header](row) for header in shown]
             table.add_row(*cells, str(notes.index(row.note) + 1) if row.note else "")
         console.print(table)
         for i, note in enumerate(notes, 1):
@@ -145,5 +146,5 @@ _COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "relative\nerror": lambda row: (
         "" if math.isnan(row.relative_error) else f"{round(row.relative_error, 3) + 0:+.1%}"
     ),
-    "dof": lambda row: str(row.n - row.parameters) if row.n else "",
+    "dof": lambda row: str(row.degrees_of_freedom) if row.n else "",
 }

@@ -50,7 +50,6 @@ FORMS: Mapping[str, Callable[[float, float], NDArray[np.float64]]] = {
 }
 NOMINAL = next(iter(FORMS))
 
-
 _RATE_NOTE = (
     f"Simulated. Time in flight {NOMINAL}, range: or {' or '.join(list(FORMS)[1:])}; fitted to the "
     "achieved rates at 20 and 40 configured, in closed form, and to nothing else."
@@ -65,21 +64,22 @@ _DELAY_NOTE = (
     "commit. Nothing of it is fitted to a latency."
 )
 _PERIOD_NOTE = (
-    "The published latencies, 100 and 49 ms, are the reciprocals of the achieved rates (100.2 and "
-    "49.4 ms), so they may be periods and not what clients see."
+    "Each published latency is the reciprocal of its achieved rate, to the millisecond, so it may "
+    "be the period of checkpoints and not what clients see."
 )
 _SCORE_NOTE = (
     "Score at the simulated delay, on straight lines between the injected delays (none between 0 "
     "and 60 ms; no value above 100 ms), combined with the measured score without buffering."
 )
+Combination = Callable[[float, float, float], float]
 #: name -> score of (delay alone, checkpoints alone, neither), and what that assumes
-COMBINATIONS: Mapping[str, tuple[Callable[[float, float, float], float], str]] = {
+COMBINATIONS: Mapping[str, tuple[Combination, str]] = {
     "both losses": (
         lambda delayed, unbuffered, native: delayed * unbuffered / native,
         "Assumption: the losses multiply.",
     ),
     "larger loss only": (
-        lambda delayed, unbuffered, native: delayed + min(0.0, unbuffered - delayed),
+        lambda delayed, unbuffered, native: float(np.minimum(delayed, unbuffered)),
         "The other extreme: only the larger loss counts.",
     ),
 }
@@ -184,7 +184,7 @@ class Study:
             simulated = [outcomes[form, rate].of("checkpoints_per_s") for form in FORMS]
             yield _row(
                 quantity="checkpoints",
-                condition=f"{rate} /s",
+                condition=f"{rate} /s configured",
                 x=rate,
                 unit="1/s",
                 **_origin(rate),
@@ -195,7 +195,7 @@ class Study:
             )
         yield _row(
             quantity="checkpoints, at least",
-            condition="30 /s",
+            condition="30 /s configured",
             x=30,
             unit="1/s",
             kind="predicted",
@@ -210,7 +210,7 @@ class Study:
             delays_ms = _delays_ms(outcomes, rate)
             yield _row(
                 quantity="latency, as added delay",
-                condition=f"{rate} /s",
+                condition=f"{rate} /s configured",
                 x=rate,
                 unit="ms",
                 kind="predicted",
@@ -219,17 +219,18 @@ class Study:
                 note=_DELAY_NOTE,
             )
         for rate in HELD_OUT:
-            periods_ms = [1e3 / outcomes[form, rate].of("checkpoints_per_s").mean for form in FORMS]
+            periods_ms = [
+                _mapped(outcomes[form, rate].of("checkpoints_per_s"), lambda per_s: 1e3 / per_s)
+                for form in FORMS
+            ]
             yield _row(
                 quantity="latency, as mean period",
-                condition=f"{rate} /s",
+                condition=f"{rate} /s configured",
                 x=rate,
                 unit="ms",
                 kind="predicted",
                 **reading(published_ms, rate),
-                model=periods_ms[0],
-                low=min(periods_ms),
-                high=max(periods_ms),
+                **estimated(periods_ms[0], (each.mean for each in periods_ms)),
                 closed_form=period_ms(rate, self.in_flight_ms[NOMINAL]),
                 note=_PERIOD_NOTE,
             )
@@ -241,7 +242,7 @@ class Study:
         )
         for points, quantity, condition in (
             (injected, "score, injected delay", "{:.0f} ms"),
-            (unbuffered, "score, not buffered", "{:.0f} /s"),
+            (unbuffered, "score, not buffered", "{:.0f} /s configured"),
         ):
             for x in points.index:
                 yield _row(
@@ -252,22 +253,18 @@ class Study:
                     kind="measured",
                     **reading(points, x),
                 )
-        native = float(injected["value"][0])
         for (name, (combine, note)), rate in product(COMBINATIONS.items(), RATES):
-            scores = [
-                combine(_score_at(delay_ms.mean, injected["value"]), unbuffered["value"][rate], native)
-                for delay_ms in _delays_ms(outcomes, rate)
-            ]
+            alone = float(unbuffered["value"][rate])
+            score = partial(_buffered_score, combine, injected["value"], alone)
+            scores = [_mapped(delay_ms, score) for delay_ms in _delays_ms(outcomes, rate)]
             yield _row(
                 quantity=f"score, {name}",
-                condition=f"{rate} /s",
+                condition=f"{rate} /s configured",
                 x=rate,
                 unit="1",
                 kind="predicted",
                 **reading(buffered, rate),
-                model=scores[0],
-                low=min(scores),
-                high=max(scores),
+                **estimated(scores[0], (each.mean for each in scores)),
                 note=f"{_SCORE_NOTE} {note}",
             )
 
@@ -289,11 +286,20 @@ def _used(published: pd.DataFrame) -> dict[float, float]:
 
 def _delays_ms(outcomes: Mapping[Key, Outcome], rate: int) -> list[Interval]:
     """Mean latency that protection adds, by form."""
-    return [
-        outcomes[form, rate].of("latency_mean_ms", outcomes[UNPROTECTED]) for form in FORMS
-    ]
+    return [outcomes[form, rate].of("latency_mean_ms", outcomes[UNPROTECTED]) for form in FORMS]
 
 
-def _score_at(delay_ms: float, injected: pd.Series[float]) -> float:
+def _buffered_score(
+    combine: Combination, injected: pd.Series[float], unbuffered: float, delay_ms: float
+) -> float:
+    return combine(score_at(delay_ms, injected), unbuffered, float(injected[0]))
+
+
+def _mapped(value: Interval, function: Callable[[float], float]) -> Interval:
+    """A falling function of a mean and of its interval's ends."""
+    return Interval(value.n, *map(function, (value.mean, value.high, value.low)))
+
+
+def score_at(delay_ms: float, injected: pd.Series[float]) -> float:
     """Score at an added delay, on straight lines between the injected ones; NaN outside."""
     return float(np.interp(delay_ms, injected.index, injected, left=math.nan, right=math.nan))
