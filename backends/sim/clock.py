@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import simpy
+from simpy.core import StopSimulation
 from simpy.events import Event, Timeout
 
 
@@ -25,6 +26,7 @@ class Clock:
         self.env = simpy.Environment(initial_time=0)
         self.events = 0
         self._end = self.env.event()
+        self._end.callbacks.append(StopSimulation.callback)
 
     def now_ns(self) -> int:
         return self.env.now  # type: ignore[return-value]  # every delay is an int
@@ -41,5 +43,4 @@ class Clock:
 
     def run(self, until_ns: int) -> None:
         """Run to ``until_ns``, that moment excluded, or until `stop`."""
-        limit = Timeout(self.env, until_ns - self.env.now)
-        self.env.run(until=limit | self._end)
+        self.env.run(until=until_ns)

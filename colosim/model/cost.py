@@ -54,7 +54,7 @@ class Costs:
     page_header_bytes: int = parameter(
         8, "size", "offset and flags before each page on the wire (LR 2)"
     )
-    device_state_bytes: int = parameter(105_007, "size", "state of the devices (LR 5)")
+    device_state_bytes: int = parameter(105_007, "size", "state of the devices (LR 5)", 1)
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -13,10 +13,11 @@ What the tables do not show, because it holds everywhere:
 * Every state that waits has a time limit (``Machine.limits``), whose end is `Verb.TIMEOUT`.
 
 Sources: `qemu-colo.md` 1.2 (rfc2014), 2.3-2.5 and 2.10 (upstream), `live-recipes.md` 2-3 (the
-order quiesce, request, stop, cut, save, send).  Two deliberate differences to QEMU's own loop:
-the state is saved *before* SEND goes out (the bytes on the wire are the same, and a peer that
-reads RAM never waits for our save), and a guest whose loop was already left is not stopped once
-more before it goes on alone.
+order quiesce, request, stop, cut, save, send).  Deliberate differences to QEMU's own loop: the
+state is saved *before* SEND goes out (the bytes on the wire are the same, and a peer that reads
+RAM never waits for our save); a guest whose loop was already left is not stopped once more before
+it goes on alone; the link is closed when the loop is left, not when the failover ends; and output
+that LOADED commits is released with StartVm, in the same feed, not before it.
 """
 
 from __future__ import annotations
@@ -144,6 +145,7 @@ class Do(Enum):
     ABORT = "abort"
     EXIT = "exit"
     ALONE = "alone"
+    GONE = "gone"
     # the trigger that came while a checkpoint was under way
     REMEMBER = "remember"
 
@@ -204,6 +206,9 @@ def _stay(states: Iterable[State], verbs: Iterable[Verb], *effects: Do) -> Rows:
     verbs = tuple(verbs)
     return {(state, verb): (effects, state) for state in states for verb in verbs}
 
+
+#: messages that may wait to be read; a peer in step never has more than two outstanding
+MAX_UNREAD = 16
 
 LOST = (Verb.LINK_LOST, Verb.PEER_FAULT)
 BAD = (Verb.FAILED, Verb.TIMEOUT)
@@ -302,9 +307,10 @@ def primary_machine(
     for state in guest:
         rows |= _each((state,), BAD, ((*abort(state), Do.CLOSE_LINK, Do.EXIT), P.DEAD))
 
-    # The guest's process ends.  State already in hand still gets across: StartVm finds out.
+    # The guest's process ends.  State already in hand still gets across (`live-recipes.md` 3);
+    # this side says at once that it cannot go on, and StartVm ends it.
     in_hand = () if early else (P.SEND, P.WAIT_RECEIVED, P.WAIT_LOADED)
-    rows |= _stay(in_hand, (Verb.VM_GONE,))
+    rows |= _stay(in_hand, (Verb.VM_GONE,), Do.GONE)
     for state in (P.WAIT_READY, P.START, P.RUN, *in_flight, *after):
         if state not in in_hand:
             rows[state, Verb.VM_GONE] = ((*abort(state), Do.CLOSE_LINK, Do.EXIT), P.DEAD)
@@ -520,6 +526,7 @@ class Checkpointer:
         self._checkpoint = 0  # the one under way or, between two, the last
         self._safe = 0  # primary: last committed; secondary: last loaded
         self._in_hand: t.State | None = None  # state to send or to load
+        self._vm_gone = False  # a state that does not end by it must not forget it
         self._wish: str | None = None  # the remembered trigger
         self._why = ""  # of the input being handled
         self._said = t.Takeover(machine.survival_in(machine.start), 0)
@@ -535,7 +542,9 @@ class Checkpointer:
 
     def peer(self, item: Item, now_ns: int) -> None:
         """What the decoder understood."""
-        if isinstance(item, Fault):
+        if len(self._inbox) == MAX_UNREAD:
+            self._inbox[-1] = (Verb.PEER_FAULT, None, "the peer talks without waiting for answers")
+        elif isinstance(item, Fault):
             self._inbox.append((Verb.PEER_FAULT, None, item.why))
         elif isinstance(item, t.State):
             self._inbox.append((Verb.STATE, item, ""))
@@ -601,7 +610,8 @@ class Checkpointer:
         self._say_survival()
 
     def _say_survival(self) -> None:
-        said = t.Takeover(self._machine.survival_in(self.state), self._safe)
+        survival = self._machine.survival_in(self.state)
+        said = t.Takeover(t.Survival.BROKEN if self._vm_gone else survival, self._safe)
         if said != self._said:
             self._said = said
             self._out.signal(said)
@@ -713,6 +723,9 @@ class Checkpointer:
 
     def _alone(self) -> None:
         self._out.signal(t.Alone())
+
+    def _gone(self) -> None:
+        self._vm_gone = True
 
     def _remember(self) -> None:
         self._wish = self._wish or self._why

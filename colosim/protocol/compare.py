@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from colosim.protocol.outbox import Outbox
-from colosim.protocol.types import Cut, GuestOutput, Match, Mismatch, PeerOutput, Range, Stale
+from colosim.protocol.types import Alone, Cut, GuestOutput, Match, Mismatch, PeerOutput, Range, Stale
 
 
 @dataclass(slots=True)
@@ -37,13 +37,13 @@ class Comparator:
         self._out = out
         self._streams: dict[str, _Stream] = {}
         self._epoch = 0
-        self._cuts = 0
-        # (due, cut it belongs to, stream, side, index on that side); due never decreases
-        self._ages: deque[tuple[int, int, _Stream, _Side, int, Range]] = deque()
+        self._over = False
+        # (due, stream, side, index on that side, range); due never decreases
+        self._ages: deque[tuple[int, _Stream, _Side, int, Range]] = deque()
         self.old_witnesses = 0
 
     def hears(self) -> dict[type, Callable[..., None]]:
-        return {Cut: self._on_cut}
+        return {Cut: self._on_cut, Alone: self._on_alone}
 
     def primary_output(self, event: GuestOutput, now_ns: int) -> None:
         stream = self._stream(event.range.stream)
@@ -59,15 +59,15 @@ class Comparator:
     def deadline_ns(self) -> int | None:
         ages = self._ages
         while ages:
-            due_ns, cut, stream, side, index, _ = ages[0]
-            if cut == self._cuts and index >= side.taken and not stream.stuck:
+            due_ns, stream, side, index, _ = ages[0]
+            if index >= side.taken and not stream.stuck:
                 return due_ns
             ages.popleft()
         return None
 
     def tick(self, now_ns: int) -> None:
         while (due_ns := self.deadline_ns()) is not None and due_ns <= now_ns:
-            _, _, stream, _, _, range_ = self._ages.popleft()
+            _, stream, _, _, range_ = self._ages.popleft()
             stream.stuck = True
             self._out.signal(Stale(range_))
 
@@ -80,6 +80,8 @@ class Comparator:
     def _put(
         self, stream: _Stream, side: _Side, event: GuestOutput | PeerOutput, now_ns: int
     ) -> None:
+        if self._over:
+            return
         side.waiting.append((event.range, event.digest))
         if stream.stuck:
             return
@@ -100,10 +102,15 @@ class Comparator:
         if side.waiting:
             index = side.taken + len(side.waiting) - 1
             due_ns = now_ns + self._timeout_ns
-            self._ages.append((due_ns, self._cuts, stream, side, index, event.range))
+            self._ages.append((due_ns, stream, side, index, event.range))
 
     def _on_cut(self, signal: Cut, now_ns: int) -> None:
         self._streams.clear()
         self._ages.clear()
         self._epoch = signal.checkpoint
-        self._cuts += 1
+
+    def _on_alone(self, signal: Alone, now_ns: int) -> None:
+        """There is nobody left to compare with."""
+        self._streams.clear()
+        self._ages.clear()
+        self._over = True

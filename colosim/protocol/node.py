@@ -67,12 +67,18 @@ class _Part(Protocol):
 
 
 class _PolicyPart:
-    """Gives a policy, which only returns reasons, the shape of a part."""
+    """Gives a policy, which only returns reasons, the shape of a part.
+
+    A node that goes on alone has nothing to checkpoint to: its policy is not asked any more.
+    """
 
     def __init__(self, policy: Policy, out: Outbox) -> None:
         self._policy = policy
         self._out = out
-        self.deadline_ns = policy.deadline_ns
+        self._over = False
+
+    def deadline_ns(self) -> int | None:
+        return None if self._over else self._policy.deadline_ns()
 
     def hears(self) -> dict[type, Callable[..., None]]:
         return dict.fromkeys(t.Signal.__args__, self._on_signal)
@@ -81,7 +87,9 @@ class _PolicyPart:
         self._wants(self._policy.tick(now_ns))
 
     def _on_signal(self, signal: t.Signal, now_ns: int) -> None:
-        self._wants(self._policy.signal(signal, now_ns))
+        self._over = self._over or isinstance(signal, t.Alone)
+        if not self._over:
+            self._wants(self._policy.signal(signal, now_ns))
 
     def _wants(self, reason: str | None) -> None:
         if reason is not None:

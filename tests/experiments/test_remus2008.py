@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import colosim
 from colosim import load_scenario
+from colosim.model.memory import SequentialTouch
 from experiments.published.remus2008 import (
     experiment,
     failover,
@@ -61,9 +62,9 @@ def rows(result: Experiment) -> list[Row]:
 def test_conditions_and_ranges_are_read():
     transmit = select(PAPER, "page toucher", "transmit")
     assert transmit.index.tolist() == [1, 256, 512, 1024]
-    assert transmit.loc[512].tolist() == [35.0, 24.7, 47.6]
-    assert select(PAPER, "kernel build", "completion_time").loc[10].tolist() == [405, 404, 406]
-    assert select(PAPER, "kernel build", "overhead").loc[20].tolist() == [52, 52, 52]
+    assert list(transmit.loc[512]) == [35.0, 24.7, 47.6]
+    assert list(select(PAPER, "kernel build", "completion_time").loc[10]) == [405, 404, 406]
+    assert list(select(PAPER, "kernel build", "overhead").loc[20]) == [52, 52, 52]
     with pytest.raises(LookupError, match="nothing published about colour"):
         select(PAPER, "kernel build", "colour")
 
@@ -125,7 +126,7 @@ def test_the_simulator_pauses_and_transmits_as_the_lines_say(pages: int):
 def test_no_number_of_pages_pauses_longer_than_the_bound(rate: int):
     most = kernel_build.bound(LINES, rate).overhead(rate)
     for pages in range(10, 5000, 10):
-        memory = kernel_build.SequentialTouch(pages, 1e9, guest_pages=131_072)
+        memory = SequentialTouch(pages, 1e9, guest_pages=131_072)
         assert kernel_build.Model(LINES, memory, 0.0).overhead(rate) <= most * 1.002
 
 

@@ -7,6 +7,7 @@
 ``specweb``       a web server: achieved rate, delay by output buffering, score
 ``failover``      the time clients see nothing when the primary's host is lost
 ``simulation``    many scenarios on all cores
+``experiment``    all of it together
 ``figure``        the one figure
 
 Run it with ``python -m experiments.published.remus2008``; README.md says how to read the result.
