@@ -141,7 +141,6 @@ class Service(_Workload):
         "exponential", "distribution of the CPU time of a request"
     )
     vcpus: Count = option(1, "requests served at the same time")
-    request_bytes: Size = option("200 B", "size of a request on the network")
     response_bytes: Size = option("1500 B", "size of a response on the network")
     client_delay_ns: Time = option("100 us", "one way from client to host and back, each")
     retransmit_ns: Time = option(

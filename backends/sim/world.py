@@ -46,7 +46,9 @@ class Host:
     link_open: bool = True  # this end of the checkpoint stream
     backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
     stuck: list[Callable[[], None]] = field(default_factory=list)  # while the guest hangs
-    turn: int = 0  # of its wake-up call
+    due_ns: int | None = None  # when its node wants Tick
+    wake_ns: int | None = None  # the wake-up call that is planned, at or before due
+    turn: int = 0  # of that call
     # what the guest made and nobody has: (client, request) -> digest
     owed: dict[tuple[int, int], str] = field(default_factory=dict)
     # what the loaded state had made and, for all it knows, nobody has: a guest repeats that
@@ -187,15 +189,27 @@ class SimWorld:
 
     def wake_at(self, node_id: str, when_ns: int | None) -> None:
         host = self.hosts[node_id]
+        host.due_ns = when_ns
+        # Most calls only put the wake-up off: the one that is planned will then plan the next.
+        if when_ns is not None and (host.wake_ns is None or when_ns < host.wake_ns):
+            self._plan_wake(host, when_ns)
+
+    def _plan_wake(self, host: Host, when_ns: int) -> None:
         host.turn += 1
-        if when_ns is not None:
-            wait_ns = max(0, when_ns - self.now_ns())
-            self.clock.after(wait_ns, self._wake, (host, host.turn))
+        host.wake_ns = max(when_ns, self.now_ns())
+        self.clock.after(host.wake_ns - self.now_ns(), self._wake, (host, host.turn))
 
     def _wake(self, woken: tuple[Host, int]) -> None:
         host, turn = woken
-        if turn == host.turn:
+        if turn != host.turn:
+            return
+        host.wake_ns = None
+        if host.due_ns is None:
+            return
+        if host.due_ns <= self.now_ns():
             self.tell(host.id, t.Tick())
+        else:
+            self._plan_wake(host, host.due_ns)
 
     def tell(self, node_id: str, event: t.Event, cause: Cause | None = None) -> None:
         """Pump an event, unless the node is dead, or later if it hangs."""

@@ -34,7 +34,9 @@ class Costs:
         3_300, "time", "encode one page while the guest is stopped: 0.5 ms for 150 (LR 2)"
     )
     copy_fixed_ns: int = parameter(
-        0, "time", "start copying pages aside, copy-then-send only; not measured"
+        1_750_000,
+        "time",
+        "copy-then-send: find the pages and save the devices while the guest is stopped (as above)",
     )
     copy_per_page_ns: int = parameter(
         400, "time", "copy one page aside: assumed, 4 KiB at 10 GB/s; not measured"

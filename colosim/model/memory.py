@@ -571,7 +571,8 @@ class ZipfTouch(_Touch):
             touches = 2.0 ** (k / self._NODES_PER_OCTAVE)
             missed = np.exp(touches * self._log_misses)
             hit = -np.expm1(touches * self._log_misses)
-            variance = missed @ hit - touches * (self._chances @ missed) ** 2
+            # Not @: with several BLAS threads its last bits depend on their number.
+            variance = (missed * hit).sum() - touches * (self._chances * missed).sum() ** 2
             node = float(hit.sum()), math.sqrt(max(float(variance), 0.0))
             self._nodes[k] = node
         return node

@@ -281,7 +281,7 @@ def primary_machine(
     rows |= _stay([s for s in in_flight if s not in late], (Verb.TRIGGER,))
     rows |= _stay(late, (Verb.TRIGGER,), Do.REMEMBER)
     ended = (P.EXITED, P.FAILOVER) if dialect.failover else ()
-    ended = (*ended, P.TAKEOVER, P.ALONE, P.DEAD)
+    ended = (*ended, P.TAKEOVER, P.DEAD)  # alone, the policy is silent
     rows |= _stay(ended, (Verb.TRIGGER,))
 
     # The peer or the link fails: leave the loop with the guest as it is, and let the managers

@@ -13,7 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from colosim.protocol.outbox import Outbox
-from colosim.protocol.types import Alone, Cut, GuestOutput, Match, Mismatch, PeerOutput, Range, Stale
+from colosim.protocol.types import (
+    Alone,
+    Cut,
+    GuestOutput,
+    Match,
+    Mismatch,
+    PeerOutput,
+    Range,
+    Stale,
+)
 
 
 @dataclass(slots=True)

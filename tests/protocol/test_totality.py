@@ -65,7 +65,8 @@ def test_every_state_has_the_rows_it_needs_and_no_others(config):
             Verb.TIMEOUT: state in machine.limits,
             Verb.LINK_LOST: state in machine.reads,
             Verb.PEER_FAULT: state in machine.reads,
-            Verb.TRIGGER: config.role is t.Role.PRIMARY,
+            # a node that goes on alone does not ask its policy any more
+            Verb.TRIGGER: config.role is t.Role.PRIMARY and state is not P.ALONE,
             Verb.PROMOTE: DIALECTS[config.dialect].failover
             and state not in promoted
             and machine.survival_in(state) is not t.Survival.BROKEN,
@@ -105,6 +106,7 @@ def shape(player: Player) -> tuple:
         part.state,
         part._op is None,
         part._wish is None,
+        part._vm_gone,
         tuple(verb for verb, _, _ in part._inbox),
         decoder.faulty,
         decoder._expect,
