@@ -1,7 +1,7 @@
 """Trace lines: what a session saw and did, readable, and enough to do it again.
 
 A line is ``{node, n, now_ns, kind, step, body}``: ``n`` counts a node's lines, ``kind`` is
-``node`` (the header: configuration and versions), ``event``, ``signal`` or ``action``, ``step`` is
+``node`` (the header: its configuration), ``event``, ``signal`` or ``action``, ``step`` is
 the checkpointer's step after the event.  An event that another node's action caused names it:
 ``cause = [node, n]``.  That is the order of a merged trace: happens-before, never clocks.
 
