@@ -24,7 +24,10 @@ Promises to the core
 7. `Promote` turns client input to that node's guest, from where its state left off.
 8. A fenced host's output reaches nobody from the moment `Done` of `Fence` is fed.
 9. An event that an action of another node caused carries that action's line as ``cause``.
-10. Nothing outlives the world: whoever starts a process or a socket ends it.
+10. `VmGone` comes before every `Failed` and `LinkLost` that the guest's end causes, and `PeerGone`
+   not before `Start`: a manager decides by what it has been told.
+11. A `Quiesce` that was cancelled takes no effect after a later `StartVm`.
+12. Nothing outlives the world: whoever starts a process or a socket ends it.
 """
 
 from __future__ import annotations

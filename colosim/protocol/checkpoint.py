@@ -217,6 +217,32 @@ BAD = (Verb.FAILED, Verb.TIMEOUT)
 # -- primary ---------------------------------------------------------------------------------
 
 
+_PRIMARY_LIMITS: Mapping[State, str] = {
+    P.WAIT_READY: "ready_ns",
+    P.START: "resume_ns",
+    P.QUIESCE: "quiesce_ns",
+    P.REQUEST: "request_ns",
+    P.STOP: "stop_ns",
+    P.CUT: "cut_ns",
+    P.SAVE: "save_ns",
+    P.COPY: "save_ns",
+    P.RESUME_EARLY: "resume_ns",
+    P.SEND: "send_ns",
+    P.WAIT_RECEIVED: "received_ns",
+    P.WAIT_LOADED: "loaded_ns",
+    P.RESUME: "resume_ns",
+    P.FAILOVER: "stop_ns",
+    P.TAKEOVER: "resume_ns",
+}
+_PRIMARY_READS: tuple[State, ...] = (
+    P.WAIT_READY,
+    P.RUN,
+    P.REQUEST,
+    P.WAIT_RECEIVED,
+    P.WAIT_LOADED,
+)
+
+
 def primary_machine(
     dialect: Dialect,
     transfer: Transfer = Transfer.STOP_AND_SEND,
@@ -224,152 +250,173 @@ def primary_machine(
     commit: Message | None = None,
 ) -> Machine:
     """The primary's machine; ``commit`` overrides when the dialect calls a checkpoint safe."""
-    early = transfer is Transfer.COPY_THEN_SEND
-    commit = commit or dialect.commit
-    at_received = (Do.COMMIT,) if commit is Message.RECEIVED else ()
-    at_loaded = (Do.COMMIT,) if commit is Message.LOADED else ()
-    # states of a checkpoint, split by whether leaving them aborts it
-    in_flight: tuple[State, ...] = (
-        P.QUIESCE,
-        P.REQUEST,
-        P.STOP,
-        P.CUT,
-        *((P.COPY, P.RESUME_EARLY) if early else (P.SAVE,)),
-        P.SEND,
-        P.WAIT_RECEIVED,
+    rows = _Primary(dialect, transfer, commit or dialect.commit)
+    return Machine(
+        rows={
+            **rows.path(),
+            **rows.triggers(),
+            **rows.peer_fails(),
+            **rows.guest_fails(),
+            **rows.goes_on_alone(),
+            **(rows.qemu_7_2() if quirks is Quirks.QEMU_7_2 else {}),
+        },
+        start=P.IDLE,
+        reads=frozenset(_PRIMARY_READS),
+        ended=frozenset((P.FROZEN, P.EXITED, P.FAILOVER, P.TAKEOVER, P.ALONE, P.DEAD)),
+        between=frozenset((P.RUN, P.FROZEN)),
+        limits=_PRIMARY_LIMITS,
+        survival={P.DEAD: t.Survival.BROKEN},
     )
-    after: tuple[State, ...] = (P.WAIT_LOADED,) if early else (P.WAIT_LOADED, P.RESUME)
-    aborting = (*in_flight, P.WAIT_LOADED) if commit is Message.LOADED else in_flight
-    keeping = tuple(state for state in after if state not in aborting)
 
-    def abort(state: State) -> tuple[Do, ...]:
-        return (Do.ABORT,) if state in aborting else ()
 
-    rows: Rows = {
-        (P.IDLE, Verb.START): ((), P.WAIT_READY),
-        (P.WAIT_READY, Verb.READY): ((Do.START_VM,), P.START),
-        (P.START, Verb.DONE): ((Do.PROTECTED,), P.RUN),
-        (P.RUN, Verb.TRIGGER): ((Do.BEGIN, Do.QUIESCE), P.QUIESCE),
-        (P.QUIESCE, Verb.DONE): ((Do.SEND_REQUEST,), P.REQUEST),
-        (P.REQUEST, Verb.REPLY): ((Do.STOP_VM,), P.STOP),
-        (P.STOP, Verb.DONE): ((Do.DRAIN,), P.CUT),
-    }
-    if early:
-        rows |= {
-            (P.CUT, Verb.DONE): ((Do.CUT, Do.COPY), P.COPY),
-            (P.COPY, Verb.DONE): ((Do.START_VM,), P.RESUME_EARLY),
-            (P.RESUME_EARLY, Verb.DONE): ((Do.RESUMED, Do.SEND_STATE), P.SEND),
-            (P.WAIT_LOADED, Verb.LOADED): ((*at_loaded, Do.COMPLETE), P.RUN),
+class _Primary:
+    """The primary's rows, a method for each kind of thing that can happen."""
+
+    def __init__(self, dialect: Dialect, transfer: Transfer, commit: Message) -> None:
+        self.failover = dialect.failover
+        self.commit = commit
+        #: the guest runs while its state is sent
+        self.early = transfer is Transfer.COPY_THEN_SEND
+        self.saving: State = P.COPY if self.early else P.SAVE
+        # states of a checkpoint, split by whether leaving them aborts it
+        self.in_flight: tuple[State, ...] = (
+            P.QUIESCE,
+            P.REQUEST,
+            P.STOP,
+            P.CUT,
+            self.saving,
+            *((P.RESUME_EARLY,) if self.early else ()),
+            P.SEND,
+            P.WAIT_RECEIVED,
+        )
+        self.after: tuple[State, ...] = (
+            (P.WAIT_LOADED,) if self.early else (P.WAIT_LOADED, P.RESUME)
+        )
+        self.before: tuple[State, ...] = (P.WAIT_READY, P.START, P.RUN)
+        self.committed_late = commit is Message.LOADED
+        # Leaving the loop: stop talking and let the managers decide.  rfc2014 knows none: the
+        # master goes on alone.
+        self.leave: tuple[Do, ...] = (Do.CLOSE_LINK, Do.EXIT)
+        self.left: State = P.EXITED
+        if not self.failover:
+            self.leave, self.left = (*self.leave, Do.START_VM), P.TAKEOVER
+
+    def abort(self, state: State) -> tuple[Do, ...]:
+        """What leaving a state early does to the checkpoint under way."""
+        pending = state in self.in_flight or (self.committed_late and state is P.WAIT_LOADED)
+        return (Do.ABORT,) if pending else ()
+
+    def dead(self, state: State) -> Row:
+        """The guest is beyond use."""
+        return (*self.abort(state), Do.CLOSE_LINK, Do.EXIT), P.DEAD
+
+    def path(self) -> Rows:
+        """From the start through a checkpoint and back, where nothing fails."""
+        at_received = () if self.committed_late else (Do.COMMIT,)
+        at_loaded = (Do.COMMIT,) if self.committed_late else ()
+        rows: Rows = {
+            (P.IDLE, Verb.START): ((), P.WAIT_READY),
+            (P.WAIT_READY, Verb.READY): ((Do.START_VM,), P.START),
+            (P.START, Verb.DONE): ((Do.PROTECTED,), P.RUN),
+            (P.RUN, Verb.TRIGGER): ((Do.BEGIN, Do.QUIESCE), P.QUIESCE),
+            (P.QUIESCE, Verb.DONE): ((Do.SEND_REQUEST,), P.REQUEST),
+            (P.REQUEST, Verb.REPLY): ((Do.STOP_VM,), P.STOP),
+            (P.STOP, Verb.DONE): ((Do.DRAIN,), P.CUT),
+            (P.SEND, Verb.DONE): ((), P.WAIT_RECEIVED),
+            (P.WAIT_RECEIVED, Verb.RECEIVED): (at_received, P.WAIT_LOADED),
         }
-    else:
-        rows |= {
+        if self.early:
+            return rows | {
+                (P.CUT, Verb.DONE): ((Do.CUT, Do.COPY), P.COPY),
+                (P.COPY, Verb.DONE): ((Do.START_VM,), P.RESUME_EARLY),
+                (P.RESUME_EARLY, Verb.DONE): ((Do.RESUMED, Do.SEND_STATE), P.SEND),
+                (P.WAIT_LOADED, Verb.LOADED): ((*at_loaded, Do.COMPLETE), P.RUN),
+            }
+        return rows | {
             (P.CUT, Verb.DONE): ((Do.CUT, Do.SAVE), P.SAVE),
             (P.SAVE, Verb.DONE): ((Do.SEND_STATE,), P.SEND),
             (P.WAIT_LOADED, Verb.LOADED): ((*at_loaded, Do.START_VM), P.RESUME),
             (P.RESUME, Verb.DONE): ((Do.RESUMED, Do.COMPLETE), P.RUN),
         }
-    rows |= {
-        (P.SEND, Verb.DONE): ((), P.WAIT_RECEIVED),
-        (P.WAIT_RECEIVED, Verb.RECEIVED): (at_received, P.WAIT_LOADED),
-    }
-    # Triggers from before the cut are answered by the checkpoint under way.  A stopped guest
-    # makes no others until RECEIVED, where upstream clears them; a running one does.  Those from
-    # before the guest runs start the first checkpoint (`qemu-colo.md` 3.5).
-    late: tuple[State, ...] = (P.IDLE, P.WAIT_READY, P.START, *after)
-    if early:
-        late = (*late, P.RESUME_EARLY, P.SEND, P.WAIT_RECEIVED)
-    rows |= _stay([s for s in in_flight if s not in late], (Verb.TRIGGER,))
-    rows |= _stay(late, (Verb.TRIGGER,), Do.REMEMBER)
-    ended = (P.EXITED, P.FAILOVER) if dialect.failover else ()
-    ended = (*ended, P.TAKEOVER, P.DEAD)  # alone, the policy is silent
-    rows |= _stay(ended, (Verb.TRIGGER,))
 
-    # The peer or the link fails: leave the loop with the guest as it is, and let the managers
-    # decide.  rfc2014 knows no manager: the master goes on alone, and dies of a wrong message.
-    waits = (P.REQUEST, P.WAIT_RECEIVED, P.WAIT_LOADED)
-    if dialect.failover:
-        leave: tuple[Do, ...] = (Do.CLOSE_LINK, Do.EXIT)
-        fault, left = leave, P.EXITED
-    else:
-        leave = (Do.CLOSE_LINK, Do.EXIT, Do.START_VM)
-        fault, left = (Do.CLOSE_LINK, Do.EXIT, Do.STOP_VM), P.TAKEOVER
-    reads: tuple[State, ...] = (P.WAIT_READY, P.RUN, *waits)
-    for state in reads:
-        timeout = () if state is P.RUN else (Verb.TIMEOUT,)
-        rows |= _each((state,), (Verb.LINK_LOST, *timeout), ((*abort(state), *leave), left))
-        after_fault = left if dialect.failover else P.DEAD
-        rows[state, Verb.PEER_FAULT] = ((*abort(state), *fault), after_fault)
+    def triggers(self) -> Rows:
+        """Triggers that come while no checkpoint can start.
 
-    # An operation of ours fails.  A guest that neither stops nor starts is beyond use.
-    own = (P.QUIESCE, P.CUT, *((P.COPY,) if early else (P.SAVE,)), P.SEND)
-    guest: tuple[State, ...] = (P.START, P.STOP, *((P.RESUME_EARLY,) if early else (P.RESUME,)))
-    rows |= _each(own, BAD, ((Do.ABORT, *leave), left))
-    for state in guest:
-        rows |= _each((state,), BAD, ((*abort(state), Do.CLOSE_LINK, Do.EXIT), P.DEAD))
+        Those from before the cut are answered by the checkpoint under way.  A stopped guest makes
+        no others until RECEIVED, where upstream clears them; a running one does.  Those from
+        before the guest runs start the first checkpoint (`qemu-colo.md` 3.5).
+        """
+        late: tuple[State, ...] = (P.IDLE, P.WAIT_READY, P.START, *self.after)
+        if self.early:
+            late = (*late, P.RESUME_EARLY, P.SEND, P.WAIT_RECEIVED)
+        answered = [state for state in self.in_flight if state not in late]
+        ended = (P.EXITED, P.FAILOVER) if self.failover else ()
+        return {
+            **_stay(answered, (Verb.TRIGGER,)),
+            **_stay(late, (Verb.TRIGGER,), Do.REMEMBER),
+            # and not when alone: then the policy is silent
+            **_stay((*ended, P.TAKEOVER, P.DEAD), (Verb.TRIGGER,)),
+        }
 
-    # The guest's process ends.  State already in hand still gets across (`live-recipes.md` 3);
-    # this side says at once that it cannot go on, and StartVm ends it.
-    in_hand = () if early else (P.SEND, P.WAIT_RECEIVED, P.WAIT_LOADED)
-    rows |= _stay(in_hand, (Verb.VM_GONE,), Do.GONE)
-    for state in (P.WAIT_READY, P.START, P.RUN, *in_flight, *after):
-        if state not in in_hand:
-            rows[state, Verb.VM_GONE] = ((*abort(state), Do.CLOSE_LINK, Do.EXIT), P.DEAD)
-    rows[P.IDLE, Verb.VM_GONE] = ((Do.EXIT,), P.DEAD)
+    def peer_fails(self) -> Rows:
+        """The link ends, the peer is silent or talks nonsense: the guest stays as it is."""
+        rows: Rows = {}
+        for state in _PRIMARY_READS:
+            lost: Row = ((*self.abort(state), *self.leave), self.left)
+            timeout = () if state is P.RUN else (Verb.TIMEOUT,)
+            rows |= _each((state,), (Verb.LINK_LOST, *timeout), lost)
+            # a master of 2014 dies of a wrong message
+            killed = ((*self.abort(state), Do.CLOSE_LINK, Do.EXIT, Do.STOP_VM), P.DEAD)
+            rows[state, Verb.PEER_FAULT] = lost if self.failover else killed
+        if not self.failover:  # the operation that such a death leaves behind
+            rows |= _stay((P.DEAD,), (Verb.DONE, Verb.FAILED))
+        return rows
 
-    rows |= _stay((P.DEAD,), (Verb.VM_GONE,))
-    rows |= _alone(P.TAKEOVER, P.ALONE, P.DEAD)
-    if dialect.failover:
-        rows |= _failover(P.EXITED, P.FAILOVER, P.TAKEOVER, P.ALONE, P.DEAD)
-        for state in (P.IDLE, P.WAIT_READY, P.START, P.RUN, *in_flight, *after):
-            rows[state, Verb.PROMOTE] = ((*abort(state), Do.CLOSE_LINK, Do.STOP_VM), P.FAILOVER)
-    else:  # the operation that a wrong message leaves behind
-        rows |= _stay((P.DEAD,), (Verb.DONE, Verb.FAILED))
-    if quirks is Quirks.QEMU_7_2:
-        rows |= _qemu_7_2(keeping)
-    limits: dict[State, str] = {
-        P.WAIT_READY: "ready_ns",
-        P.START: "resume_ns",
-        P.QUIESCE: "quiesce_ns",
-        P.REQUEST: "request_ns",
-        P.STOP: "stop_ns",
-        P.CUT: "cut_ns",
-        P.SAVE: "save_ns",
-        P.COPY: "save_ns",
-        P.RESUME_EARLY: "resume_ns",
-        P.SEND: "send_ns",
-        P.WAIT_RECEIVED: "received_ns",
-        P.WAIT_LOADED: "loaded_ns",
-        P.RESUME: "resume_ns",
-        P.FAILOVER: "stop_ns",
-        P.TAKEOVER: "resume_ns",
-    }
-    return Machine(
-        rows=rows,
-        start=P.IDLE,
-        reads=frozenset(reads),
-        ended=frozenset((P.FROZEN, P.EXITED, P.FAILOVER, P.TAKEOVER, P.ALONE, P.DEAD)),
-        between=frozenset((P.RUN, P.FROZEN)),
-        limits=limits,
-        survival={P.DEAD: t.Survival.BROKEN},
-    )
+    def guest_fails(self) -> Rows:
+        """An operation of ours fails or never ends, or the guest's process ends."""
+        own = (P.QUIESCE, P.CUT, self.saving, P.SEND)
+        rows = _each(own, BAD, ((Do.ABORT, *self.leave), self.left))
+        # A guest that neither stops nor starts is beyond use, and so is one whose save never ends.
+        resume = P.RESUME_EARLY if self.early else P.RESUME
+        asked: tuple[State, ...] = (P.START, P.STOP, resume)
+        for state in asked:
+            rows |= _each((state,), BAD, self.dead(state))
+        if self.failover:
+            rows[self.saving, Verb.TIMEOUT] = self.dead(self.saving)
+        for state in (*self.before, *self.in_flight, *self.after):
+            rows[state, Verb.VM_GONE] = self.dead(state)
+        if not self.early:
+            # State already in hand still gets across (`live-recipes.md` 3); this side says at
+            # once that it cannot go on, and StartVm ends it.
+            rows |= _stay((P.SEND, P.WAIT_RECEIVED, P.WAIT_LOADED), (Verb.VM_GONE,), Do.GONE)
+        rows[P.IDLE, Verb.VM_GONE] = ((Do.EXIT,), P.DEAD)
+        return rows | _stay((P.DEAD,), (Verb.VM_GONE,))
 
+    def goes_on_alone(self) -> Rows:
+        rows = _alone(P.TAKEOVER, P.ALONE, P.DEAD)
+        if self.failover:
+            rows |= _failover(P.EXITED, P.FAILOVER, P.TAKEOVER, P.ALONE, P.DEAD)
+            for state in (P.IDLE, *self.before, *self.in_flight, *self.after):
+                effects = (*self.abort(state), Do.CLOSE_LINK, Do.STOP_VM)
+                rows[state, Verb.PROMOTE] = (effects, P.FAILOVER)
+        return rows
 
-def _qemu_7_2(keeping: tuple[State, ...]) -> Rows:
-    """`qemu-colo.md` 2.3: failures after the device state was saved look like success.
+    def qemu_7_2(self) -> Rows:
+        """`qemu-colo.md` 2.3: failures after the device state was saved look like success.
 
-    Up to RECEIVED the trigger is still set, so the next transaction starts at once, fails on
-    REQUEST and only then leaves; after it, the loop sleeps with the guest frozen until the next
-    trigger, up to x-checkpoint-delay later.
-    """
-    again = (Do.SEND_REQUEST, Do.CLOSE_LINK, Do.EXIT)
-    rows = _each((P.SEND,), (Verb.FAILED,), ((Do.ABORT, *again), P.EXITED))
-    rows |= _each((P.WAIT_RECEIVED,), LOST, ((Do.ABORT, *again), P.EXITED))
-    frozen = () if P.WAIT_LOADED in keeping else (Do.ABORT,)
-    rows |= _each((P.WAIT_LOADED,), LOST, (frozen, P.FROZEN))
-    rows[P.FROZEN, Verb.TRIGGER] = (again, P.EXITED)
-    rows[P.FROZEN, Verb.PROMOTE] = ((Do.CLOSE_LINK, Do.STOP_VM), P.FAILOVER)
-    rows[P.FROZEN, Verb.VM_GONE] = ((Do.CLOSE_LINK, Do.EXIT), P.DEAD)
-    return rows
+        Up to RECEIVED the trigger is still set, so the next transaction starts at once, fails on
+        REQUEST and only then leaves; after it, the loop sleeps with the guest frozen until the
+        next trigger, up to x-checkpoint-delay later.
+        """
+        again = (Do.SEND_REQUEST, Do.CLOSE_LINK, Do.EXIT)
+        return {
+            **_each((P.SEND,), (Verb.FAILED,), ((Do.ABORT, *again), P.EXITED)),
+            **_each((P.WAIT_RECEIVED,), LOST, ((Do.ABORT, *again), P.EXITED)),
+            **_each((P.WAIT_LOADED,), LOST, (self.abort(P.WAIT_LOADED), P.FROZEN)),
+            (P.FROZEN, Verb.TRIGGER): (again, P.EXITED),
+            (P.FROZEN, Verb.PROMOTE): ((Do.CLOSE_LINK, Do.STOP_VM), P.FAILOVER),
+            (P.FROZEN, Verb.VM_GONE): ((Do.CLOSE_LINK, Do.EXIT), P.DEAD),
+        }
 
 
 def _alone(takeover: State, alone: State, dead: State) -> Rows:

@@ -160,7 +160,7 @@ def replay(lines: Iterable[Line]) -> list[Difference]:
 
     last = 0
     for line in lines:
-        if line.kind == "node":
+        if line.kind == "node" and isinstance(line.body, NodeConfig):
             nodes[line.node] = Node(line.body)
             expected[line.node] = deque()
             continue
@@ -175,6 +175,8 @@ def replay(lines: Iterable[Line]) -> list[Difference]:
                 node.feed(line.body, line.now_ns)
             except t.ProtocolError as error:
                 differ(line.node, line.n, line.body, error)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise TraceError(f"line {line.n} of node {line.node!r}: {error!r}") from None
             todo.extend(("signal", signal) for signal in node.signals())
             todo.extend(("action", action) for action in node.actions())
             last = line.n

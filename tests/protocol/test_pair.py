@@ -189,8 +189,7 @@ def test_guest_that_is_gone_while_its_state_is_sent_does_not_go_on() -> None:
     assert serves(Crash(AtStep("a", "send", 1), "a", "vm", told=True)) == [["b"], ["b"]]
 
 
-@pytest.mark.xfail(strict=True, reason="a guest that is not saved in time is still called clean")
-def test_known_stuck_in_save() -> None:
+def test_guest_that_is_not_saved_in_time_does_not_go_on() -> None:
     assert serves(Hang(AtStep("a", "save", 1), "a", "vm", for_ns=None)) == [["b"], ["b"]]
 
 
