@@ -26,9 +26,9 @@ demo: $(READY)  ## published against fitted and predicted; none, Remus and COLO 
 test: $(READY)  ## all tests but the campaigns
 	@$(PYTEST)
 
-campaign: $(READY)  ## all tests with full counts (hours); report in out/campaign
+campaign: $(READY)  ## protocol and simulator at full counts (half an hour); report in out/campaign
 	@mkdir -p out/campaign
-	@COLOSIM_PROFILE=campaign $(PYTEST) -m "campaign or not campaign" --timeout=0 \
+	@COLOSIM_PROFILE=campaign $(PYTEST) tests/protocol tests/sim -m "campaign or not campaign" --timeout=0 \
 		--junitxml=out/campaign/junit.xml --durations=20 | tee out/campaign/report.txt
 
 lint: $(READY)  ## ruff, mypy and the import contracts

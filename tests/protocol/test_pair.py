@@ -1,6 +1,6 @@
 """Primary and secondary against each other, through whatever can go wrong.
 
-10,000 sequences in `make test`, 200,000 in the campaign; each is checked by
+10,000 sequences in `make test`, 40,000 in the campaign; each is checked by
 `harness.problems`: nothing raises, every promise the design makes holds, under at most one fault
 somebody serves and has answered everything, and a replay of the written trace does the same.
 

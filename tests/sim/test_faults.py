@@ -129,13 +129,11 @@ def when(target: str, transfer: str, occurrence: int) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(("target", "kind", "scope"), FAULTS)
 @pytest.mark.parametrize("policy", PROTECTING)
 def test_a_single_fault_at_every_step(policy, target, kind, scope):
-    commits = 0
-    for transfer in TRANSFERS:
-        for step, occurrence in when(target, transfer, 3):
-            fault = strike(target, kind, scope, step=step, occurrence=occurrence)
-            what = plan(fault, transfer=transfer, commit=COMMITS[commits % 2])
-            check_one_goes_on(watched(what, policy), target)
-            commits += 1
+    cases = [(transfer, *each) for transfer in TRANSFERS for each in when(target, transfer, 3)]
+    for number, (transfer, step, occurrence) in enumerate(cases):
+        fault = strike(target, kind, scope, step=step, occurrence=occurrence)
+        what = plan(fault, transfer=transfer, commit=COMMITS[number % 2])
+        check_one_goes_on(watched(what, policy), target)
 
 
 #: as a user would have it: half a second to notice, limits of 300 ms
