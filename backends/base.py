@@ -15,7 +15,8 @@ Promises to the core
 2. Actions of one node start in the order given.  Operations on one guest take effect in order.
 3. `Done` of `Save` and `Copy` carries the `State`; what a `Blob` names can be had until the
    checkpoint after it was loaded.
-4. `Done` of `Drain` comes after every `GuestOutput` that the guest made before it stopped.
+4. The ranges of one stream come in order.  `Done` of `Drain` comes after every `GuestOutput` that
+   the guest made before it stopped.
 5. What is written to the checkpoint stream arrives once and in order, in any chunking, or not at
    all; its end arrives as `LinkLost`, after everything before it.  A silent cut arrives as
    nothing: time limits and heartbeats are the core's.

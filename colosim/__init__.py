@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from colosim.api import compare, simulate, sweep
+    from colosim.api import compare, replay, simulate, sweep
     from colosim.scenario import Scenario, ScenarioError, load_scenario
 
 __version__ = "0.1.0"
@@ -22,6 +22,7 @@ _HOME = {
     "simulate": "colosim.api",
     "compare": "colosim.api",
     "sweep": "colosim.api",
+    "replay": "colosim.api",
     "Scenario": "colosim.scenario",
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "compare",
     "load_scenario",
+    "replay",
     "simulate",
     "sweep",
 ]

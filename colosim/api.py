@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from html import escape
+from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import pandas as pd
 
@@ -148,6 +149,7 @@ class Result(_Outcome):
     policy: str
     records: Sequence[RunRecord]
     interrupted: bool = False
+    inputs: Mapping[str, str] = field(default_factory=dict)  # file it was given -> its SHA-256
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -193,6 +195,7 @@ class Result(_Outcome):
                 for record in self.records
             ],
             "scenario": self.parameters,
+            "sha256": self.inputs,
         }
         contents = {
             "metrics.csv": self.metrics,
@@ -206,18 +209,18 @@ class Result(_Outcome):
 
 @dataclass(eq=False, repr=False)
 class Comparison(_Outcome):
-    """Several policies on one scenario, seed and stream of draws; the first is the baseline."""
+    """Several policies on one scenario, seed and stream of draws.
+
+    Differences are taken from ``baseline``, the first that was asked for; there are none if it was
+    interrupted before it had a record.
+    """
 
     results: dict[str, Result]
+    baseline: str
 
     @property
     def records(self) -> list[RunRecord]:
         return [record for result in self.results.values() for record in result.records]
-
-    @property
-    def baseline(self) -> str:
-        """The policy that differences are taken from."""
-        return next(iter(self.results))
 
     @property
     def interrupted(self) -> bool:
@@ -230,12 +233,15 @@ class Comparison(_Outcome):
 
         The last three are the mean paired difference from the baseline and its 95 % interval.
         """
+        summary = tables.summarise(self.metrics)
+        if self.baseline not in self.results:
+            return summary.assign(diff=nan, diff_low=nan, diff_high=nan)
         differences = tables.differences(self.metrics, self.baseline)
-        return tables.summarise(self.metrics).merge(differences, "left", ["policy", "metric"])
+        return summary.merge(differences, "left", ["policy", "metric"])
 
     @property
     def title(self) -> str:
-        scenario = self.results[self.baseline].scenario
+        scenario = next(iter(self.results.values())).scenario
         fewest = min(len(result.records) for result in self.results.values())
         return _title(scenario, ", ".join(self.results), fewest)
 
@@ -245,9 +251,12 @@ class Comparison(_Outcome):
         return store.fingerprint(*(result.fingerprint for result in self.results.values()))
 
     def readable(self) -> list[pd.DataFrame]:
-        """Two tables: the metrics, and the paired differences from the baseline."""
+        """The metrics and, if there are any, the paired differences from the baseline."""
+        values = tables.readable(self.summary)
+        if self.summary["diff"].isna().all():
+            return [values]
         differences = tables.readable(self.summary, "diff", "diff_low", "diff_high")
-        return [tables.readable(self.summary), differences.add_suffix(f" - {self.baseline}")]
+        return [values, differences.add_suffix(f" - {self.baseline}")]
 
     def _write(self, directory: Path) -> None:
         for policy, result in self.results.items():
@@ -255,6 +264,7 @@ class Comparison(_Outcome):
         manifest = {
             "kind": "comparison",
             "policies": list(self.results),
+            "baseline": self.baseline,
             "interrupted": self.interrupted,
             "fingerprint": self.fingerprint,
             "flags": self.flags,
@@ -326,18 +336,25 @@ def compare(
     plan = _Plan(loaded, {name: name for name in _policies(policies, loaded)}, trace)
 
     def compared(results: Sequence[Result]) -> Comparison:
-        return Comparison({result.policy: result for result in results})
+        return Comparison({result.policy: result for result in results}, policies[0])
 
     return _run(plan, compared, out, jobs, progress)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What to run; ``places``: policy -> its directory below ``out``."""
+    """What to run; ``places``: policy -> its directory below ``out``; ``inputs``: of a `Result`."""
 
     scenario: Scenario
     places: Mapping[str, str]
     trace: Traced
+    inputs: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.trace not in get_args(Traced):
+            known = ", ".join(get_args(Traced))
+            raise ScenarioError(f"trace {self.trace!r} is unknown; use one of {known}")
+        object.__setattr__(self, "inputs", store.inputs([self.scenario]))
 
     def tasks(self, directory: Path | None) -> list[tuple[Scenario, str, int, Path | None]]:
         """Arguments of `_replicate`; all policies of one replication before the next."""
@@ -362,6 +379,7 @@ def _run(
     progress: parallel.Progress | None,
 ) -> AnyOutcome:
     """Run and write; ``make`` makes the outcome of the results that there are."""
+    parallel.check_jobs(jobs)
     with nullcontext() if out is None else store.new_directory(out) as directory:
         for place in plan.places.values():
             if directory:
@@ -393,7 +411,7 @@ def _results(plan: _Plan, records: Mapping[tuple[str, int], RunRecord]) -> list[
     for policy in plan.places:
         own = [records[key] for key in sorted(records) if key[0] == policy]
         if own:
-            results.append(Result(plan.scenario, policy, own, interrupted))
+            results.append(Result(plan.scenario, policy, own, interrupted, plan.inputs))
     return results
 
 
@@ -405,11 +423,14 @@ def _replicate(scenario: Scenario, policy: str, replication: int, trace: Path | 
         return run_replication(scenario, policy, scenario.seed, replication, observers)
 
 
-def _scenario(given: AnyScenario, seed: int | None, replications: int | None) -> Scenario:
+def _scenario(given: object, seed: int | None, replications: int | None) -> Scenario:
     if isinstance(given, Mapping):
         given = Scenario.from_mapping(given)
-    elif not isinstance(given, Scenario):
+    elif isinstance(given, str | Path):
         given = load_scenario(given)
+    elif not isinstance(given, Scenario):
+        what = f"a {type(given).__name__} is no scenario"
+        raise ScenarioError(f"{what}; give a Scenario, a mapping or the path of a file")
     changes = {"seed": seed, "replications": replications}
     return given.replace({key: value for key, value in changes.items() if value is not None})
 
@@ -444,13 +465,22 @@ class Replay:
 
 
 def replay(directory: str | Path) -> list[Replay]:
-    """Replay every trace below a directory; `StoreError` if there is none or one is damaged."""
-    return [
-        Replay(
+    """Replay every trace below a directory.
+
+    Raises StoreError, one line, if there is none or one is empty, damaged, or not whole.
+    """
+    return [_replay(trace) for trace in store.traces(directory)]
+
+
+def _replay(trace: Path) -> Replay:
+    try:
+        return Replay(
             trace,
             sum(1 for _ in store.read_trace(trace)),
             protocol_trace.replay(store.read_trace(trace)),
             invariants.check(store.read_trace(trace)),
         )
-        for trace in store.traces(directory)
-    ]
+    except store.StoreError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise store.StoreError(f"{trace}: cannot be replayed: {error}") from None

@@ -22,6 +22,12 @@ T = TypeVar("T")
 _WORTHWHILE_S = 3.0
 
 
+def check_jobs(jobs: object) -> None:
+    """Raise ValueError unless this is a number of processes, or None."""
+    if jobs is not None and not (isinstance(jobs, int) and jobs >= 1):
+        raise ValueError(f"jobs: {jobs!r} is no number of processes; give 1 or more, or None")
+
+
 def run(
     function: Callable[..., T],
     arguments: Sequence[tuple[Any, ...]],

@@ -32,7 +32,7 @@ class Session:
     """Nodes, their world and those who watch.
 
     observers see every trace line.  ears hear signals of a type, as (node id, signal), and
-    stepped hears of every change of a node's step; both cost nothing where they are not used.
+    stepped hears of every step a node enters; both cost nothing where they are not used.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class Session:
         self._observers = tuple(observers)
         self._ears = dict(ears or {})
         self._stepped = stepped
-        self._steps = {name: node.step for name, node in self.nodes.items()}
         self._due_ns = {name: node.deadline_ns() for name, node in self.nodes.items()}
         self._n = dict.fromkeys(self.nodes, 0)
         self.events = 0
@@ -81,15 +80,14 @@ class Session:
             ear = self._ears.get(type(signal))
             if ear is not None:
                 ear(node_id, signal)
+        if self._stepped is not None:  # first: an operation of no duration ends the step at once
+            for entered in node.entered():
+                self._stepped(node_id, entered)
         for action in actions:
             n = self._n[node_id]
             if self._observers:
                 self._show(node_id, "action", step, action, None)
             self._world.perform(node_id, action, (node_id, n))
-        if step != self._steps[node_id]:
-            self._steps[node_id] = step
-            if self._stepped is not None:
-                self._stepped(node_id, step)
 
     def _show(self, node_id: str, kind: str, step: str, body: object, cause: Cause | None) -> None:
         line = Line(node_id, self._n[node_id], self._world.now_ns(), kind, step, body, cause)

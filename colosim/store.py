@@ -19,7 +19,7 @@ import os
 import platform
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -36,7 +36,10 @@ from colosim.protocol.trace import Line, TraceError, decode, encode_line
 if TYPE_CHECKING:
     import pandas as pd
 
+    from colosim.scenario import Scenario
+
 MANIFEST = "manifest.json"
+_TRACES = "trace-*.jsonl.gz"
 
 
 class StoreError(ValueError):
@@ -68,6 +71,18 @@ def fingerprint(*parts: Any) -> str:
     """SHA-256 (hexadecimal) of values that JSON can hold."""
     text = json.dumps(parts, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def inputs(scenarios: Iterable[Scenario]) -> dict[str, str]:
+    """SHA-256 of each file that scenarios name, which their values alone do not tell."""
+    named = {getattr(scenario.memory, "file", None) for scenario in scenarios}
+    digests = {}
+    for name in sorted(filter(None, named)):
+        try:
+            digests[name] = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise StoreError(f"{name}: cannot be read: {error.strerror or error}") from None
+    return digests
 
 
 # --------------------------------------------------------------------------------------------
@@ -107,7 +122,8 @@ def write(
 ) -> None:
     """Tables, in the format of their suffix (.csv, .parquet), and the manifest, which lists them.
 
-    To the manifest are added the versions, the time, and the name of every file in the directory.
+    To the manifest are added the versions, the time, the name of every file in the directory, and
+    how many lines each trace has.
     """
     with explained(directory):
         for name, table in tables.items():
@@ -120,6 +136,7 @@ def write(
             "versions": versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "files": sorted(_files(directory)),
+            "trace_lines": {path.name: _count(path) for path in sorted(directory.glob(_TRACES))},
         }
         text = json.dumps(body, indent=2, allow_nan=False)
         (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -134,6 +151,11 @@ def trace_writer(path: Path) -> Iterator[Callable[[Line], None]]:
         TextIOWrapper(packed, "utf-8", newline="\n") as text,
     ):
         yield lambda line: print(encode_line(line), file=text)
+
+
+def _count(trace: Path) -> int:
+    with gzip.open(trace) as lines:
+        return sum(1 for _ in lines)
 
 
 def _refuse_foreign(final: Path, name: str) -> None:
@@ -176,16 +198,38 @@ def traces(directory: str | Path) -> list[Path]:
     """Every trace below a directory; `StoreError` if there is none."""
     if not Path(directory).is_dir():
         raise StoreError(f"{directory}: is no directory; give one that a run wrote")
-    found = sorted(Path(directory).rglob("trace-*.jsonl.gz"))
+    found = sorted(Path(directory).rglob(_TRACES))
     if not found:
         raise StoreError(f"{directory}: holds no trace; run with --out and --trace first or all")
     return found
 
 
 def read_trace(path: Path) -> Iterator[Line]:
-    """The lines of a trace; `StoreError` if it cannot be read or is damaged."""
+    """The lines of a trace; `StoreError` if it cannot be read, is damaged or not whole.
+
+    Whole is what has as many lines as the manifest beside it says, if there is one.
+    """
+    count = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            yield from decode(lines)
+            for line in decode(lines):
+                count += 1
+                yield line
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, TraceError) as error:
         raise StoreError(f"{path}: is no trace, or damaged: {error}") from None
+    if not count:
+        raise StoreError(f"{path}: is empty; run again with --out and --trace")
+    if (written := _written(path)) not in (None, count):
+        raise StoreError(f"{path}: has {count} lines, but {written} were written; it is not whole")
+
+
+def _written(trace: Path) -> int | None:
+    """How many lines the manifest says that a trace has."""
+    manifest = trace.with_name(MANIFEST)
+    try:
+        lines = json.loads(manifest.read_text("utf-8")).get("trace_lines", {}).get(trace.name)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError):
+        raise StoreError(f"{manifest}: cannot be read; remove it to replay without it") from None
+    return None if lines is None else int(lines)

@@ -138,7 +138,12 @@ def plan(source: str | Path | Mapping[str, Any]) -> Plan:
     if len(set(policies)) < len(policies):
         raise SweepError(f"{where}: policies: has a name twice; leave one out")
     points = list(_points(base, policies, axes, where))
-    identity = {"scenario": base.to_mapping(), "policies": policies, "axes": axes}
+    identity = {
+        "scenario": base.to_mapping(),
+        "policies": policies,
+        "axes": axes,
+        "sha256": store.inputs(point.scenario for point in points),
+    }
     return Plan(base.name, axes, points, identity)
 
 
@@ -198,8 +203,9 @@ def run(
     """Run the points that ``out`` does not hold yet; a point that fails does not end the sweep.
 
     Ctrl-C ends it with ``interrupted`` set.  Raises `SweepError` or StoreError if ``out`` cannot
-    be written, is in use, or holds another sweep or one by other code.
+    be written, is in use, or holds another sweep, or one of other code or input files.
     """
+    parallel.check_jobs(jobs)
     out = Path(out)
     with _locked(out):
         _claim(out, sweep)

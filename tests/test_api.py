@@ -1,6 +1,7 @@
 """simulate, compare and replay on the simulated world."""
 
 import gzip
+import hashlib
 import json
 import subprocess
 import sys
@@ -103,7 +104,11 @@ def test_the_folder_of_a_measured_curve_is_not_part_of_the_fingerprint(tmp_path)
         own = 'file = "curve.csv"\nworkload = "idle"\nsetting = "no service"'
         text = JOB.replace('curve = "idle"', own).replace('"300 s"', '"1 s"')
         file = write(tmp_path / name / "job.toml", text)
-        found.add(colosim.simulate(file, replications=1).fingerprint)
+        out = tmp_path / name / "run"
+        found.add(colosim.simulate(file, replications=1, out=out).fingerprint)
+        manifest = json.loads((out / "manifest.json").read_text())
+        digest = hashlib.sha256(curve).hexdigest()
+        assert manifest["sha256"] == {str(tmp_path / name / "curve.csv"): digest}
     assert len(found) == 1
 
 
@@ -259,6 +264,7 @@ def edit_trace(path, change):
         changed = change([json.loads(line) for line in lines])
     with gzip.open(path, "wt") as lines:
         lines.writelines(json.dumps(line) + "\n" for line in changed)
+    path.with_name("manifest.json").unlink()  # which says how many lines there were
 
 
 def test_a_decision_that_is_not_repeated_is_found(file, tmp_path):
@@ -284,6 +290,56 @@ def test_a_broken_invariant_is_found(file, tmp_path):
     assert {violation.invariant for violation in found.violations} == {"OutputCommit"}
 
 
+def cut_in_half(lines):
+    return lines[: len(lines) // 2]
+
+
+def no_lines(lines):
+    return []
+
+
+def only_headers(lines):
+    return [line for line in lines if line["kind"] == "node"]
+
+
+def no_headers(lines):
+    return [line for line in lines if line["kind"] != "node"]
+
+
+def another_policy(lines):
+    return json.loads(json.dumps(lines).replace('"policy": "remus"', '"policy": "bogus"'))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (no_lines, "is empty"),
+        (only_headers, "cannot be replayed: holds no event"),
+        (no_headers, "cannot be replayed: node 'primary' has lines but no header"),
+        (another_policy, "cannot be replayed: header of .*: policy 'bogus' is unknown"),
+    ],
+)
+def test_what_cannot_be_replayed_is_one_line_with_the_traces_name(file, tmp_path, change, why):
+    colosim.simulate(file, "remus", replications=1, out=tmp_path / "run")
+    trace = tmp_path / "run" / "trace-0.jsonl.gz"
+    edit_trace(trace, change)
+    with pytest.raises(StoreError, match=f"^{trace}: {why}") as caught:
+        colosim.replay(tmp_path / "run")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_trace_that_is_not_whole_is_refused(file, tmp_path):
+    colosim.simulate(file, "remus", replications=1, out=tmp_path / "run")
+    manifest = tmp_path / "run" / "manifest.json"
+    text = manifest.read_text()
+    edit_trace(tmp_path / "run" / "trace-0.jsonl.gz", cut_in_half)
+    manifest.write_text(text)
+    written = json.loads(text)["trace_lines"]["trace-0.jsonl.gz"]
+    why = rf"trace-0.*: has {written // 2} lines, but {written} were written"
+    with pytest.raises(StoreError, match=why):
+        colosim.replay(tmp_path / "run")
+
+
 # -- errors --------------------------------------------------------------------------------------
 
 
@@ -296,11 +352,27 @@ def test_a_broken_invariant_is_found(file, tmp_path):
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"replications": 0}, "replications"),
+        ({"trace": "bogus"}, "^trace 'bogus' is unknown; use one of none, first, all$"),
     ],
 )
 def test_what_cannot_be_is_refused(file, arguments, why):
     with pytest.raises(ScenarioError, match=why):
         colosim.simulate(file, **arguments)
+
+
+@pytest.mark.parametrize("given", [3, None, ["small.toml"]])
+def test_what_is_no_scenario_is_refused(given):
+    with pytest.raises(ScenarioError, match=f"a {type(given).__name__} is no scenario; give"):
+        colosim.simulate(given)
+
+
+@pytest.mark.parametrize("jobs", [0, -1, "2"])
+def test_a_number_of_processes_that_cannot_be_is_refused(file, tmp_path, jobs):
+    sweep = {"scenario": str(file)}
+    for start, given in ((colosim.simulate, file), (colosim.compare, file), (colosim.sweep, sweep)):
+        with pytest.raises(ValueError, match=f"jobs: {jobs!r} is no number of processes"):
+            start(given, out=tmp_path / "out", jobs=jobs)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("policies", [[], ["none", "none"]])
@@ -364,6 +436,35 @@ def test_a_comparison_cut_short_compares_what_there_is(file):
     assert result.interrupted
     assert [len(each.records) for each in result.results.values()] == [2, 1, 1]
     assert len(result.summary) > 0
+
+
+def test_a_comparison_without_its_baseline_has_no_differences(file, tmp_path):
+    remus = colosim.simulate(file, "remus", replications=1)
+    outcome = api.Comparison({"remus": remus}, baseline="colo")
+    assert outcome.summary["diff"].isna().all()
+    assert "remus" in outcome.title
+    assert len(outcome.readable()) == 1
+
+
+@pytest.mark.parametrize(("finished", "policies"), [(1, ["colo"]), (2, ["none"])])
+def test_a_comparison_cut_short_keeps_its_baseline(file, tmp_path, monkeypatch, finished, policies):
+    """Workers finish in any order: here the last policy first."""
+
+    def backwards(function, arguments, *_more):
+        for each in list(arguments)[::-1][finished - 1 : finished]:
+            yield function(*each)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parallel, "run", backwards)
+    with pytest.raises(api.Interrupted) as caught:
+        colosim.compare(file, ["none", "colo"], out=tmp_path / "out")
+    result: Any = caught.value.result
+    assert list(result.results) == policies
+    assert result.baseline == "none"
+    assert result.summary["diff"].isna().all()
+    assert result._repr_html_()
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["baseline"], manifest["policies"]) == ("none", policies)
 
 
 @pytest.mark.parametrize("jobs", [None, 1, 2])

@@ -73,6 +73,8 @@ ERRORS = [
     ("simulate small.toml --seed 9223372036854775808", "--seed"),
     ("simulate small.toml --replications 0", "--replications"),
     ("simulate small.toml --jobs 0", "--jobs"),
+    ("compare small.toml --jobs -1", "--jobs"),
+    ("sweep sweep.toml --jobs 0", "--jobs"),
     ("simulate small.toml --trace some", "--trace"),
     ("simulate small.toml --polcy colo", "--polic"),
     ("simulate small.toml --out folder", "folder: is a directory that no run wrote"),
@@ -132,6 +134,24 @@ def test_a_damaged_trace_is_one_clear_line(here, colosim_main):
     assert status == 2
     assert err.startswith("colosim: run/trace-0.jsonl.gz: is no trace, or damaged: line 1: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: b"", "is empty"),
+        (lambda data: data.replace(b'"policy":"remus"', b'"policy":"foo"'), "policy 'foo' is unk"),
+        (lambda data: data[: data.rindex(b"\n", 0, -1) + 1], "lines, but "),
+    ],
+)
+def test_a_trace_that_cannot_be_replayed_is_one_clear_line(here, colosim_main, change, says):
+    colosim.simulate("small.toml", "remus", replications=1, out="run")
+    [trace] = store.traces("run")
+    trace.write_bytes(gzip.compress(change(gzip.decompress(trace.read_bytes()))))
+    status, out, err = colosim_main("replay", "run")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("colosim: run/trace-0.jsonl.gz: ")
+    assert says in err
 
 
 def test_a_full_disk_is_one_clear_line(here, colosim_main, monkeypatch):
@@ -239,6 +259,7 @@ def test_replay_shows_what_differs(here, colosim_main):
     [cut, *_] = [i for i, line in enumerate(lines) if b'"StopVm"' in line]
     del lines[cut]
     trace.write_bytes(gzip.compress(b"\n".join(lines)))
+    trace.with_name("manifest.json").unlink()
     status, out, _ = colosim_main("replay", "run")
     assert status == 1
     assert "problems" in out

@@ -8,6 +8,7 @@ import sys
 import time
 import tomllib
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,21 @@ def test_a_changed_scenario_is_not_mixed_in(file, tmp_path):
     run(file, tmp_path / "out")
     write(tmp_path / "small.toml", SCENARIO.replace('"1 ms"', '"2 ms"'))
     with pytest.raises(sweeps.SweepError, match=r"scenario\.workload\.service_time is 1 ms there"):
+        run(file, tmp_path / "out")
+
+
+def test_a_changed_file_that_the_scenario_names_is_not_mixed_in(tmp_path):
+    rows = files("colosim").joinpath("data", "dirty-pages-measured.csv").read_text()
+    curve = write(tmp_path / "curve.csv", rows)
+    memory = f'kind = "measured"\nfile = "{curve}"\nworkload = "idle"\nsetting = "no service"'
+    text = SCENARIO.replace('kind = "uniform"', f"{memory}\npages_per_request = 1.0")
+    text = text.replace('working_set_pages = 1000\ntouches = "5000 /s"\n', "")
+    write(tmp_path / "small.toml", text)
+    file = write(tmp_path / "sweep.toml", 'scenario = "small.toml"\nreplications = 1\n')
+    assert run(file, tmp_path / "out").failures == {}
+    assert run(file, tmp_path / "out").reused == 1
+    write(curve, rows + "\n")
+    with pytest.raises(sweeps.SweepError, match=rf"another sweep: sha256\.{curve} is \w+ there"):
         run(file, tmp_path / "out")
 
 

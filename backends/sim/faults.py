@@ -24,6 +24,7 @@ class FaultPlan:
         self._world = world
         # A comparison includes designs without a secondary: what is not there cannot fail.
         faults = [fault for fault in faults if _where(fault) in world.hosts]
+        self.pending = len(faults)
         self._by_time = [fault for fault in faults if fault.at_ns is not None]
         self.by_step = [fault for fault in faults if fault.step is not None]
         self._seen: Counter[tuple[str, str]] = Counter()
@@ -42,6 +43,7 @@ class FaultPlan:
 
     def _strike(self, fault: Fault) -> None:
         world = self._world
+        self.pending -= 1
         what = " ".join(filter(None, (fault.scope, fault.kind)))
         world.recorder.event(fault.target, "fault", what)
         if fault.target == "link":

@@ -21,6 +21,7 @@ class Job:
     client: int
     request: int
     work_ns: int
+    charged: bool = False  # its own first writes are part of the work
     turn: int = 0  # a completion planned for an older turn is void
 
 
@@ -28,7 +29,8 @@ class Job:
 class Snapshot:
     """What a checkpoint keeps of a guest.
 
-    jobs: (client, request, work left), those in service first.  input_position: how far it has
+    jobs: (client, request, work left), those in service first; no work is left of one that only
+    waits for an earlier one of its client.  input_position: how far it has
     read its input.  unanswered: (client, request) -> digest of what it made and no client is
     known to have.
     """
@@ -40,7 +42,7 @@ class Snapshot:
 
 
 class Guest:
-    """First come, first served on ``vcpus`` servers.
+    """First come, first served on ``vcpus`` servers; each connection is answered in order.
 
     work_of(client, request) gives the guest time a new request needs; finished(client, request)
     is called when it is served.
@@ -66,6 +68,9 @@ class Guest:
         self.served_since_cut = 0
         self._busy: list[Job] = []
         self._queue: deque[Job] = deque()
+        # per client what it asked and has not been answered, oldest first; and which are done
+        self._asked: dict[int, deque[int]] = {}
+        self._done: set[tuple[int, int]] = set()
         self._turn = 0
         self._progress_ns = 0  # at `_since_ns`
         self._since_ns = 0
@@ -125,27 +130,38 @@ class Guest:
 
     def snapshot(self, pages: int, unanswered: Mapping[tuple[int, int], str]) -> Snapshot:
         self._advance()
-        jobs = tuple((job.client, job.request, job.work_ns) for job in (*self._busy, *self._queue))
+        unserved = (
+            (job.client, job.request, max(1, job.work_ns)) for job in (*self._busy, *self._queue)
+        )
+        jobs = (*unserved, *((client, request, 0) for client, request in sorted(self._done)))
         return Snapshot(jobs, self.input_position, pages, unanswered)
 
     def requests(self) -> list[tuple[int, int]]:
-        """(client, request) of all that is in service or waits."""
-        return [(job.client, job.request) for job in (*self._busy, *self._queue)]
+        """(client, request) of all that it has not answered."""
+        return [(client, request) for client, asked in self._asked.items() for request in asked]
 
     def load(self, snapshot: Snapshot) -> None:
         """Become the stopped guest that the snapshot was taken of."""
+        self._void()
         self._busy.clear()
         self._queue.clear()
-        self._void()
+        self._asked.clear()
+        self._done.clear()
         self.input_position = snapshot.input_position
+        for client, request in sorted(job[:2] for job in snapshot.jobs):
+            self._asked.setdefault(client, deque()).append(request)
         for client, request, work_ns in snapshot.jobs:
-            self._admit(Job(client, request, work_ns))
+            if work_ns:
+                self._admit(Job(client, request, work_ns, charged=True))
+            else:
+                self._done.add((client, request))
         self.cut()
 
     # -- requests --------------------------------------------------------------------------
 
     def request(self, client: int, request: int) -> None:
         """A request enters the running guest."""
+        self._asked.setdefault(client, deque()).append(request)
         self._admit(Job(client, request, self._work_of(client, request)))
 
     def _admit(self, job: Job) -> None:
@@ -166,8 +182,10 @@ class Guest:
         self._turn += 1
         job.turn = self._turn
         served = self.served_since_cut
+        if not job.charged:  # once: a pause must not make it pay again
+            job.work_ns += self._slowdown.request_ns(self._progress_ns, served)
+            job.charged = True
         wall_ns = self._slowdown.wall_ns(self._progress_ns, job.work_ns, served)
-        wall_ns += self._slowdown.request_ns(self._progress_ns, served)
         self._clock.after(wall_ns, self._finish, (job, self._turn))
 
     def _finish(self, planned: tuple[Job, int]) -> None:
@@ -181,4 +199,15 @@ class Guest:
             following = self._queue.popleft()
             self._busy.append(following)
             self._plan(following)
-        self._finished(job.client, job.request)
+        self._answer(job.client, job.request)
+
+    def _answer(self, client: int, request: int) -> None:
+        """Answer what is done and next in line: with several servers a later one may be first."""
+        asked = self._asked[client]
+        self._done.add((client, request))
+        while asked and (client, asked[0]) in self._done:
+            first = asked.popleft()
+            self._done.remove((client, first))
+            self._finished(client, first)
+        if not asked:
+            self._asked.pop(client, None)

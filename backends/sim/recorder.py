@@ -35,7 +35,6 @@ class Recorder:
             t.Mismatch: self._count("mismatches"),
             t.Stale: self._count("compare_timeouts"),
             t.Exit: lambda node, signal: self.event(node, "exit", signal.why),
-            t.Alone: lambda node, signal: self.event(node, "alone", ""),
         }
 
     def event(self, node: str, what: str, detail: str) -> None:

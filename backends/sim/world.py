@@ -22,7 +22,7 @@ from colosim.model.cost import Slowdown
 from colosim.model.divergence import Divergence
 from colosim.model.streams import Streams
 from colosim.protocol import types as t
-from colosim.protocol.checkpoint import Limits, Quirks, Transfer
+from colosim.protocol.checkpoint import Limits, P, Quirks, S, Transfer
 from colosim.protocol.dialect import Message
 from colosim.protocol.manager import ManagerConfig, Witness
 from colosim.protocol.node import Node, NodeConfig
@@ -42,7 +42,8 @@ class Host:
     guest: Guest
     peer: str
     alive: bool = True
-    hung: bool = False
+    hangs: int = 0  # of the node; hangs may overlap
+    vm_hangs: int = 0
     link_open: bool = True  # this end of the checkpoint stream
     backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
     stuck: list[Callable[[], None]] = field(default_factory=list)  # while the guest hangs
@@ -53,6 +54,11 @@ class Host:
     owed: dict[tuple[int, int], str] = field(default_factory=dict)
     # what the loaded state had made and, for all it knows, nobody has: a guest repeats that
     repeats: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    @property
+    def hung(self) -> bool:
+        """The node does not run."""
+        return self.hangs > 0
 
 
 def node_configs(scenario: Scenario, policy: str) -> list[NodeConfig]:
@@ -114,6 +120,7 @@ class SimWorld:
             for name in self.hosts
         }
         self._witness = Witness()
+        self._cuts = 0
         self._snapshots: dict[str, Snapshot] = {}
         self._owner = PRIMARY
         self._hazard_at_ns: int | None = None
@@ -175,9 +182,17 @@ class SimWorld:
         if isinstance(scenario.workload, BatchJob):
             self.network.answered = lambda client, request: self.clock.stop()
         self.faults.start()
+        self.clock.after(scenario.warm_up_ns, self._warm)
         for name in self.hosts:
             self.tell(name, t.Start())
         self.clock.run(scenario.duration_ns)
+        if self.faults.pending:
+            self.flags.add("fault-did-not-happen")
+
+    def _warm(self, _: object) -> None:
+        """The warm-up is over: what was counted so far is not part of the metrics."""
+        self.recorder.counters["mismatches_in_warm_up"] = self.recorder.counters["mismatches"]
+        self.recorder.counters["link_bytes_in_warm_up"] = self.link_bytes()
 
     # -- the contract of a world -----------------------------------------------------------
 
@@ -293,8 +308,8 @@ class SimWorld:
 
     def _load(self, host: Host, action: t.Load, cause: Cause) -> None:
         snapshot = self._snapshots.pop(action.state.device.id)
-        own = 0  # without client input its guest idles: what it touches, the primary touches too
-        if self._mirrored:
+        own = 0
+        if self._scenario.execution.executes:
             _, own = self._dirty(host.guest, "pages-secondary", action.checkpoint)
         restored = self._memory.union(snapshot.pages, own)
         self.recorder.restored(restored)
@@ -308,10 +323,10 @@ class SimWorld:
 
     def _start_vm(self, host: Host, action: t.StartVm, cause: Cause) -> None:
         def finish() -> None:
-            promoted = host.id == self._owner
-            if promoted or self._scenario.execution.executes:
+            serves = host.id == self._owner
+            if serves or self._scenario.execution.executes:
                 host.guest.start()
-            if promoted:
+            if serves:
                 self.network.resume()
             self.network.catch_up(host.guest)
 
@@ -486,23 +501,25 @@ class SimWorld:
             self._out[host.id].forget(channel)
 
     def hang_vm(self, host: Host, is_hung: bool) -> None:
-        host.guest.hang(is_hung)
-        if not is_hung:
+        host.vm_hangs += 1 if is_hung else -1
+        host.guest.hang(host.vm_hangs > 0)
+        if not host.guest.hung:
             stuck, host.stuck = host.stuck, []
             for end in stuck:
                 end()
             self.network.catch_up(host.guest)
 
     def hang_node(self, host: Host, is_hung: bool) -> None:
-        host.hung = is_hung
-        if not is_hung:
+        host.hangs += 1 if is_hung else -1
+        if not host.hung:
             backlog, host.backlog = host.backlog, []
             for tell in backlog:
                 tell()
 
     def cut_link(self, is_cut: bool) -> None:
+        self._cuts += 1 if is_cut else -1  # cuts may overlap
         for direction in self._out.values():
-            direction.cut(is_cut)
+            direction.cut(self._cuts > 0)
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -510,15 +527,22 @@ class SimWorld:
         """Requests that nobody will ever answer.
 
         Not lost: what the guest that clients talk to has served and still holds, works on, or
-        has yet to read.
+        has yet to read.  Where the run ends with nobody serving, everything open is lost, also
+        if a takeover was under way.
         """
         owner = self.hosts[self._owner]
         unanswered = self.network.unanswered()
-        if not owner.alive or owner.guest.dead:
+        if not self._serves(owner):
             return len(unanswered)
         due = {*owner.owed, *owner.repeats, *owner.guest.requests()}
         read = owner.guest.input_position
         return sum(row < read and (c, request) not in due for c, request, row in unanswered)
+
+    def _serves(self, host: Host) -> bool:
+        """Whether the host's guest answers, but for a checkpoint's pause."""
+        stuck = host.guest.dead or host.guest.hung or host.hung or not host.alive
+        out = (P.EXITED, P.FROZEN, P.DEAD, S.EXITED, S.BROKEN)
+        return not stuck and self.session.nodes[host.id].step not in out
 
     def link_bytes(self) -> int:
         return sum(direction.sent_bytes for direction in self._out.values())

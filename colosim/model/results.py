@@ -40,7 +40,8 @@ class RunRecord:
     """One replication. Columns may be given as sequences; a table not given is empty.
 
     ``responses``: one row per request: client, request (number within the client), arrival_ns
-    (sent by the client), served_ns (finished by the primary), released_ns (reached the client).
+    (sent by the client), served_ns (finished by the guest that clients talk to), released_ns
+    (reached the client).
     ``checkpoints``: one row per checkpoint begun, in order; reason is a string, the rest integers:
     checkpoint, started_ns, stopped_ns, cut_ns, committed_ns, resumed_ns, completed_ns, exposure_ns,
     pages (sent), restored_pages (on the secondary), sent_bytes.
@@ -70,12 +71,14 @@ class RunRecord:
         self.checkpoints = _table("checkpoints", self.checkpoints, CHECKPOINT_COLUMNS)
 
     def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) over every field: equal if and only if the records are equal.
+        """SHA-256 (hexadecimal) over every field but ``violations``, which depend on being watched.
 
         The same on every machine and in every process: no pointers, hashes or byte orders enter.
         """
         digest = hashlib.sha256()
         for each in fields(self):
+            if each.name == "violations":
+                continue
             _feed(digest, each.name)
             _feed(digest, getattr(self, each.name))
         return digest.hexdigest()
@@ -89,8 +92,8 @@ class RunRecord:
         end; ``longest_gap_ms`` is the longest time within it without any answer to any client, its
         edges included, so a service that never comes back shows. ``replication_mbit_per_s`` is
         checkpoint state alone; ``link_mbit_per_s`` is all that crosses the link both ways,
-        witnesses and heartbeats too. It, ``lost_responses`` and ``mismatches_per_s`` come from the
-        counters, so over the whole run. The end is that of the batch job if there is one.
+        witnesses and heartbeats too. ``lost_responses`` is a counter, so over the whole run. The
+        end is that of the batch job if there is one: when its last output has left.
         """
         end_ns = self.completion_ns if self.completion_ns >= 0 else self.duration_ns
         window_s = (end_ns - self.warm_up_ns) / 1e9
@@ -122,10 +125,10 @@ class RunRecord:
             "restored_pages_mean": (_mean(restored), "pages"),
             "replication_mbit_per_s": (_per_s(sent_mbit, window_s), "Mbit/s"),
             "link_mbit_per_s": (
-                _per_s(self._counter("link_bytes") * 8 / 1e6, end_ns / 1e9),
+                _per_s(self._since_warm_up("link_bytes") * 8 / 1e6, window_s),
                 "Mbit/s",
             ),
-            "mismatches_per_s": (_per_s(self._counter("mismatches"), end_ns / 1e9), "1/s"),
+            "mismatches_per_s": (_per_s(self._since_warm_up("mismatches"), window_s), "1/s"),
             "completion_time_s": (
                 self.completion_ns / 1e9 if self.completion_ns >= 0 else math.nan,
                 "s",
@@ -133,6 +136,9 @@ class RunRecord:
             "longest_gap_ms": (float(gaps_ms.max()) if gaps_ms.size else math.nan, "ms"),
             "lost_responses": (self._counter("lost_responses"), "1"),
         }
+
+    def _since_warm_up(self, name: str) -> float:
+        return self._counter(name) - self.counters.get(f"{name}_in_warm_up", 0)
 
     def _counter(self, name: str) -> float:
         return float(self.counters.get(name, math.nan))

@@ -563,6 +563,7 @@ class Checkpointer:
 
     def __init__(self, machine: Machine, dialect: Dialect, limits: Limits, out: Outbox) -> None:
         self.state: State = machine.start
+        self.entered: list[State] = []  # in this feed, which may pass several
         self._machine = machine
         self._dialect = dialect
         self._limits = {state: getattr(limits, name) for state, name in machine.limits.items()}
@@ -648,6 +649,7 @@ class Checkpointer:
         effects, self.state = row
         self._why = why or self._why  # an operation that is done changes no reason
         if self.state is not before:
+            self.entered.append(self.state)
             limit = self._limits.get(self.state)
             self._deadline_ns = None if limit is None else now_ns + limit
             if self.state is not S.RELAUNCH:  # which waits for the load that is under way

@@ -28,6 +28,7 @@ from colosim.protocol.types import (
     Match,
     OfferWitness,
     Output,
+    ProtocolError,
     Range,
     Release,
     Role,
@@ -66,6 +67,8 @@ class Gate:
         held = self._held.get(range_.stream)
         if held is None:
             held = self._held[range_.stream] = deque()
+        elif held and range_.first < held[-1].end:
+            raise ProtocolError(f"{range_} made after {held[-1]}: a stream is made in order")
         held.append(range_)
         if self._role is Role.SECONDARY and self._output is Output.WITNESS:
             self._out.act(OfferWitness(range_, event.digest, self._epoch))

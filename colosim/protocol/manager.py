@@ -96,12 +96,21 @@ class ManagerConfig:
 
 
 class Manager:
-    """Runs `MANAGER_ROWS`; the only part that emits Heartbeat, AskVote, Fence and Promote."""
+    """Runs `MANAGER_ROWS`; the only part that emits Heartbeat, AskVote, Fence and Promote.
+
+    grace_ns: how much later than a time-out the peer's first heartbeat may come: a secondary is
+    protected before its primary's guest, and so its manager, has started.
+    """
 
     def __init__(
-        self, config: ManagerConfig, out: Outbox, survival: t.Survival = t.Survival.CLEAN
+        self,
+        config: ManagerConfig,
+        out: Outbox,
+        survival: t.Survival = t.Survival.CLEAN,
+        grace_ns: int = 0,
     ) -> None:
         self.state = M.IDLE
+        self._grace_ns = grace_ns
         self._config = config
         self._out = out
         self._survival = survival  # until the first Takeover says another
@@ -194,7 +203,7 @@ class Manager:
             self._beat_ns = None
 
     def _watch(self, now_ns: int) -> None:
-        self._silence_ns = now_ns + self._config.heartbeat_timeout_ns
+        self._silence_ns = now_ns + self._config.heartbeat_timeout_ns + self._grace_ns
         self._beat_ns = now_ns
 
     def _ask_vote(self, now_ns: int) -> None:

@@ -122,7 +122,12 @@ class Node:
             else None
         )
         self._manager = (
-            Manager(config.manager, self._out, machine.survival_in(machine.start))
+            Manager(
+                config.manager,
+                self._out,
+                machine.survival_in(machine.start),
+                grace_ns=0 if primary else config.limits.resume_ns,
+            )
             if dialect.failover
             else None
         )
@@ -160,6 +165,7 @@ class Node:
 
     def feed(self, event: t.Event, now_ns: int) -> None:
         """Take one external event; raises ProtocolError only if the world broke the contract."""
+        self.checkpointer.entered.clear()
         self._feeders[type(event)](event, now_ns)
         if self._out.signals:
             self._route(now_ns)
@@ -181,6 +187,10 @@ class Node:
         """Drain the signals exchanged since the last call, for the trace."""
         heard, self._heard = self._heard, []
         return heard
+
+    def entered(self) -> list[str]:
+        """The steps entered in the last feed, those that it only passed through too."""
+        return [state.value for state in self.checkpointer.entered]
 
     def deadline_ns(self) -> int | None:
         """When to feed Tick, or None."""

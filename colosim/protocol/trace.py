@@ -19,9 +19,10 @@ from typing import Any
 
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Limits, Quirks, Transfer
-from colosim.protocol.dialect import Message
+from colosim.protocol.dialect import DIALECTS, Message
 from colosim.protocol.manager import ManagerConfig
 from colosim.protocol.node import Node, NodeConfig
+from colosim.protocol.policies import POLICIES
 
 
 class TraceError(ValueError):
@@ -149,7 +150,8 @@ class Difference:
 def replay(lines: Iterable[Line]) -> list[Difference]:
     """Feed the recorded events to new nodes; return every difference in signals and actions.
 
-    Works line by line and keeps no more than one event's consequences in memory.
+    Works line by line and keeps no more than one event's consequences in memory.  Raises
+    `TraceError` for a header that no node can have, and if there is no event.
     """
     nodes: dict[str, Node] = {}
     expected: dict[str, deque[tuple[str, Any]]] = {}
@@ -158,10 +160,10 @@ def replay(lines: Iterable[Line]) -> list[Difference]:
     def differ(node: str, n: int, recorded: Any, replayed: Any) -> None:
         differences.append(Difference(node, n, repr(recorded), repr(replayed)))
 
-    last = 0
+    events = last = 0
     for line in lines:
         if line.kind == "node" and isinstance(line.body, NodeConfig):
-            nodes[line.node] = Node(line.body)
+            nodes[line.node] = _node(line.node, line.body)
             expected[line.node] = deque()
             continue
         if line.node not in nodes:
@@ -180,14 +182,26 @@ def replay(lines: Iterable[Line]) -> list[Difference]:
             todo.extend(("signal", signal) for signal in node.signals())
             todo.extend(("action", action) for action in node.actions())
             last = line.n
+            events += 1
             continue
         replayed = todo.popleft() if todo else None
         if replayed != (line.kind, line.body):
             differ(line.node, line.n, line.body, replayed and replayed[1])
-    for name, todo in expected.items():
-        for _, body in todo:
-            differ(name, last, None, body)
+    rest = ((name, body) for name, todo in expected.items() for _, body in todo)
+    differences.extend(Difference(name, last, repr(None), repr(body)) for name, body in rest)
+    if not events:
+        raise TraceError("holds no event, so that there is nothing to replay")
     return differences
+
+
+def _node(name: str, config: NodeConfig) -> Node:
+    for what, known in (("policy", POLICIES), ("dialect", DIALECTS)):
+        if (given := getattr(config, what)) not in known:
+            raise TraceError(f"header of node {name!r}: {what} {given!r} is unknown")
+    try:
+        return Node(config)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise TraceError(f"header of node {name!r}: {error!r}") from None
 
 
 def merge(traces: Iterable[Iterable[Line]]) -> list[Line]:

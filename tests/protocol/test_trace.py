@@ -303,3 +303,20 @@ def test_replay_reports_what_a_node_must_never_be_fed() -> None:
 def test_replay_needs_a_header() -> None:
     with pytest.raises(TraceError, match="no header"):
         replay(line for line in recorded() if line.kind != "node")
+
+
+def test_replay_needs_a_header_that_a_node_can_have() -> None:
+    trace = recorded()
+    for what in ("policy", "dialect"):
+        odd = replace(trace[0], body=replace(trace[0].body, **{what: "odd"}))
+        with pytest.raises(TraceError, match=f"header of node 'a': {what} 'odd' is unknown"):
+            replay((odd, *trace[1:]))
+    odd = replace(trace[0], body=replace(trace[0].body, policy_params=(("odd", 1),)))
+    with pytest.raises(TraceError, match="header of node 'a': TypeError"):
+        replay((odd, *trace[1:]))
+
+
+def test_replay_needs_an_event() -> None:
+    for nothing in ((), [line for line in recorded() if line.kind == "node"]):
+        with pytest.raises(TraceError, match="holds no event"):
+            replay(nothing)

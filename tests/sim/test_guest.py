@@ -21,7 +21,7 @@ FOREVER_NS = 10**12
 
 
 class Bench:
-    """A guest on its own; request j of client 0 takes ``works[j]``."""
+    """A guest on its own; the only request of client j takes ``works[j]``."""
 
     def __init__(self, works, vcpus=1, slowdown=None, clock=None):
         self.clock = clock or Clock()
@@ -30,16 +30,16 @@ class Bench:
             self.clock,
             slowdown or Slowdown(SequentialTouch(1, 0.0), 0),
             vcpus,
-            lambda client, request: works[request],
-            lambda client, request: self.finished.update({request: self.clock.now_ns()}),
+            lambda client, request: works[client],
+            lambda client, request: self.finished.update({client: self.clock.now_ns()}),
         )
 
     def at(self, when_ns, call, *arguments):
         self.clock.after(when_ns - self.clock.now_ns(), lambda _: call(*arguments))
 
-    def ask(self, requests):
-        for request in requests:
-            self.guest.request(0, request)
+    def ask(self, clients):
+        for client in clients:
+            self.guest.request(client, 0)
 
     def run(self, until_ns=FOREVER_NS):
         self.clock.run(until_ns)
@@ -57,6 +57,26 @@ def test_first_come_first_served():
     bench.guest.start()
     bench.ask(range(4))
     assert bench.run() == {1: 50, 2: 60, 0: 100, 3: 260}
+
+
+def test_a_client_is_answered_in_the_order_it_asked():
+    """Its later request is done first, and waits; a snapshot keeps that."""
+    clock, order = Clock(), []
+    works = [100, 50, 10]
+
+    def guest():
+        answered = lambda client, request: order.append((clock.now_ns(), request))  # noqa: E731
+        slowdown = Slowdown(SequentialTouch(1, 0.0), 0)
+        return Guest(clock, slowdown, 2, lambda client, request: works[request], answered)
+
+    first, second = guest(), guest()
+    first.start()
+    for request in range(3):
+        first.request(0, request)
+    clock.after(70, lambda _: (first.stop(), second.load(first.snapshot(0, {})), second.start()))
+    clock.run(FOREVER_NS)
+    assert order == [(100, 0), (100, 1), (100, 2)]
+    assert not second.requests()
 
 
 @given(works, pauses, st.integers(1, 3))
@@ -123,7 +143,7 @@ def test_requests_are_known_until_they_are_served():
     bench.guest.start()
     bench.ask(range(3))
     bench.run(150)
-    assert bench.guest.requests() == [(0, 1), (0, 2)]
+    assert bench.guest.requests() == [(1, 0), (2, 0)]
 
 
 def test_a_dead_guest_serves_nothing():
@@ -133,7 +153,7 @@ def test_a_dead_guest_serves_nothing():
     bench.at(150, bench.guest.kill)
     assert bench.run() == {0: 100}
     assert bench.guest.dead
-    assert bench.guest.requests() == [(0, 1)]
+    assert bench.guest.requests() == [(1, 0)]
 
 
 def test_a_hang_while_stopped_ends_with_both():
