@@ -6,6 +6,7 @@ record, whichever process simulates it and whatever else runs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -474,9 +475,12 @@ def replay(directory: str | Path) -> list[Replay]:
 
 def _replay(trace: Path) -> Replay:
     try:
+        kinds = Counter(line.kind for line in store.read_trace(trace))
+        if not kinds["event"]:
+            raise store.StoreError(f"{trace}: cannot be replayed: holds no event")
         return Replay(
             trace,
-            sum(1 for _ in store.read_trace(trace)),
+            kinds.total(),
             protocol_trace.replay(store.read_trace(trace)),
             invariants.check(store.read_trace(trace)),
         )

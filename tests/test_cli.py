@@ -1,5 +1,6 @@
 """The command line: what it prints, what it refuses and how it ends."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -359,14 +360,20 @@ def test_ctrl_c_keeps_finished_replications(tmp_path, jobs):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a test run in the background of a script ignores SIGINT, and its children would too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    deadline_s = time.monotonic() + 120
-    while len(list(tmp_path.glob(".run.*/trace-*"))) < 5:  # begun, so that some are finished
-        assert process.poll() is None
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    printed, err = process.communicate(timeout=60)
+    try:
+        deadline_s = time.monotonic() + 120
+        while len(list(tmp_path.glob(".run.*/trace-*"))) < 5:  # begun, so that some are finished
+            assert process.poll() is None
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, err = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     manifest = json.loads((out / "manifest.json").read_text())
     finished = len(manifest["finished"])

@@ -151,7 +151,7 @@ def replay(lines: Iterable[Line]) -> list[Difference]:
     """Feed the recorded events to new nodes; return every difference in signals and actions.
 
     Works line by line and keeps no more than one event's consequences in memory.  Raises
-    `TraceError` for a header that no node can have, and if there is no event.
+    `TraceError` for a header that no node can have.
     """
     nodes: dict[str, Node] = {}
     expected: dict[str, deque[tuple[str, Any]]] = {}
@@ -160,7 +160,7 @@ def replay(lines: Iterable[Line]) -> list[Difference]:
     def differ(node: str, n: int, recorded: Any, replayed: Any) -> None:
         differences.append(Difference(node, n, repr(recorded), repr(replayed)))
 
-    events = last = 0
+    last = 0
     for line in lines:
         if line.kind == "node" and isinstance(line.body, NodeConfig):
             nodes[line.node] = _node(line.node, line.body)
@@ -182,15 +182,12 @@ def replay(lines: Iterable[Line]) -> list[Difference]:
             todo.extend(("signal", signal) for signal in node.signals())
             todo.extend(("action", action) for action in node.actions())
             last = line.n
-            events += 1
             continue
         replayed = todo.popleft() if todo else None
         if replayed != (line.kind, line.body):
             differ(line.node, line.n, line.body, replayed and replayed[1])
     rest = ((name, body) for name, todo in expected.items() for _, body in todo)
     differences.extend(Difference(name, last, repr(None), repr(body)) for name, body in rest)
-    if not events:
-        raise TraceError("holds no event, so that there is nothing to replay")
     return differences
 
 

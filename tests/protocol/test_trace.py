@@ -314,9 +314,3 @@ def test_replay_needs_a_header_that_a_node_can_have() -> None:
     odd = replace(trace[0], body=replace(trace[0].body, policy_params=(("odd", 1),)))
     with pytest.raises(TraceError, match="header of node 'a': TypeError"):
         replay((odd, *trace[1:]))
-
-
-def test_replay_needs_an_event() -> None:
-    for nothing in ((), [line for line in recorded() if line.kind == "node"]):
-        with pytest.raises(TraceError, match="holds no event"):
-            replay(nothing)

@@ -73,7 +73,13 @@ def test_a_client_is_answered_in_the_order_it_asked():
     first.start()
     for request in range(3):
         first.request(0, request)
-    clock.after(70, lambda _: (first.stop(), second.load(first.snapshot(0, {})), second.start()))
+
+    def take_over(_):
+        first.stop()
+        second.load(first.snapshot(0, {}))
+        second.start()
+
+    clock.after(70, take_over)
     clock.run(FOREVER_NS)
     assert order == [(100, 0), (100, 1), (100, 2)]
     assert not second.requests()
