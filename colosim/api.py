@@ -284,7 +284,8 @@ class Interrupted(KeyboardInterrupt):
 
 def _title(scenario: Scenario, policies: str, replications: int) -> str:
     count = f"{replications} of {scenario.replications}"
-    return f"{scenario.name}: {policies}; seed {scenario.seed}, {count} replications"
+    how = f"{scenario.transfer}; seed {scenario.seed}, {count} replications"
+    return f"{scenario.name}: {policies}; {how}"
 
 
 # --------------------------------------------------------------------------------------------

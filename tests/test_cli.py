@@ -187,7 +187,7 @@ def test_simulate_prints_the_summary_and_how_to_keep_it(here, colosim_main):
     status, out, err = colosim_main("simulate", "small.toml", "--policy", "remus", "--seed", "4")
     expected = colosim.simulate("small.toml", "remus", seed=4)
     assert (status, err) == (0, "")
-    assert "small: remus; seed 4, 3 of 3 replications" in out
+    assert "small: remus; stop-and-send; seed 4, 3 of 3 replications" in out
     assert expected.readable()[0].to_string() in out
     assert f"fingerprint {expected.fingerprint}" in out
     assert "nothing was written; --out DIR keeps the run" in out
@@ -197,7 +197,7 @@ def test_simulate_prints_the_summary_and_how_to_keep_it(here, colosim_main):
 def test_compare_prints_values_and_differences(here, colosim_main):
     status, out, _ = colosim_main("compare", "small.toml", "--policies", "none, colo", "--out", "o")
     assert status == 0
-    assert "small: none, colo; seed 1" in out
+    assert "small: none, colo; stop-and-send; seed 1" in out
     assert "colo - none" in out
     assert "written to o" in out
     assert (here / "o" / "colo" / "manifest.json").exists()

@@ -542,7 +542,8 @@ class SimWorld:
         """Whether the host's guest answers, but for a checkpoint's pause."""
         stuck = host.guest.dead or host.guest.hung or host.hung or not host.alive
         out = (P.EXITED, P.FROZEN, P.DEAD, S.EXITED, S.BROKEN)
-        return not stuck and self.session.nodes[host.id].step not in out
+        node = self.session.nodes[host.id]
+        return not stuck and not node.gave_up and node.step not in out
 
     def link_bytes(self) -> int:
         return sum(direction.sent_bytes for direction in self._out.values())

@@ -25,7 +25,7 @@ from colosim.protocol.codec import Decoder
 from colosim.protocol.compare import Comparator
 from colosim.protocol.dialect import DIALECTS, Message
 from colosim.protocol.gate import Gate
-from colosim.protocol.manager import Manager, ManagerConfig
+from colosim.protocol.manager import M, Manager, ManagerConfig
 from colosim.protocol.outbox import Outbox
 from colosim.protocol.policies import POLICIES, Policy
 
@@ -162,6 +162,11 @@ class Node:
     def step(self) -> str:
         """The checkpointer's current step, for traces and fault plans."""
         return self.checkpointer.state.value
+
+    @property
+    def gave_up(self) -> bool:
+        """Its manager suspected the peer and will not go on alone: what is held stays held."""
+        return self._manager is not None and self._manager.state in (M.YIELDED, M.STRANDED)
 
     def feed(self, event: t.Event, now_ns: int) -> None:
         """Take one external event; raises ProtocolError only if the world broke the contract."""
