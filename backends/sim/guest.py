@@ -29,13 +29,14 @@ class Job:
 class Snapshot:
     """What a checkpoint keeps of a guest.
 
-    jobs: (client, request, work left), those in service first; no work is left of one that only
-    waits for an earlier one of its client.  input_position: how far it has
+    jobs: (client, request, work left, charged), those in service first.  done: (client, request)
+    of those that only wait for an earlier one of their client.  input_position: how far it has
     read its input.  unanswered: (client, request) -> digest of what it made and no client is
     known to have.
     """
 
-    jobs: tuple[tuple[int, int, int], ...]
+    jobs: tuple[tuple[int, int, int, bool], ...]
+    done: frozenset[tuple[int, int]]
     input_position: int
     pages: int
     unanswered: Mapping[tuple[int, int], str]
@@ -130,11 +131,11 @@ class Guest:
 
     def snapshot(self, pages: int, unanswered: Mapping[tuple[int, int], str]) -> Snapshot:
         self._advance()
-        unserved = (
-            (job.client, job.request, max(1, job.work_ns)) for job in (*self._busy, *self._queue)
+        jobs = tuple(
+            (job.client, job.request, job.work_ns, job.charged)
+            for job in (*self._busy, *self._queue)
         )
-        jobs = (*unserved, *((client, request, 0) for client, request in sorted(self._done)))
-        return Snapshot(jobs, self.input_position, pages, unanswered)
+        return Snapshot(jobs, frozenset(self._done), self.input_position, pages, unanswered)
 
     def requests(self) -> list[tuple[int, int]]:
         """(client, request) of all that it has not answered."""
@@ -146,15 +147,12 @@ class Guest:
         self._busy.clear()
         self._queue.clear()
         self._asked.clear()
-        self._done.clear()
+        self._done = set(snapshot.done)
         self.input_position = snapshot.input_position
-        for client, request in sorted(job[:2] for job in snapshot.jobs):
+        for client, request in sorted((*(job[:2] for job in snapshot.jobs), *snapshot.done)):
             self._asked.setdefault(client, deque()).append(request)
-        for client, request, work_ns in snapshot.jobs:
-            if work_ns:
-                self._admit(Job(client, request, work_ns, charged=True))
-            else:
-                self._done.add((client, request))
+        for job in snapshot.jobs:
+            self._admit(Job(*job))
         self.cut()
 
     # -- requests --------------------------------------------------------------------------

@@ -53,12 +53,14 @@ class Direction:
     def forget(self, channel: str) -> None:
         """Drop what has not left yet: its sender is gone."""
         self._flow()
+        self._depart()
         self._channels.pop(channel, None)
         self._plan()
 
     def cut(self, is_cut: bool) -> None:
         """Stop or resume; what is under way goes on when the cut ends, as TCP makes it."""
         self._flow()
+        self._depart()
         self._cut = is_cut
         self._plan()
 
@@ -81,10 +83,13 @@ class Direction:
         self._clock.after(wait_ns, self._leave, self._turn)
 
     def _leave(self, turn: int) -> None:
-        """The foremost parcel has left, and with it any that finished at the same time."""
-        if turn != self._turn:
-            return
-        self._flow()
+        if turn == self._turn:
+            self._flow()
+            self._depart()
+            self._plan()
+
+    def _depart(self) -> None:
+        """Send off the parcels whose last bit has left by now."""
         for channel in list(self._channels):
             queue = self._channels[channel]
             if queue[0].bits > 1e-6:
@@ -95,7 +100,6 @@ class Direction:
             self._clock.after(self._delay_ns, self._arrive, parcel.arrived)
             if parcel.left is not None:
                 self._clock.after(0, self._arrive, parcel.left)
-        self._plan()
 
     @staticmethod
     def _arrive(callback: Callable[[], None]) -> None:
