@@ -8,29 +8,28 @@ not who takes over.  Fidelity is ``response``: one object per response.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from backends.base import Cause, Session
+from backends.nodes import PRIMARY, SECONDARY, node_configs
+from backends.recorder import Recorder
 from backends.sim.clock import Clock
 from backends.sim.faults import FaultPlan
 from backends.sim.guest import Guest, Snapshot
 from backends.sim.link import Direction
-from backends.sim.recorder import Recorder
 from backends.sim.traffic import Demand, Network, start_clients
 from colosim.model.cost import Slowdown
 from colosim.model.divergence import Divergence
 from colosim.model.streams import Streams
 from colosim.protocol import types as t
-from colosim.protocol.checkpoint import Limits, P, Quirks, S, Transfer
-from colosim.protocol.dialect import Message
-from colosim.protocol.manager import ManagerConfig, Witness
-from colosim.protocol.node import Node, NodeConfig
+from colosim.protocol.checkpoint import P, S
+from colosim.protocol.manager import Witness
+from colosim.protocol.node import Node
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import BatchJob, Scenario, Service
 from colosim.session import Observer
 
-PRIMARY, SECONDARY = "primary", "secondary"
 MESSAGE_BYTES = 64  # of TCP and IP headers that a message of its own costs
 
 
@@ -59,33 +58,6 @@ class Host:
     def hung(self) -> bool:
         """The node does not run."""
         return self.hangs > 0
-
-
-def node_configs(scenario: Scenario, policy: str) -> list[NodeConfig]:
-    """The nodes that a scenario asks for: a pair, or the primary alone."""
-    commit = None if scenario.commit is None else Message(scenario.commit)
-    manager = scenario.manager
-    roles = [t.Role.PRIMARY, t.Role.SECONDARY] if POLICIES[policy].protects() else [t.Role.PRIMARY]
-    return [
-        NodeConfig(
-            id=role.value,
-            role=role,
-            dialect=scenario.dialect,
-            policy=policy,
-            policy_params=tuple(sorted(asdict(scenario.policy_params(policy)).items())),
-            limits=Limits(**scenario.limits.model_dump()),
-            manager=ManagerConfig(
-                heartbeat_interval_ns=manager.heartbeat_interval_ns,
-                heartbeat_timeout_ns=manager.heartbeat_timeout_ns,
-                vote_timeout_ns=manager.vote_timeout_ns,
-                fence_timeout_ns=manager.fence_timeout_ns,
-            ),
-            transfer=Transfer(scenario.transfer),
-            quirks=Quirks(scenario.quirks),
-            commit=commit,
-        )
-        for role in roles
-    ]
 
 
 class SimWorld:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.sim.clock import Clock
+from backends.nodes import PRIMARY
 from colosim.model.results import CHECKPOINT_COLUMNS
 from colosim.protocol import types as t
 
-PRIMARY = t.Role.PRIMARY.value
+
+class Clock(Protocol):
+    """Tells a world's time."""
+
+    def now_ns(self) -> int: ...
 
 
 class Recorder:
