@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from colosim.api import compare, replay, simulate, sweep
+    from colosim.api import compare, live, replay, run_live, simulate, sweep
     from colosim.scenario import Scenario, ScenarioError, load_scenario
 
 __version__ = "0.1.0"
@@ -22,7 +22,9 @@ _HOME = {
     "simulate": "colosim.api",
     "compare": "colosim.api",
     "sweep": "colosim.api",
+    "live": "colosim.api",
     "replay": "colosim.api",
+    "run_live": "colosim.api",
     "Scenario": "colosim.scenario",
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
@@ -33,8 +35,10 @@ __all__ = [
     "ScenarioError",
     "__version__",
     "compare",
+    "live",
     "load_scenario",
     "replay",
+    "run_live",
     "simulate",
     "sweep",
 ]

@@ -1,4 +1,4 @@
-"""What notebooks and the command line call: simulate, compare, sweep, replay.
+"""What notebooks and the command line call: simulate, compare, sweep, live, replay.
 
 Replications are independent and numbered; the same scenario, policy, seed and number give the same
 record, whichever process simulates it and whatever else runs.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from html import escape
 from math import nan
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import pandas as pd
@@ -37,7 +38,9 @@ __all__ = [
     "Replay",
     "Result",
     "compare",
+    "live",
     "replay",
+    "run_live",
     "simulate",
     "sweep",
 ]
@@ -151,6 +154,7 @@ class Result(_Outcome):
     records: Sequence[RunRecord]
     interrupted: bool = False
     inputs: Mapping[str, str] = field(default_factory=dict)  # file it was given -> its SHA-256
+    about: Mapping[str, str] = field(default_factory=lambda: {"world": "simulated"})
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -184,6 +188,7 @@ class Result(_Outcome):
             "seed": self.scenario.seed,
             "replications": self.scenario.replications,
             "interrupted": self.interrupted,
+            **self.about,
             "fingerprint": self.fingerprint,
             "flags": self.flags,
             "violations": self.violations,
@@ -450,6 +455,60 @@ def _policies(names: Sequence[str], scenario: Scenario) -> Sequence[str]:
     if not names or len(set(names)) < len(names):
         raise ScenarioError(f"name each policy once, of {known}")
     return names
+
+
+# --------------------------------------------------------------------------------------------
+# Live
+
+
+async def run_live(
+    scenario: AnyScenario,
+    policy: str | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Put a scenario to two real QEMU guests; for a loop that runs already, as in a notebook.
+
+    One run in real time; `live` is the form that blocks.  say: called with what goes on.
+    Otherwise like `simulate`.  ``out`` also gets the guests' consoles and logs.  Raises besides
+    `LiveError`, one line, for what cannot be done on this machine.
+    """
+    from backends.qemu.live import run_live as run
+
+    loaded = _scenario(scenario, seed, 1)
+    [name] = _policies([loaded.policy.name if policy is None else policy], loaded)
+    inputs = store.inputs([loaded])
+    with ExitStack() as stack:
+        if out is None:
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="colosim-")))
+        else:
+            directory = stack.enter_context(store.new_directory(out))
+        outcome = await run(loaded, name, directory, say)
+        result = Result(loaded, name, [outcome.record], outcome.interrupted, inputs, outcome.about)
+        if out is not None:
+            if outcome.lines:
+                with store.trace_writer(directory / "trace-0.jsonl.gz") as write:
+                    for line in outcome.lines:
+                        write(line)
+            result._write(directory)
+    if outcome.interrupted:
+        where = "as result of this exception" if out is None else f"in {out}"
+        raise Interrupted(f"kept what was run until then, {where}", result)
+    return result
+
+
+def live(
+    scenario: AnyScenario,
+    policy: str | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Like `run_live`, for code without a loop: returns when the run is over."""
+    import asyncio
+
+    return asyncio.run(run_live(scenario, policy, seed, out, say))
 
 
 # --------------------------------------------------------------------------------------------

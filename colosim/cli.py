@@ -117,6 +117,26 @@ def compare(file: Path, policies: str, as_json: bool, **options: Any) -> int:
     return _run(lambda: api.compare(file, names, **options), as_json, options["out"])
 
 
+@cli.command(epilog="Example: colosim live experiments/live/ground.toml --out out/live")
+@_FILE
+@click.option("--policy", metavar="NAME", help="Instead of the scenario's policy.")
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(0, 2**63 - 1), help="Instead of the scenario's seed."
+)
+@click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def live(file: Path, as_json: bool, out: str | None, **options: Any) -> int:
+    """Run a scenario on two real QEMU guests of this machine.
+
+    One protects the other by the same state machines, over COLO's own wire protocol. Needs no
+    root and no KVM. The scenario's [guest], [client] and [[fault]] tables say what runs, who talks
+    to it and what goes wrong.
+    """
+    from colosim import api
+
+    return _run(lambda: api.live(file, out=out, say=_say, **options), as_json, out)
+
+
 @cli.command(epilog="Example: colosim replay out/web-remus")
 @click.argument("directory")
 def replay(directory: str) -> int:
@@ -312,13 +332,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _is_expected(error: Exception) -> bool:
     """Something that was given cannot be used."""
+    from backends.qemu.errors import LiveError
     from colosim.model.errors import ModelError
     from colosim.protocol.trace import TraceError
     from colosim.scenario import ScenarioError
     from colosim.store import StoreError
     from colosim.sweeps import SweepError
 
-    expected = (ModelError, ScenarioError, StoreError, SweepError, TraceError, OSError)
+    expected = (
+        LiveError,
+        ModelError,
+        ScenarioError,
+        StoreError,
+        SweepError,
+        TraceError,
+        OSError,
+    )
     return isinstance(error, expected)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 import numpy as np
 from pydantic import Field, ValidationError, create_model, model_validator
 
+from colosim.guest import Client, Guest
 from colosim.model.cost import Costs
 from colosim.model.errors import ModelError
 from colosim.model.memory import (
@@ -412,6 +413,8 @@ class Scenario(Section):
     divergence: Divergence = option(Divergence(), "when their responses differ")
     cost: Cost = option(Cost(), "what the steps of a checkpoint cost")
     link: Link = option(Link(), "replication link")
+    guest: Guest = option(Guest(), "for a live run: the guest that is booted")
+    client: Client = option(Client(), "for a live run: who talks to the guest")
     manager: Manager = option(Manager(), "failure detection and arbitration")
     limits: Limits = option(Limits(), "longest wait in each step")
     fault: Annotated[tuple[Fault, ...], Field(strict=False)] = option(
@@ -550,6 +553,26 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         ),
         "memory.working_set_pages",
         "does not fit the guest; give fewer pages or more guest_memory",
+    ),
+    (
+        lambda s: s.guest.secondary_qemu is not None and s.guest.machine.isalnum(),
+        "guest.machine",
+        "two versions of QEMU need the same machine; give a versioned one, like pc-i440fx-7.2",
+    ),
+    (
+        lambda s: s.guest.kernel is None and s.guest.initrd is not None,
+        "guest.initrd",
+        "there is no kernel for it; give guest.kernel too",
+    ),
+    (
+        lambda s: (s.client.kind == "command") != (s.client.command is not None),
+        "client.command",
+        'goes with kind = "command", and only with it; give both or none',
+    ),
+    (
+        lambda s: s.client.kind != "none" and isinstance(s.workload, BatchJob),
+        "client.kind",
+        'a batch job has no clients; give "none" or another workload',
     ),
     (
         lambda s: isinstance(s.memory, MeasuredMemory) and s.costs().page_bytes != 4096,

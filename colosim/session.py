@@ -52,7 +52,7 @@ class Session:
         self._n = dict.fromkeys(self.nodes, 0)
         self.events = 0
         for name, node in self.nodes.items():
-            self._show(name, "node", node.step, node.config, None)
+            self._show(name, world.now_ns(), "node", node.step, node.config, None)
 
     def pump(self, node_id: str, event: Event, cause: Cause | None = None) -> None:
         """Feed one event and start what the node wants done."""
@@ -73,24 +73,28 @@ class Session:
         node.feed(event, now_ns)
         signals, actions, step = node.signals(), node.actions(), node.step
         if self._observers:
-            self._show(node_id, "event", step, event, cause)
+            self._show(node_id, now_ns, "event", step, event, cause)
             for signal in signals:
-                self._show(node_id, "signal", step, signal, None)
+                self._show(node_id, now_ns, "signal", step, signal, None)
         for signal in signals:
             ear = self._ears.get(type(signal))
             if ear is not None:
                 ear(node_id, signal)
+        first = self._n[node_id]
+        if self._observers:  # all of it, before any of it: whoever is killed now leaves it whole
+            for action in actions:
+                self._show(node_id, now_ns, "action", step, action, None)
         if self._stepped is not None:  # first: an operation of no duration ends the step at once
             for entered in node.entered():
                 self._stepped(node_id, entered)
-        for action in actions:
-            n = self._n[node_id]
-            if self._observers:
-                self._show(node_id, "action", step, action, None)
+        for n, action in enumerate(actions, first):
             self._world.perform(node_id, action, (node_id, n))
 
-    def _show(self, node_id: str, kind: str, step: str, body: object, cause: Cause | None) -> None:
-        line = Line(node_id, self._n[node_id], self._world.now_ns(), kind, step, body, cause)
+    def _show(
+        self, node_id: str, now_ns: int, kind: str, step: str, body: object, cause: Cause | None
+    ) -> None:
+        """A line; its time is the one that was fed, for a real clock goes on meanwhile."""
+        line = Line(node_id, self._n[node_id], now_ns, kind, step, body, cause)
         self._n[node_id] += 1
         for observe in self._observers:
             observe(line)

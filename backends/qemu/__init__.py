@@ -1,0 +1,1 @@
+"""The live world: real QEMU guests."""

@@ -1,0 +1,218 @@
+"""The process of one host: its node, and the world around it.
+
+``python -m backends.qemu.agent CONFIG`` is started by the supervisor.  The runner tells it by
+`stream.Lines` what to do: ``protect`` and ``accept`` make a pair of two agents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.qemu.errors import LiveError
+from backends.qemu.guests import PrimaryGuest, SecondaryGuest
+from backends.qemu.launch import Paths, Qemu
+from backends.qemu.memory import scanner_for
+from backends.qemu.net.control import Control
+from backends.qemu.net.port import Port
+from backends.qemu.plan import StrikePlan
+from backends.qemu.qmp import Qmp
+from backends.qemu.stream import Kind, Lines, Peer, connect, pack
+from backends.qemu.world import LiveHost, PrimaryHost, SecondaryHost, Trace
+from colosim.protocol.trace import decode_line
+from colosim.protocol.types import Role
+
+_VOTE_LIMIT_S = 60.0  # the core's own limit is shorter
+_OPERATION_LIMIT_S = 60.0  # likewise
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """What the runner tells an agent at its start; ``node`` is the header of its trace."""
+
+    host: str
+    peer: str
+    directory: str
+    node: str
+    memory_bytes: int
+    qemu: tuple[str, tuple[int, int, int]]
+    peer_qemu: tuple[str, tuple[int, int, int]]
+    trace: str
+    saves: str
+    has_net: bool
+    strikes: tuple[StrikePlan, ...] = ()
+
+
+class Authority:
+    """The runner, as witness and fence."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+
+    async def vote(self, host: str) -> bool:
+        return bool(await self._lines.ask("vote", _VOTE_LIMIT_S, host=host))
+
+    async def fence(self, host: str) -> None:
+        await self._lines.ask("fence", _VOTE_LIMIT_S, host=host)
+
+    def tell(self, name: str, /, **arguments: Any) -> None:
+        self._lines.tell(name, **arguments)
+
+
+class Agent:
+    """One host."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._directory = Path(config.directory)
+        self._paths = Paths(self._directory, config.host)
+        self._host: LiveHost | None = None
+        self._qmp: Qmp | None = None
+        self._network: Control | None = None
+        self._port: Port | None = None
+
+    async def run(self) -> None:
+        """Until the runner ends."""
+        config = self._config
+        runner = await connect(self._directory / "runner", {"host": config.host})
+        lines = Lines(runner, self._perform)
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: self._defect(lines, context)
+        )
+        self._authority = Authority(lines)
+        serving = asyncio.create_task(lines.serve())
+        try:
+            await self._join_network()
+            lines.tell("up")
+        except LiveError as error:
+            lines.tell("trouble", why=str(error))
+        await serving
+        if self._host is not None:
+            self._host.close()
+        if self._qmp is not None:
+            await self._qmp.close()
+        if self._port is not None:
+            await self._port.close()
+        if self._network is not None:
+            await self._network.close()
+
+    async def _join_network(self) -> None:
+        config, directory = self._config, self._directory
+        if config.has_net:
+            self._network = await Control.connect(directory, host=config.host)
+            # What clients send to a guest that is not theirs is kept until it may become theirs.
+            keeps = decode_line(config.node).body.role is Role.SECONDARY
+            self._port = Port(directory, config.host, self._output, keeps=keeps)
+            await self._port.start()
+
+    # -- what the runner asks --------------------------------------------------------------
+
+    async def do_adopt(self, vm_pid: int) -> None:
+        """Take the QEMU that was started for this host."""
+        config, paths = self._config, self._paths
+        node = decode_line(config.node).body
+        self._qmp = qmp = Qmp(f"QEMU of host {config.host}", self._heard, self._lost)
+        await qmp.connect(paths.qmp)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        rest: dict[str, Any] = {
+            "host": config.host,
+            "peer": config.peer,
+            "config": node,
+            "trace": Trace(os.open(config.trace, flags, 0o600)),
+            "authority": self._authority,
+            "vm_pid": vm_pid,
+            "port": self._port,
+            "network": self._network,
+            "strikes": config.strikes,
+        }
+        if node.role is Role.PRIMARY:
+            scanner = scanner_for(vm_pid, paths.ram, config.memory_bytes)
+            self._authority.tell("scanner", name=scanner.name)
+            self._primary = PrimaryGuest(qmp, paths, scanner, _OPERATION_LIMIT_S)
+            self._host = PrimaryHost(self._primary, self._saved, **rest)
+        else:
+            self._secondary = SecondaryGuest(qmp, paths, Qemu(*config.qemu), _OPERATION_LIMIT_S)
+            self._host = SecondaryHost(self._secondary, **rest)
+
+    async def _perform(self, name: str, arguments: dict[str, Any]) -> Any:
+        return await getattr(self, f"do_{name}")(**arguments)
+
+    async def do_protect(self) -> None:
+        """Send the guest to the peer and begin."""
+        assert isinstance(self._host, PrimaryHost)
+        stream, beats = await self._joined()
+        self._host.attach(stream, beats)
+
+        async def write(data: bytes | memoryview) -> None:
+            stream.writer.write(pack(Kind.MIGRATION, data))
+            try:
+                await stream.writer.drain()
+            except ConnectionError:
+                raise LiveError("the secondary's side ended during synchronisation") from None
+
+        await self._primary.synchronise(write, Qemu(*self._config.peer_qemu))
+        self._host.start()
+
+    async def do_accept(self, limit_s: float) -> None:
+        """Become the peer of an agent that protects its guest; returns when in COLO."""
+        assert isinstance(self._host, SecondaryHost)
+        await self._secondary.prepare()
+        self._host.attach(*await self._joined())
+        assert self._secondary.in_colo is not None
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._secondary.in_colo
+        except TimeoutError:
+            raise LiveError(f"the secondary did not enter COLO within {limit_s:g} s") from None
+        self._host.start()
+
+    async def _joined(self) -> tuple[Peer, Peer]:
+        link, host = self._directory / "link", self._config.host
+        return (
+            await connect(link, {"host": host, "channel": "stream"}),
+            await connect(link, {"host": host, "channel": "beat"}),
+        )
+
+    # -- what happens ----------------------------------------------------------------------
+
+    def _output(self, frames: list[bytes]) -> None:
+        if self._host is not None:
+            self._host.output(frames)
+
+    def _saved(self, row: dict[str, int | None]) -> None:
+        with Path(self._config.saves).open("a") as rows:
+            rows.write(json.dumps(row) + "\n")
+
+    def _heard(self, event: Any) -> None:
+        if isinstance(self._host, SecondaryHost):
+            self._secondary.heard(event)
+
+    def _lost(self, why: str) -> None:
+        if self._host is not None:
+            self._host.vm_lost(why)
+
+    def _defect(self, lines: Lines, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        logging.error("%s", context.get("message"), exc_info=error)
+        lines.tell("trouble", why=f"defect in the agent: {type(error).__name__}: {error}")
+
+
+def main() -> None:
+    """Run the agent that the file ``argv[1]`` describes."""
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    raw = json.loads(Path(sys.argv[1]).read_text())
+    for name in ("qemu", "peer_qemu"):
+        path, version = raw[name]
+        raw[name] = (path, tuple(version))
+    raw["strikes"] = tuple(StrikePlan(*each) for each in raw["strikes"])
+    asyncio.run(Agent(AgentConfig(**raw)).run())
+
+
+if __name__ == "__main__":
+    main()

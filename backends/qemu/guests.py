@@ -1,0 +1,326 @@
+"""The two guests of a pair as their agents see them: what an action does to a real QEMU.
+
+`PrimaryGuest` drives the QEMU that clients talk to; it knows nothing of COLO.  `SecondaryGuest`
+is a genuine COLO secondary: it acts on what it reads from its migration socket, and we watch.
+Everything raises `LiveError` with the reason; the time limits of steps are the core's, those here
+only make sure that nothing waits for ever.  Recipes: `live-recipes.md` 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from qemu.qmp.message import Message as QmpMessage
+
+from backends.qemu.errors import LiveError
+from backends.qemu.guest.ground import find_headers
+from backends.qemu.launch import RAM_ID, Paths, Qemu
+from backends.qemu.memory import Pages, Scanner
+from backends.qemu.qmp import Qmp, QmpLost, event_is
+from backends.qemu.stream import PIECE_BYTES, Peer, connect
+from backends.qemu.wire import (
+    MigrationBridge,
+    ReturnPath,
+    device_state,
+    encode_ram,
+    greeting_of,
+)
+from colosim.protocol.types import Blob, State
+
+_SYNC_LIMIT_S = 120.0
+_MESSAGE_BYTES = 4
+_UNLIMITED_BPS = 1 << 40
+
+Write = Callable[[bytes | memoryview], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What one `PrimaryGuest.save` took and how long; rows of a run's table of saves.
+
+    generation: of the guest's `ground` program in the saved state, where it runs.
+    """
+
+    checkpoint: int
+    pages: int
+    ram_bytes: int
+    device_bytes: int
+    device_ns: int
+    scan_ns: int
+    encode_ns: int
+    generation: int | None
+
+    def row(self) -> dict[str, int | None]:
+        return asdict(self)
+
+
+class _Guest:
+    """What both have: a monitor, and whether the guest runs."""
+
+    def __init__(self, qmp: Qmp, limit_s: float) -> None:
+        self.qmp = qmp
+        self._limit_s = limit_s
+
+    async def stop(self) -> None:
+        await self.qmp.execute("stop", limit_s=self._limit_s)
+
+    async def start(self) -> None:
+        """Run the guest; done when QEMU says that it runs."""
+        await self.qmp.execute("cont", limit_s=self._limit_s)
+        await self._check_running()
+
+    async def _check_running(self) -> None:
+        status = (await self.qmp.execute("query-status", limit_s=self._limit_s))["status"]
+        if status != "running":
+            raise LiveError(f"{self.qmp.name}: the guest does not run: {status}")
+
+
+class PrimaryGuest(_Guest):
+    """A QEMU whose state is sent away: by one ordinary migration, then by checkpoints."""
+
+    def __init__(self, qmp: Qmp, paths: Paths, scanner: Scanner, limit_s: float) -> None:
+        super().__init__(qmp, limit_s)
+        self._paths = paths
+        self._scanner = scanner
+        self._ground: Pages | None = None  # where its `ground` program has the header page
+        self._bridge: MigrationBridge | None = None
+        self._blobs: dict[str, Sequence[bytes | memoryview]] = {}
+
+    async def synchronise(self, write: Write, peer: Qemu) -> None:
+        """Send the whole guest, as checkpoint 0, and leave it stopped.
+
+        The guest is stopped first: the dirty log of QEMU 7.2 loses pages under TCG.
+        """
+        bridge = MigrationBridge(greeting_of(peer.version))
+        arrived: asyncio.Future[Peer] = asyncio.get_running_loop().create_future()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if not arrived.done():
+                arrived.set_result(Peer(reader, writer))
+
+        self._paths.migration.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(
+            accept, str(self._paths.migration), limit=PIECE_BYTES
+        )
+        execute, migration = self.qmp.execute, self._paths.migration
+        try:
+            async with asyncio.timeout(_SYNC_LIMIT_S):
+                await execute("stop")
+                await execute(
+                    "migrate-set-parameters",
+                    {"max-bandwidth": _UNLIMITED_BPS, "downtime-limit": 300_000},
+                )
+                await execute("migrate", {"uri": f"unix:{migration}"})
+                source = await arrived
+                while piece := await source.reader.read(PIECE_BYTES):
+                    await write(bridge.feed(piece))
+                source.close()
+                await self._migrated()
+        except TimeoutError:
+            raise LiveError(f"first synchronisation took over {_SYNC_LIMIT_S:g} s") from None
+        finally:
+            server.close()
+        self._bridge = bridge
+        await asyncio.to_thread(self._first_look)
+
+    def _first_look(self) -> None:
+        scanner = self._scanner
+        scanner.take()
+        every = np.arange(scanner.size_bytes // scanner.page_bytes)
+        header = next(find_headers(scanner.pages(every).reshape(-1)), None)
+        if header is not None:
+            self._ground = np.array([header.offset // scanner.page_bytes])
+
+    def _generation(self) -> int | None:
+        if self._ground is None:
+            return None
+        header = next(find_headers(self._scanner.pages(self._ground).reshape(-1)), None)
+        return header.generation if header is not None and header.whole else None
+
+    async def _migrated(self) -> None:
+        while True:
+            status = await self.qmp.execute("query-migrate")
+            if status["status"] == "completed":
+                return
+            if status["status"] in ("failed", "cancelled"):
+                why = status.get("error-desc", status["status"])
+                raise LiveError(f"{self.qmp.name}: first synchronisation failed: {why}")
+            await asyncio.sleep(0.005)
+
+    async def save(self, checkpoint: int) -> tuple[State, Saved]:
+        """The stopped guest's device state, and its pages that changed since the last save."""
+        assert self._bridge is not None
+        devices, (pages, scan_ns) = await asyncio.gather(
+            self._save_devices(), asyncio.to_thread(self._scan)
+        )
+        device, device_ns = devices
+        began_ns = time.monotonic_ns()
+        ram = encode_ram(self._bridge, pages, self._scanner)
+        state = State(
+            ram=self._blob(f"ram-{checkpoint}", ram),
+            device=self._blob(f"device-{checkpoint}", [device]),
+        )
+        saved = Saved(
+            checkpoint=checkpoint,
+            pages=len(pages),
+            ram_bytes=state.ram.size,
+            device_bytes=state.device.size,
+            device_ns=device_ns,
+            scan_ns=scan_ns,
+            encode_ns=time.monotonic_ns() - began_ns,
+            generation=self._generation(),
+        )
+        return state, saved
+
+    async def _save_devices(self) -> tuple[bytes, int]:
+        began_ns = time.monotonic_ns()
+        path = self._paths.device_state
+        arguments = {"filename": str(path), "live": False}
+        await self.qmp.execute("xen-save-devices-state", arguments, self._limit_s)
+        state = device_state(path)
+        path.unlink()
+        return state, time.monotonic_ns() - began_ns
+
+    def _scan(self) -> tuple[Pages, int]:
+        began_ns = time.monotonic_ns()
+        pages = self._scanner.changed()
+        return pages, time.monotonic_ns() - began_ns
+
+    def _blob(self, name: str, parts: Sequence[bytes | memoryview]) -> Blob:
+        digest = hashlib.blake2b(digest_size=8)
+        for part in parts:
+            digest.update(part)
+        blob = Blob(name, sum(len(part) for part in parts), digest.hexdigest())
+        self._blobs[name] = parts
+        return blob
+
+    def take(self, blob: Blob) -> Sequence[bytes | memoryview]:
+        """The bytes that a blob names; they are given once."""
+        return self._blobs.pop(blob.id)
+
+
+class SecondaryGuest(_Guest):
+    """A QEMU in COLO's incoming side.
+
+    said(bytes) is not a callback: `next_message` gives what it says, in order.
+    """
+
+    def __init__(self, qmp: Qmp, paths: Paths, qemu: Qemu, limit_s: float) -> None:
+        super().__init__(qmp, limit_s)
+        self._paths = paths
+        self._greeting = greeting_of(qemu.version)
+        self._socket: Peer | None = None
+        self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._reading: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()  # replaced each time that it is set
+        self._running = False
+        self._trouble: str | None = None
+        self.in_colo: asyncio.Future[QmpMessage] | None = None
+
+    def heard(self, event: QmpMessage) -> None:
+        """An event of its monitor."""
+        name = event["event"]
+        if name in ("STOP", "RESUME"):
+            self._running = name == "RESUME"
+        elif name == "COLO_EXIT":
+            data = event["data"]
+            assert isinstance(data, dict)
+            if data.get("reason") == "error":
+                self._trouble = self._trouble or f"{self.qmp.name}: it left COLO with an error"
+        self._wake()
+
+    async def prepare(self) -> None:
+        """Let it wait for its first synchronisation."""
+        names = ["x-colo", "events", *(["return-path"] if self._greeting.return_path else [])]
+        capabilities = [{"capability": name, "state": True} for name in names]
+        execute = self.qmp.execute
+        await execute("migrate-set-capabilities", {"capabilities": capabilities})
+        self.in_colo = self.qmp.expect(event_is("MIGRATION", status="colo"))
+        await execute("migrate-incoming", {"uri": f"unix:{self._paths.migration}"})
+        self._socket = await connect(self._paths.migration, None)
+        self._reading = asyncio.create_task(self._read(ReturnPath(self._greeting)))
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Hand on bytes of the primary's side."""
+        if self._socket is None:
+            raise LiveError("its migration socket is closed")
+        try:
+            self._socket.writer.write(data)
+            async with asyncio.timeout(self._limit_s):
+                await self._socket.writer.drain()
+        except TimeoutError:
+            raise LiveError(f"{self.qmp.name}: it does not read its migration socket") from None
+        except (ConnectionError, RuntimeError):
+            raise LiveError(f"{self.qmp.name}: its migration socket closed") from None
+
+    async def next_message(self) -> bytes:
+        """What it says next on the way back."""
+        message = await self._messages.get()
+        if message is None:
+            self._messages.put_nowait(None)
+            raise LiveError(self._trouble or f"{self.qmp.name}: its migration socket closed")
+        return message
+
+    async def until_running(self, running: bool) -> None:
+        """Until it has stopped, or runs again, by itself."""
+        what = "resume" if running else "stop"
+        try:
+            async with asyncio.timeout(self._limit_s):
+                while self._running is not running and not self._trouble:
+                    await self._changed.wait()
+        except TimeoutError:
+            limit_s = self._limit_s
+            raise LiveError(f"{self.qmp.name}: it did not {what} in {limit_s:g} s") from None
+        if self._running is not running:
+            raise LiveError(self._trouble or "")
+
+    async def take_over(self) -> None:
+        """Leave COLO and go on alone; done when QEMU says that it runs."""
+        self.close()
+        # Until its COLO thread has seen that the stream ended, it may be between two states.
+        await self.qmp.execute("x-colo-lost-heartbeat", limit_s=self._limit_s)
+        end_s = time.monotonic() + self._limit_s
+        while time.monotonic() < end_s:
+            mode = (await self.qmp.execute("query-colo-status", limit_s=self._limit_s))["mode"]
+            status = await self.qmp.execute("query-status", limit_s=self._limit_s)
+            if mode == "none" and status["status"] == "running":
+                return
+            await asyncio.sleep(0.002)
+        raise LiveError(f"{self.qmp.name}: it did not take over in {self._limit_s:g} s")
+
+    def close(self) -> None:
+        """End its stream, which also frees it if it waits for bytes."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def lost(self, why: str) -> None:
+        """Its process ended."""
+        self._trouble = self._trouble or f"{self.qmp.name}: {why}"
+        self._messages.put_nowait(None)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _read(self, path: ReturnPath) -> None:
+        assert self._socket is not None
+        pending = bytearray()
+        try:
+            while data := await self._socket.reader.read(4096):
+                pending += path.feed(data)
+                while len(pending) >= _MESSAGE_BYTES:
+                    self._messages.put_nowait(bytes(pending[:_MESSAGE_BYTES]))
+                    del pending[:_MESSAGE_BYTES]
+        except ConnectionError:
+            pass
+        self._messages.put_nowait(None)
+
+
+__all__ = ["RAM_ID", "PrimaryGuest", "QmpLost", "Saved", "SecondaryGuest"]

@@ -1,0 +1,150 @@
+"""QEMU's command line: what a guest of a pair is started with.
+
+Both guests of a pair have the same machine, memory and devices.  Recipes: `live-recipes.md` 2-3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.qemu.errors import LiveError
+
+RAM_ID = "ram0"
+MAC = "52:54:00:12:34:56"
+_PROBE_LIMIT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Qemu:
+    """A QEMU binary and its version."""
+
+    path: str
+    version: tuple[int, int, int]
+
+    @property
+    def release(self) -> str:
+        return ".".join(map(str, self.version))
+
+
+async def probe(path: str) -> Qemu:
+    """Ask a binary for its version; `LiveError` if it is no QEMU system emulator for x86."""
+    found = shutil.which(path)
+    if found is None:
+        raise LiveError(
+            f"{path}: not found; install the Debian package qemu-system-x86 or give guest.qemu"
+        )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            found,
+            "--version",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise LiveError(f"{path}: cannot be run: {error.strerror}; give a QEMU binary") from None
+    try:
+        async with asyncio.timeout(_PROBE_LIMIT_S):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise LiveError(f"{path}: did not tell its version in {_PROBE_LIMIT_S:g} s") from None
+    match = re.match(r"QEMU emulator version (\d+)\.(\d+)\.(\d+)", said.decode(errors="replace"))
+    if match is None:
+        raise LiveError(f"{path}: is no QEMU system emulator; give one as guest.qemu")
+    major, minor, micro = map(int, match.groups())
+    return Qemu(found, (major, minor, micro))
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What both guests of a pair have in common.
+
+    kind: versioned or not; a pair of two versions needs a versioned one.  mac: None without a
+    network.  extra: further arguments of the user.
+    """
+
+    kind: str
+    accelerator: str
+    memory_bytes: int
+    kernel: Path | None
+    initrd: Path | None
+    append: str
+    mac: str | None = None
+    nic: str = "virtio-net-pci"
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where one guest's files and sockets are, in the run's directory."""
+
+    directory: Path
+    host: str
+
+    def of(self, what: str) -> Path:
+        return self.directory / f"{self.host}.{what}"
+
+    @property
+    def ram(self) -> Path:
+        return self.of("ram")
+
+    @property
+    def qmp(self) -> Path:
+        return self.of("qmp")
+
+    @property
+    def net(self) -> Path:
+        return self.of("net")
+
+    @property
+    def migration(self) -> Path:
+        return self.of("mig")
+
+    @property
+    def console(self) -> Path:
+        return self.of("console.log")
+
+    @property
+    def command(self) -> Path:
+        """The guest's second serial port."""
+        return self.of("tty")
+
+    @property
+    def device_state(self) -> Path:
+        return self.of("devices")
+
+
+def argv(qemu: Qemu, machine: Machine, paths: Paths, incoming: bool) -> list[str]:
+    """The command line of one guest; ``incoming`` for the one that is to be loaded."""
+    memory = machine.memory_bytes
+    line = [
+        qemu.path,
+        *("-name", f"colosim-{paths.host}"),
+        *("-machine", f"{machine.kind},memory-backend={RAM_ID}"),
+        *("-accel", machine.accelerator),
+        *("-m", f"{memory // 1024}K"),
+        "-object",
+        f"memory-backend-file,id={RAM_ID},size={memory},mem-path={paths.ram},share=on",
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *("-qmp", f"unix:{paths.qmp},server=on,wait=off"),
+        *("-serial", f"file:{paths.console}"),
+        *("-serial", f"unix:{paths.command},server=on,wait=off"),
+    ]
+    if machine.kernel is not None:
+        line += ["-kernel", str(machine.kernel), "-append", machine.append]
+    if machine.initrd is not None:
+        line += ["-initrd", str(machine.initrd)]
+    if machine.mac is not None:
+        net = f"stream,id=hn0,server=off,addr.type=unix,addr.path={paths.net}"
+        line += ["-netdev", net]
+        line += ["-device", f"{machine.nic},id=e0,netdev=hn0,mac={machine.mac},romfile="]
+    line += machine.extra
+    if incoming:
+        line += ["-incoming", "defer"]
+    return line

@@ -1,0 +1,50 @@
+"""What a live run is told to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backends.qemu.launch import Machine, Qemu
+from colosim.protocol.node import NodeConfig
+
+READY = "colosim: ready"
+BOOT_LIMIT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class StrikePlan:
+    """A fault when its host enters a step for the nth time; the host does it to itself.
+
+    scope vm, node, host or link; kind crash, hang or cut; duration_ns of a hang or cut.
+    """
+
+    step: str
+    occurrence: int
+    scope: str
+    kind: str
+    duration_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """One host of the run: its name, its node and its QEMU; faults it does to itself."""
+
+    name: str
+    node: NodeConfig
+    qemu: Qemu
+    strikes: tuple[StrikePlan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LivePlan:
+    """What is run: the primary's host and, where it is protected, the secondary's.
+
+    forwards: (port on this machine, port of the guest) where there is a net.  ready: what the
+    guest says on its console when it has booted.
+    """
+
+    machine: Machine
+    hosts: tuple[HostPlan, ...]
+    forwards: tuple[tuple[int, int], ...] | None = None
+    ready: str = READY
+    boot_limit_s: float = BOOT_LIMIT_S

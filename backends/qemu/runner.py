@@ -1,0 +1,383 @@
+"""A live run: two hosts, their network, the witness and the fence, from start to teardown.
+
+The runner starts everything through the supervisor, makes the pair, lets it work, strikes with the
+faults that have a time, and ends everything.  It is the arbiter: it grants the right to go on
+alone once, and fences by SIGKILL of a whole domain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backends.qemu.errors import LiveError
+from backends.qemu.launch import MAC, Paths, argv
+from backends.qemu.net.config import GATEWAY, NetConfig
+from backends.qemu.net.control import Control
+from backends.qemu.net.passt import passt_argv
+from backends.qemu.plan import HostPlan, LivePlan
+from backends.qemu.stream import Lines, Peer
+from backends.qemu.supervisor import Ended, Supervisor
+from colosim.protocol.manager import Witness
+from colosim.protocol.trace import Line, encode_line
+
+_TMPFS = Path("/dev/shm")
+_UP_LIMIT_S = 20.0
+_PAIR_LIMIT_S = 180.0
+_NET_LIMIT_S = 5.0
+
+
+@dataclass(slots=True)
+class Told:
+    """Something that happened, as a row of the run's events."""
+
+    at_ns: int
+    node: str
+    what: str
+    detail: str
+
+
+@dataclass(slots=True)
+class _Host:
+    """A host while it runs."""
+
+    plan: HostPlan
+    paths: Paths
+    vm_pid: int = 0
+    agent_pid: int = 0
+    lines: Lines | None = None
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    trouble: str | None = None
+    ended: set[str] = field(default_factory=set)
+
+
+class LiveRun:
+    """A pair, while ``async with`` it lasts.
+
+    scratch: a directory for what is kept (traces, consoles).  say: progress for a person.
+    """
+
+    def __init__(self, plan: LivePlan, scratch: Path, say: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.events: list[Told] = []
+        self.promoted: str | None = None
+        self._scratch = scratch
+        self._say = say
+        self._witness = Witness()
+        self._hosts: dict[str, _Host] = {}
+        self._changed = asyncio.Event()
+        self._healing: set[asyncio.Task[None]] = set()
+        self.directory = Path()
+        self.network: Control
+        self._supervisor: Supervisor
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[LiveRun]:
+        """The processes of the run; all have ended, and were reaped, when the block ends."""
+        self.directory = self._new_directory()
+        try:
+            async with Supervisor(self.directory, self._process_ended) as self._supervisor:
+                server = await asyncio.start_unix_server(
+                    self._agent_connected, str(self.directory / "runner"), limit=1 << 20
+                )
+                try:
+                    await self._start_network()
+                    yield self
+                finally:
+                    for task in self._healing:
+                        task.cancel()
+                    server.close()
+                    if hasattr(self, "network"):
+                        await self.network.close()
+                    for domain in (*self._hosts, "network"):
+                        with contextlib.suppress(LiveError, TimeoutError):
+                            await self._supervisor.kill(domain)
+                    self._keep()
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    async def boot(self) -> None:
+        """Start the primary's host and wait until its guest says that it is ready."""
+        primary = self.plan.hosts[0]
+        await self._start_host(primary, incoming=False)
+        if self.plan.machine.mac is not None:
+            await self.network.ask("listen", _NET_LIMIT_S, host=primary.name, on=True)
+            await self.network.ask("own", _NET_LIMIT_S, host=primary.name)
+        await self._until_ready(primary.name)
+
+    async def protect(self) -> None:
+        """Start the secondary's host and make the pair."""
+        a, b = self.plan.hosts
+        await self._start_host(b, incoming=True)
+        if self.plan.machine.mac is not None:
+            await self.network.ask("listen", _NET_LIMIT_S, host=b.name, on=True)
+        self._say("first synchronisation")
+        limit_s = _PAIR_LIMIT_S
+        accept = asyncio.create_task(self._lines(b.name).ask("accept", limit_s, limit_s=limit_s))
+        try:
+            await self._lines(a.name).ask("protect", limit_s)
+            await accept
+        finally:
+            accept.cancel()
+        self._say("protected")
+
+    # -- what tests and faults do ----------------------------------------------------------
+
+    def paths(self, host: str) -> Paths:
+        return self._hosts[host].paths
+
+    def begin(self) -> int:
+        """The run proper begins now; the time."""
+        self._tell("run", "begin", "")
+        return self.events[-1].at_ns
+
+    async def strike(
+        self, host: str, scope: str, kind: str, duration_ns: int | None = None
+    ) -> None:
+        """A fault now: of a process, of a whole host, or (host "link") of the link."""
+        self._tell(host, "fault", f"{scope} {kind}")
+        if scope == "link":
+            await self.network.ask("link", _NET_LIMIT_S, cut=True)
+        else:
+            number = signal.SIGKILL if kind == "crash" else signal.SIGSTOP
+            name = {"vm": "qemu", "node": "agent", "host": None}[scope]
+            await self._supervisor.signal(host, number, name)
+        self._heal_later(host, scope, duration_ns)
+
+    def _heal_later(self, host: str, scope: str, duration_ns: int | None) -> None:
+        async def heal() -> None:
+            assert duration_ns is not None
+            await asyncio.sleep(duration_ns / 1e9)
+            self._tell(host, "healed", scope)
+            if scope == "link":
+                await self.network.ask("link", _NET_LIMIT_S, cut=False)
+            else:
+                await self._supervisor.signal(host, signal.SIGCONT)
+
+        if duration_ns is not None:
+            task = asyncio.create_task(heal())
+            self._healing.add(task)
+            task.add_done_callback(self._healing.discard)
+
+    async def until_promoted(self, limit_s: float) -> str:
+        """The host that goes on alone, as soon as there is one."""
+        try:
+            async with asyncio.timeout(limit_s):
+                while self.promoted is None:
+                    await self._changed.wait()
+                return self.promoted
+        except TimeoutError:
+            raise LiveError(f"no host went on alone within {limit_s:g} s") from None
+
+    def check(self) -> None:
+        """`LiveError` if an agent is in trouble."""
+        for host in self._hosts.values():
+            if host.trouble is not None:
+                raise LiveError(host.trouble)
+
+    # -- starting --------------------------------------------------------------------------
+
+    def _new_directory(self) -> Path:
+        need = 3 * self.plan.machine.memory_bytes  # two guests and the shadow, which may swap
+        if not _TMPFS.is_dir():
+            raise LiveError(f"{_TMPFS}: not there; guest memory must be in a tmpfs")
+        free = shutil.disk_usage(_TMPFS).free
+        if free < need:
+            raise LiveError(
+                f"{_TMPFS}: {free >> 20} MiB free, {need >> 20} MiB needed; "
+                "give the guest less memory, or mount it larger"
+            )
+        return Path(tempfile.mkdtemp(prefix="colosim-", dir=_TMPFS))
+
+    async def _start_network(self) -> None:
+        """The link between the hosts; and, where clients are to reach the guest, its network."""
+        log = self._scratch / "network.log"
+        forwards = self.plan.forwards
+        config = NetConfig(
+            self.directory,
+            tuple(plan.name for plan in self.plan.hosts),
+            has_gateway=forwards is not None,
+            guest_mac=MAC,
+            capture=None if forwards is None else self._scratch / "gateway.pcap",
+        )
+        path = self.directory / "network.json"
+        path.write_text(config.to_json())
+        if forwards is not None:
+            command = passt_argv(config.path(GATEWAY), forwards)
+            await self._supervisor.spawn("network", "passt", command, log)
+        command = [sys.executable, "-m", "backends.qemu.net", str(path)]
+        await self._supervisor.spawn("network", "hub", command, log)
+        self.network = await Control.connect(self.directory)
+
+    async def _start_host(self, plan: HostPlan, incoming: bool) -> None:
+        paths = Paths(self.directory, plan.name)
+        host = self._hosts[plan.name] = _Host(plan, paths)
+        command = argv(plan.qemu, self.plan.machine, paths, incoming)
+        log = self._scratch / f"{plan.name}.log"
+        paths.ram.touch(0o600)
+        await self._start_agent(host)  # first: it listens for the guest's network
+        host.vm_pid = await self._supervisor.spawn(plan.name, "qemu", command, log)
+        try:
+            await self._lines(plan.name).ask("adopt", _UP_LIMIT_S, vm_pid=host.vm_pid)
+        except LiveError:
+            self._check(host)  # if QEMU ended at once, its own last words say more
+            raise
+
+    async def _start_agent(self, host: _Host) -> None:
+        plan = host.plan
+        other = next((each for each in self.plan.hosts if each is not plan), plan)
+        header = Line(plan.node.id, 0, 0, "node", "", plan.node)
+        config = {
+            "host": plan.name,
+            "peer": other.name,
+            "directory": str(self.directory),
+            "node": encode_line(header),
+            "memory_bytes": self.plan.machine.memory_bytes,
+            "qemu": [plan.qemu.path, plan.qemu.version],
+            "peer_qemu": [other.qemu.path, other.qemu.version],
+            "trace": str(self._scratch / f"{plan.name}.trace"),
+            "saves": str(self._scratch / f"{plan.name}.saves"),
+            "has_net": self.plan.machine.mac is not None,
+            "strikes": [astuple(strike) for strike in plan.strikes],
+        }
+        path = self.directory / f"{plan.name}.json"
+        path.write_text(json.dumps(config))
+        host.agent_pid = await self._supervisor.spawn(
+            plan.name,
+            "agent",
+            [sys.executable, "-m", "backends.qemu.agent", str(path)],
+            self._scratch / f"{plan.name}.log",
+        )
+        await self._wait(host, host.up, _UP_LIMIT_S, "its agent did not come up")
+
+    async def _until_ready(self, name: str) -> None:
+        """Until the guest says so on its console."""
+        host = self._hosts[name]
+        path, ready = host.paths.console, self.plan.ready.encode()
+        self._say("booting the guest")
+        end_s = time.monotonic() + self.plan.boot_limit_s
+        while time.monotonic() < end_s:
+            if ready in (path.read_bytes() if path.exists() else b""):
+                return
+            self._check(host)
+            await asyncio.sleep(0.05)
+        raise LiveError(
+            f"host {name}: the guest was not ready within {self.plan.boot_limit_s:g} s; "
+            f"its console says: {_last_line(path)}"
+        )
+
+    async def _wait(self, host: _Host, event: asyncio.Event, limit_s: float, else_: str) -> None:
+        end_s = time.monotonic() + limit_s
+        while not event.is_set():
+            self._check(host)
+            if time.monotonic() > end_s:
+                raise LiveError(f"host {host.plan.name}: {else_} within {limit_s:g} s")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await event.wait()
+
+    def _check(self, host: _Host) -> None:
+        if host.trouble is not None:
+            raise LiveError(f"host {host.plan.name}: {host.trouble}")
+        if host.ended:
+            what = " and ".join(sorted(host.ended))
+            log = self._scratch / f"{host.plan.name}.log"
+            raise LiveError(f"host {host.plan.name}: {what} ended at once: {_last_line(log)}")
+
+    def _lines(self, name: str) -> Lines:
+        lines = self._hosts[name].lines
+        if lines is None:
+            raise LiveError(f"host {name}: its agent is not connected")
+        return lines
+
+    # -- what agents and the supervisor tell -----------------------------------------------
+
+    async def _agent_connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        hello = json.loads(await reader.readline() or b"{}")
+        host = self._hosts.get(hello.get("host", ""))
+        if host is None:
+            writer.close()
+            return
+
+        async def perform(name: str, arguments: dict[str, Any]) -> Any:
+            return await getattr(self, f"do_{name}")(host, **arguments)
+
+        host.lines = Lines(Peer(reader, writer), perform)
+        await host.lines.serve()
+
+    async def do_up(self, host: _Host) -> None:
+        host.up.set()
+
+    async def do_trouble(self, host: _Host, why: str) -> None:
+        host.trouble = why
+        self._tell(host.plan.name, "trouble", why)
+
+    async def do_report(self, host: _Host, text: str) -> None:
+        self._tell(host.plan.name, "report", text)
+
+    async def do_scanner(self, host: _Host, name: str) -> None:
+        self._tell(host.plan.name, "scanner", name)
+
+    async def do_struck(
+        self, host: _Host, scope: str, kind: str, step: str, duration_ns: int | None
+    ) -> None:
+        """A host does this to itself now; a cut of the link is done here."""
+        name = host.plan.name
+        if scope == "link":
+            await self.strike("link", scope, kind, duration_ns)
+        else:
+            self._tell(name, "fault", f"{scope} {kind} at {step}")
+            self._heal_later(name, scope, duration_ns)
+
+    async def do_promoted(self, host: _Host) -> None:
+        self.promoted = host.plan.name
+        self._tell(host.plan.name, "promoted", "")
+
+    async def do_vote(self, asking: _Host, host: str) -> bool:
+        granted = self._witness.ask(host)
+        self._tell(asking.plan.name, "vote", "granted" if granted else "denied")
+        return granted
+
+    async def do_fence(self, asking: _Host, host: str) -> None:
+        """The other host can do nothing any more when this returns."""
+        await self.network.ask("fence", _NET_LIMIT_S, host=host)
+        await self._supervisor.kill(host)
+        self._tell(host, "fenced", f"by {asking.plan.name}")
+
+    def _process_ended(self, ended: Ended) -> None:
+        host = self._hosts.get(ended.domain)
+        if host is not None:
+            host.ended.add(ended.name)
+        self._tell(ended.domain, "ended", f"{ended.name} with status {ended.status}")
+
+    def _tell(self, node: str, what: str, detail: str) -> None:
+        self.events.append(Told(time.monotonic_ns(), node, what, detail))
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # -- keeping ---------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        for name, host in self._hosts.items():
+            if host.paths.console.exists():
+                shutil.copy(host.paths.console, self._scratch / f"{name}.console.log")
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").split("\n")
+    except OSError:
+        return "nothing"
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")

@@ -1,0 +1,592 @@
+"""One host of the live world: it performs a node's actions on a real guest.
+
+It decides nothing of the protocol.  An operation becomes a task that ends in Done or Failed; a
+guest's operations take effect one after the other.  What both hosts do alike is in `LiveHost`;
+`PrimaryHost` drives its QEMU, `SecondaryHost` watches a genuine COLO secondary do what our node
+wants, and lets its messages pass when the node sends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Protocol
+
+from backends.base import Cause, Session
+from backends.qemu.errors import LiveError
+from backends.qemu.guests import PrimaryGuest, QmpLost, SecondaryGuest
+from backends.qemu.net.control import Control
+from backends.qemu.net.port import Port
+from backends.qemu.plan import StrikePlan
+from backends.qemu.stream import Kind, Peer, pack, unpack, with_cause
+from colosim.protocol import types as t
+from colosim.protocol.node import Node, NodeConfig
+from colosim.protocol.trace import Line, encode_line
+from colosim.session import Observer
+
+NS_PER_S = 1_000_000_000
+_STREAM_BUFFER_BYTES = 1 << 16
+
+Work = Coroutine[Any, Any, t.State | None]
+
+
+class Authority(Protocol):
+    """The run's witness and fence."""
+
+    async def vote(self, host: str) -> bool: ...
+    async def fence(self, host: str) -> None: ...
+    def tell(self, name: str, /, **arguments: Any) -> None: ...
+
+
+class Trace:
+    """Writes a host's lines so that a SIGKILL loses none whose action was started."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: list[str] = []
+
+    def see(self, line: Line) -> None:
+        self._lines.append(encode_line(line))
+
+    def flush(self) -> None:
+        if self._lines:
+            text = "\n".join(self._lines) + "\n"
+            self._lines.clear()
+            os.write(self._descriptor, text.encode())
+
+
+class LiveHost:
+    """What both hosts do alike.
+
+    host, peer: their names; node ids are those of the configuration.  ``port`` and ``network``
+    are None where the guest has no network.  vm_pid is the QEMU's.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        peer: str,
+        config: NodeConfig,
+        trace: Trace,
+        authority: Authority,
+        vm_pid: int,
+        port: Port | None,
+        network: Control | None,
+        strikes: Iterable[StrikePlan] = (),
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        self.host = host
+        self.peer = peer
+        self._authority = authority
+        self._vm_pid = vm_pid
+        self._port = port
+        self._network = network
+        self._trace = trace
+        self._limits = config.limits
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._guest_turn = asyncio.Lock()
+        self._stream: Peer | None = None
+        self._beats: Peer | None = None
+        self._vm_gone = False
+        self.started = False  # the pair: before that, output goes where it always went
+        self.promoted = False
+        self._made = 0  # frames that the guest made
+        self._held: deque[bytes] = deque()  # those not released or dropped, the oldest first
+        self._strikes = list(strikes)
+        self._entered: dict[str, int] = {}
+        self.id = config.id
+        self.node = Node(config)
+        self.session = Session(
+            [self.node],
+            self,
+            [trace.see, *observers],
+            self._ears(),
+            self._stepped if self._strikes else None,
+        )
+        self._performers: dict[type, Callable[[Any, Cause], None]] = {
+            t.Quiesce: self._quiesce,
+            t.StopVm: self._stop_vm,
+            t.Drain: self._drain,
+            t.Save: self._save,
+            t.Copy: self._save,
+            t.SendMessage: self._send_message,
+            t.SendState: self._send_state,
+            t.Load: self._load,
+            t.StartVm: self._start_vm,
+            t.CloseLink: self._close_link,
+            t.OfferWitness: self._offer_witness,
+            t.Release: self._release,
+            t.Drop: self._drop,
+            t.Heartbeat: self._heartbeat,
+            t.AskVote: self._ask_vote,
+            t.Fence: self._fence,
+            t.Promote: self._promote,
+            t.Report: self._report,
+        }
+
+    # -- the contract of a world -----------------------------------------------------------
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def perform(self, node_id: str, action: t.Action, cause: Cause) -> None:
+        self._trace.flush()
+        self._performers[type(action)](action, cause)
+
+    def wake_at(self, node_id: str, when_ns: int | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if when_ns is not None:
+            # asyncio's clock has steps of its own: never wake before the time
+            delay_s = max(0, when_ns - self.now_ns() + 1000) / NS_PER_S
+            self._timer = self._loop.call_later(delay_s, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        due_ns = self.node.deadline_ns()
+        if due_ns is not None and due_ns > self.now_ns():
+            self.wake_at(self.id, due_ns)
+        else:
+            self.tell(t.Tick())
+
+    def tell(self, event: t.Event, cause: Cause | None = None) -> None:
+        """Feed an event to the node."""
+        self.session.pump(self.id, event, cause)
+        self._trace.flush()
+
+    # -- life ------------------------------------------------------------------------------
+
+    def attach(self, stream: Peer, beats: Peer) -> None:
+        """Connect it with its peer."""
+        self._beats = beats
+        self._stream = stream
+        stream.writer.transport.set_write_buffer_limits(high=_STREAM_BUFFER_BYTES)
+        self._run(self._read(stream))
+
+    def start(self) -> None:
+        """The first synchronisation is complete on this side."""
+        self.started = True
+        assert self._beats is not None
+        self._run(self._hear_beats(self._beats))
+        self.tell(t.Start())
+
+    def vm_lost(self, why: str) -> None:
+        """The guest's process ended; said once."""
+        if not self._vm_gone:
+            self._vm_gone = True
+            if self.started:
+                self.tell(t.VmGone(why))
+
+    def close(self) -> None:
+        """Let go of everything; nothing is fed any more."""
+        for task in self._tasks:
+            task.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        for peer in (self._stream, self._beats):
+            if peer is not None:
+                peer.close()
+
+    def output(self, frames: list[bytes]) -> None:
+        """The guest made frames."""
+        if not self.started:
+            if self._port is not None and self._is_served():
+                self._port.send(frames)
+            return
+        first, self._made = self._made, self._made + len(frames)
+        self._held.extend(frames)
+        digest = hashlib.blake2b(digest_size=8)
+        for frame in frames:
+            digest.update(frame)
+        # frames of two guests are no one stream, so each has its own name
+        made = t.Range(f"{self.host}.frames", first, self._made)
+        self.tell(t.GuestOutput(made, digest.hexdigest()))
+
+    def _is_served(self) -> bool:
+        """Clients talk to this guest before there is a pair."""
+        raise NotImplementedError
+
+    async def _read(self, stream: Peer) -> None:
+        """What the peer sends, until the stream ends."""
+        raise NotImplementedError
+
+    # -- tasks -----------------------------------------------------------------------------
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "task failed", "exception": error})
+
+    def _operate(self, op: int, cause: Cause, work: Work) -> None:
+        """Do an operation beside others; it ends in Done or Failed."""
+
+        async def operate() -> None:
+            try:
+                state = await work
+            except LiveError as error:
+                if isinstance(error, QmpLost):
+                    self.vm_lost(str(error))
+                self.tell(t.Failed(op, str(error)), cause)
+            else:
+                self.tell(t.Done(op, state), cause)
+
+        self._run(operate())
+
+    def _on_guest(self, op: int, cause: Cause, work: Work) -> None:
+        """Do an operation on the guest when those before it have ended."""
+
+        async def in_turn() -> t.State | None:
+            async with self._guest_turn:
+                return await work
+
+        self._operate(op, cause, in_turn())
+
+    # -- faults ----------------------------------------------------------------------------
+
+    def _stepped(self, node: str, step: str) -> None:
+        count = self._entered[step] = self._entered.get(step, 0) + 1
+        for strike in self._strikes:
+            if (strike.step, strike.occurrence) == (step, count):
+                self._trace.flush()
+                said = {"scope": strike.scope, "kind": strike.kind, "step": step}
+                self._authority.tell("struck", **said, duration_ns=strike.duration_ns)
+                number = signal.SIGKILL if strike.kind == "crash" else signal.SIGSTOP
+                if strike.scope in ("vm", "host"):
+                    os.kill(self._vm_pid, number)
+                if strike.scope in ("node", "host"):
+                    os.kill(os.getpid(), number)
+
+    # -- actions ---------------------------------------------------------------------------
+
+    def _ears(self) -> Mapping[type, Callable[[str, Any], None]]:
+        return {}
+
+    def _quiesce(self, action: t.Quiesce, cause: Cause) -> None:
+        raise NotImplementedError
+
+    def _stop_vm(self, action: t.StopVm, cause: Cause) -> None:
+        raise NotImplementedError
+
+    def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
+        raise NotImplementedError
+
+    def _send_message(self, action: t.SendMessage, cause: Cause) -> None:
+        raise NotImplementedError
+
+    def _send_state(self, action: t.SendState, cause: Cause) -> None:
+        raise NotImplementedError
+
+    def _load(self, action: t.Load, cause: Cause) -> None:
+        raise NotImplementedError
+
+    def _start_vm(self, action: t.StartVm, cause: Cause) -> None:
+        raise NotImplementedError
+
+    def _offer_witness(self, action: t.OfferWitness, cause: Cause) -> None:
+        raise LiveError("comparison is not part of live mode yet")
+
+    def _drain(self, action: t.Drain, cause: Cause) -> None:
+        async def drain() -> None:
+            if self._port is not None:
+                await self._port.drain(self._limits.cut_ns / NS_PER_S)
+
+        self._on_guest(action.op, cause, drain())
+
+    def _close_link(self, action: t.CloseLink, cause: Cause) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _release(self, action: t.Release, cause: Cause) -> None:
+        frames = [frame for range_ in action.ranges for frame in self._take(range_)]
+        if self._port is not None:
+            self._port.send(frames)
+
+    def _drop(self, action: t.Drop, cause: Cause) -> None:
+        for range_ in action.ranges:
+            self._take(range_)
+
+    def _take(self, range_: t.Range) -> list[bytes]:
+        """Frames leave in the order they were made: one stream, one consumer."""
+        return [self._held.popleft() for _ in range(range_.first, range_.end)]
+
+    def _heartbeat(self, action: t.Heartbeat, cause: Cause) -> None:
+        if self._beats is not None and not self._beats.writer.is_closing():
+            self._beats.writer.write(pack(Kind.BEAT, b"", cause[1]))
+
+    async def _hear_beats(self, beats: Peer) -> None:
+        try:
+            while True:
+                _, payload = await unpack(beats.reader)
+                self.tell(t.HeartbeatSeen(), (self._peer_id, with_cause(payload)[0]))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            beats.close()
+
+    @property
+    def _peer_id(self) -> str:
+        other = t.Role.SECONDARY if self.node.config.role is t.Role.PRIMARY else t.Role.PRIMARY
+        return other.value
+
+    def _ask_vote(self, action: t.AskVote, cause: Cause) -> None:
+        async def ask() -> None:
+            try:
+                granted = await self._authority.vote(self.host)
+            except LiveError as error:
+                self._authority.tell("trouble", why=f"vote: {error}")  # the core's limit ends it
+            else:
+                self.tell(t.VoteSeen(action.op, granted), cause)
+
+        self._run(ask())
+
+    def _fence(self, action: t.Fence, cause: Cause) -> None:
+        async def fence() -> None:
+            await self._authority.fence(self.peer)
+
+        self._operate(action.op, cause, fence())
+
+    def _promote(self, action: t.Promote, cause: Cause) -> None:
+        self.promoted = True
+        self._authority.tell("promoted")
+
+        async def turn_input() -> None:
+            if self._network is not None and self._port is not None:
+                try:
+                    await self._network.ask("own", 5.0, host=self.host)
+                    self._port.deliver()
+                    await self._network.ask("resume", 5.0)
+                except LiveError as error:
+                    self._authority.tell("trouble", why=f"network: {error}")
+
+        self._run(turn_input())
+
+    def _report(self, action: t.Report, cause: Cause) -> None:
+        self._authority.tell("report", text=action.text)
+
+
+class PrimaryHost(LiveHost):
+    """Our node is the primary's COLO: it speaks the wire and drives an ordinary QEMU."""
+
+    def __init__(
+        self,
+        guest: PrimaryGuest,
+        saved: Callable[[dict[str, int | None]], None],
+        *args: Any,
+        **kw: Any,
+    ) -> None:
+        self._guest = guest
+        self._saved = saved
+        self._checkpoint = 0
+        self._quiesced = False
+        super().__init__(*args, **kw)
+
+    def _is_served(self) -> bool:
+        return True
+
+    def _ears(self) -> Mapping[type, Callable[[str, Any], None]]:
+        def started(_: str, signal: t.CheckpointStarted) -> None:
+            self._checkpoint = signal.checkpoint
+
+        return {t.CheckpointStarted: started}
+
+    async def _read(self, stream: Peer) -> None:
+        """What the secondary says."""
+        why = "the secondary's side ended the stream"
+        try:
+            while True:
+                kind, payload = await unpack(stream.reader)
+                if kind is Kind.CONTROL:
+                    n, data = with_cause(payload)
+                    self.tell(t.PeerBytes(data), (self._peer_id, n))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        except LiveError as error:
+            why = str(error)
+        if stream is self._stream:
+            self.tell(t.LinkLost(why))
+
+    def _quiesce(self, action: t.Quiesce, cause: Cause) -> None:
+        async def quiesce() -> None:
+            if self._network is not None:
+                self._quiesced = True
+                limit_s = self._limits.quiesce_ns / NS_PER_S
+                await self._network.ask(
+                    "quiesce", limit_s + 1, mark=self._checkpoint, limit_s=limit_s
+                )
+
+        self._operate(action.op, cause, quiesce())
+
+    def _stop_vm(self, action: t.StopVm, cause: Cause) -> None:
+        self._on_guest(action.op, cause, self._guest.stop())
+
+    def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
+        async def save() -> t.State:
+            state, saved = await self._guest.save(action.checkpoint)
+            self._saved(saved.row())
+            return state
+
+        self._on_guest(action.op, cause, save())
+
+    def _send_message(self, action: t.SendMessage, cause: Cause) -> None:
+        self._write(pack(Kind.CONTROL, action.data, cause[1]))
+
+    def _send_state(self, action: t.SendState, cause: Cause) -> None:
+        async def send() -> None:
+            for chunk in action.chunks:
+                if isinstance(chunk, bytes):
+                    await self._written(pack(Kind.CONTROL, chunk, cause[1]))
+                    continue
+                for part in self._guest.take(chunk):
+                    for at in range(0, len(part), _PIECE):
+                        await self._written(pack(Kind.BULK, part[at : at + _PIECE]))
+                await self._written(pack(Kind.BLOB, _named(chunk), cause[1]))
+
+        self._operate(action.op, cause, send())
+
+    async def _written(self, data: bytes) -> None:
+        stream = self._stream
+        if stream is None:
+            raise LiveError("the stream is closed")
+        try:
+            stream.writer.write(data)
+            async with asyncio.timeout(self._limits.send_ns / NS_PER_S):
+                await stream.writer.drain()
+        except (ConnectionError, RuntimeError):
+            raise LiveError("the stream to the secondary broke") from None
+        except TimeoutError:
+            raise LiveError("the secondary's side does not read the stream") from None
+
+    def _write(self, data: bytes) -> None:
+        if self._stream is not None and not self._stream.writer.is_closing():
+            self._stream.writer.write(data)
+
+    def _start_vm(self, action: t.StartVm, cause: Cause) -> None:
+        async def start() -> None:
+            await self._guest.start()
+            if self._quiesced and self._network is not None:
+                self._quiesced = False
+                await self._network.ask("resume", self._limits.resume_ns / NS_PER_S)
+
+        self._on_guest(action.op, cause, start())
+
+
+class SecondaryHost(LiveHost):
+    """Our node shadows a genuine secondary; it sits between the stream and that QEMU."""
+
+    def __init__(self, guest: SecondaryGuest, *args: Any, **kw: Any) -> None:
+        self._guest = guest
+        self._saying = asyncio.Lock()
+        super().__init__(*args, **kw)
+
+    def _is_served(self) -> bool:
+        return False
+
+    def vm_lost(self, why: str) -> None:
+        self._guest.lost(why)
+        super().vm_lost(why)
+
+    def _ears(self) -> Mapping[type, Callable[[str, Any], None]]:
+        def loaded(_: str, signal: t.Loaded) -> None:
+            if self._port is not None:
+                self._port.forget(signal.checkpoint)
+
+        return {t.Loaded: loaded}
+
+    async def _read(self, stream: Peer) -> None:
+        """Hand on what the primary sends, and tell the node of it."""
+        why = "the primary's side ended the stream"
+        try:
+            while True:
+                kind, payload = await unpack(stream.reader)
+                if kind is Kind.CONTROL:
+                    n, data = with_cause(payload)
+                    await self._guest.write(data)
+                    self.tell(t.PeerBytes(data), (self._peer_id, n))
+                elif kind in (Kind.MIGRATION, Kind.BULK):
+                    await self._guest.write(payload)
+                elif kind is Kind.BLOB:
+                    n, data = with_cause(payload)
+                    self.tell(t.PeerBlob(_blob(data)), (self._peer_id, n))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        except LiveError as error:  # its own guest does not take what it is given
+            why = str(error)
+            if stream is self._stream:
+                self.vm_lost(why)
+        if stream is self._stream:
+            self.tell(t.LinkLost(why))
+
+    def _quiesce(self, action: t.Quiesce, cause: Cause) -> None:
+        raise LiveError("a secondary does not hold client input")
+
+    def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
+        raise LiveError("a secondary saves nothing")
+
+    def _send_state(self, action: t.SendState, cause: Cause) -> None:
+        raise LiveError("a secondary sends no state")
+
+    def _stop_vm(self, action: t.StopVm, cause: Cause) -> None:
+        async def stopped() -> None:
+            if not self.promoted:  # else QEMU's own failover stops it
+                await self._guest.until_running(False)
+
+        self._on_guest(action.op, cause, stopped())
+
+    def _load(self, action: t.Load, cause: Cause) -> None:
+        # it loads what it was handed, and resumes by itself when that is done
+        self._on_guest(action.op, cause, self._guest.until_running(True))
+
+    def _start_vm(self, action: t.StartVm, cause: Cause) -> None:
+        async def start() -> None:
+            if self.promoted:
+                await self._guest.take_over()
+            else:
+                await self._guest.until_running(True)
+
+        self._on_guest(action.op, cause, start())
+
+    def _send_message(self, action: t.SendMessage, cause: Cause) -> None:
+        """Let the guest's own message pass, which must be the one our table asks for."""
+
+        async def say() -> None:
+            async with self._saying:
+                try:
+                    said = await self._guest.next_message()
+                except LiveError as error:
+                    self.vm_lost(str(error))
+                    return
+            if said != action.data:
+                text = f"the secondary's QEMU said {said.hex()} where {action.data.hex()} was due"
+                self._authority.tell("report", text=text)
+            if self._stream is not None:  # as it was said: the primary's node judges it
+                self._stream.writer.write(pack(Kind.CONTROL, said, cause[1]))
+
+        self._run(say())
+
+    def _close_link(self, action: t.CloseLink, cause: Cause) -> None:
+        super()._close_link(action, cause)
+        self._guest.close()
+
+
+_PIECE = 1 << 18
+
+
+def _named(blob: t.Blob) -> bytes:
+    return f"{blob.id} {blob.size} {blob.digest}".encode()
+
+
+def _blob(text: bytes) -> t.Blob:
+    name, size, digest = text.decode().split(" ")
+    return t.Blob(name, int(size), digest)

@@ -1,0 +1,67 @@
+"""Sections of a scenario that only a live run looks at: the real guest, and its clients."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from colosim.section import Count, Duration, Rate, Ratio, Section, Size, number, option
+
+
+class Ground(Section):
+    """The ground-truth program: touches pages of its own and can verify them."""
+
+    pages: Annotated[int, number("pages", 1, 2**24)] = option(2_000, "pages of its working set")
+    touches_per_s: Rate = option("5000 /s", "pages written while the guest runs")
+    pattern: Literal["uniform", "zipf", "sequential"] = option("uniform", "which pages")
+    exponent: Annotated[float, number("exponent", high=10.0)] = option(1.0, "of zipf")
+
+
+class Guest(Section):
+    """What a live run boots, twice; its RAM is ``memory.guest_memory``."""
+
+    qemu: str = option("qemu-system-x86_64", "program of the primary, by name or path")
+    secondary_qemu: str | None = option(
+        None, "program of the secondary, if of another version; then name a versioned machine"
+    )
+    machine: str = option("pc", "machine type, versioned or not")
+    accelerator: Literal["auto", "kvm", "tcg"] = option(
+        "auto", "kvm where it boots the guest within its limit, else tcg"
+    )
+    services: Annotated[
+        tuple[Literal["ground", "redis", "nginx", "lighttpd", "memcached", "httpd"], ...],
+        Field(strict=False),
+    ] = option(("ground",), "what runs in the guest image that colosim builds")
+    ground: Ground = option(Ground(), "options of the service ground")
+    kernel: str | None = option(None, "a kernel of your own, instead of colosim's guest image")
+    initrd: str | None = option(None, "an initramfs of your own, for your kernel")
+    append: str = option("console=ttyS0", "command line of your kernel")
+    ready: str = option("colosim: ready", "text on the serial console that means: has booted")
+    boot_limit_ns: Duration = option("120 s", "longest wait for that text")
+    arguments: Annotated[tuple[str, ...], Field(strict=False)] = option(
+        (), "further arguments for both QEMUs"
+    )
+
+
+class Client(Section):
+    """Who talks to a live guest, at the load of ``[workload]``."""
+
+    kind: Literal["none", "http", "redis", "memcached", "echo", "download", "work", "command"] = (
+        option("none", "built-in client, or a command of your own")
+    )
+    guest_port: Annotated[int, number("port", 1, 65535)] | None = option(
+        None, "port in the guest; default that of the service"
+    )
+    host_port: Annotated[int, number("port", 1, 65535)] | None = option(
+        None, "port on 127.0.0.1 that leads there; default a free one"
+    )
+    command: str | None = option(
+        None, "for kind command: run by sh, with the port in the environment as COLOSIM_PORT"
+    )
+    path: str = option("/", "for http: what to get")
+    keep_alive: bool = option(True, "for http: one connection for many requests")
+    size_bytes: Size = option("1 KiB", "bytes of a value, an echo, an answer or a download")
+    set_ratio: Ratio = option(0.5, "for redis and memcached: part of the requests that write")
+    keys: Count = option(10_000, "for redis and memcached: how many different keys")
+    timeout_ns: Duration = option("10 s", "longest wait for one answer")

@@ -1,0 +1,152 @@
+"""Pairs of real guests for live tests: the ground-truth guest under TCG, as small as it can be."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import shutil
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.nodes import node_configs
+from backends.qemu.errors import LiveError
+from backends.qemu.guest import GroundOptions, build
+from backends.qemu.launch import Machine, probe
+from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
+from backends.qemu.records import merged
+from backends.qemu.runner import LiveRun
+from colosim.protocol import types as t
+from colosim.protocol.invariants import check
+from colosim.protocol.trace import Line, decode_line, encode_line, replay
+from colosim.scenario import Scenario
+
+QEMU = "qemu-system-x86_64"
+MEMORY_BYTES = 131080 << 10  # no multiple of 256 KiB: QEMU 7.2 loses dirty pages otherwise
+PAIR_LIMIT_S = 120.0
+
+#: limits that a loaded machine keeps, and failures noticed within a second
+SCENARIO: dict[str, Any] = {
+    "name": "live",
+    "duration": "60 s",
+    "policy": {"name": "remus", "remus": {"interval": "100 ms"}},
+    "commit": "loaded",
+    "workload": {"kind": "batch", "work": "1 s"},
+    "memory": {"kind": "uniform", "working_set_pages": 2000, "touches": "5000 /s"},
+    "manager": {"heartbeat_interval": "50 ms", "heartbeat_timeout": "2 s"},
+    "limits": {
+        **dict.fromkeys(("quiesce", "request", "stop", "cut", "resume"), "3 s"),
+        **dict.fromkeys(("ready", "save", "send", "received", "loaded", "load", "receive"), "10 s"),
+    },
+}
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Why no pair can run here, or None."""
+    if shutil.which(QEMU) is None:
+        return f"{QEMU} is not installed"
+    try:
+        build(["ground"], lambda text: None)
+    except LiveError as error:
+        return str(error)
+    return None
+
+
+def needs_qemu(function):
+    """A live test; skipped where there is no QEMU or no guest image."""
+
+    @pytest.mark.live
+    @functools.wraps(function)
+    def test(*args, **kwargs):
+        if why := why_not():
+            pytest.skip(why)
+        return function(*args, **kwargs)
+
+    return test
+
+
+async def plan(strikes: dict[str, StrikePlan] | None = None) -> LivePlan:
+    """``strikes``: host -> what it does to itself."""
+    image = build(["ground"], lambda text: None)
+    ground = GroundOptions(pages=2000, rate=5000, pattern="uniform", seed=1, vm="p")
+    machine = Machine(
+        kind="pc",
+        accelerator="tcg",
+        memory_bytes=MEMORY_BYTES,
+        kernel=image.kernel,
+        initrd=image.initrd,
+        append=image.command_line(ground=ground) + " clocksource=acpi_pm",
+    )
+    qemu = await probe(QEMU)
+    nodes = node_configs(Scenario.from_mapping(SCENARIO), "remus")
+    a, b = (
+        HostPlan(name, node, qemu, (strikes[name],) if strikes and name in strikes else ())
+        for name, node in zip("ab", nodes, strict=True)
+    )
+    return LivePlan(machine, (a, b))
+
+
+def live(
+    tmp_path: Path, what: Awaitable[LivePlan], block: Callable[[LiveRun], Awaitable[Any]]
+) -> LiveRun:
+    """Boot, protect, and do ``block``; afterwards all processes have ended."""
+
+    async def run() -> LiveRun:
+        run = LiveRun(await what, tmp_path, print)
+        async with run.running():
+            try:
+                await run.boot()
+                await run.protect()
+                await block(run)
+            finally:
+                print(*run.events, sep="\n")
+        assert not run.directory.exists()
+        return run
+
+    return asyncio.run(asyncio.wait_for(run(), PAIR_LIMIT_S))
+
+
+def ask(run: LiveRun, host: str, command: str, limit_s: float = 20.0) -> str:
+    """One command to the guest of a host, by its second serial port."""
+    with socket.socket(socket.AF_UNIX) as tty:
+        tty.settimeout(limit_s)
+        tty.connect(str(run.paths(host).command))
+        tty.sendall(command.encode() + b"\n")
+        said = b""
+        while not said.endswith(b"\n"):
+            piece = tty.recv(4096)
+            assert piece, "the guest's serial port closed"
+            said += piece
+    return said.decode().strip()
+
+
+def lines_of(tmp_path: Path) -> list[Line]:
+    return merged([tmp_path / "a.trace", tmp_path / "b.trace"])
+
+
+def checked(tmp_path: Path) -> list[Line]:
+    """The merged trace, which replays to the same decisions and breaks no invariant."""
+    lines = lines_of(tmp_path)
+    assert replay(decode_line(encode_line(line)) for line in lines) == []
+    assert [str(each) for each in check(lines)] == []
+    return lines
+
+
+def counted(lines: list[Line], what: type, node: str = "primary") -> int:
+    return sum(isinstance(line.body, what) and line.node == node for line in lines)
+
+
+async def until_checkpoint(tmp_path: Path, number: int, limit_s: float = 60.0) -> None:
+    """Until that many checkpoints are complete, as the primary's trace says."""
+    async with asyncio.timeout(limit_s):
+        while True:
+            trace = tmp_path / "a.trace"
+            if trace.exists() and f'"{t.Completed.__name__}":{{"checkpoint":{number}}}' in (
+                trace.read_text()
+            ):
+                return
+            await asyncio.sleep(0.05)

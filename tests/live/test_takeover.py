@@ -1,0 +1,109 @@
+"""Real pairs: protected, checkpointed, struck at every step, taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from backends.qemu.plan import StrikePlan
+from colosim.protocol import types as t
+from tests.live.pairs import (
+    ask,
+    checked,
+    counted,
+    live,
+    needs_qemu,
+    plan,
+    until_checkpoint,
+)
+
+PRIMARY_STEPS = (
+    *("run", "quiesce", "request", "stop", "cut", "save", "send"),
+    "wait-received",
+    "wait-loaded",
+    "resume",
+)
+SECONDARY_STEPS = ("wait-request", "stop", "cut", "wait-send", "receive", "load", "resume")
+HANG_NS = 30_000_000_000  # longer than the run
+
+
+async def survives(run, host: str) -> int:
+    """The guest of this host goes on, with its memory intact; its generation."""
+    assert await run.until_promoted(15) == host
+    said = await asyncio.to_thread(ask, run, host, "verify")
+    assert said.startswith("ok "), said
+    first = int(said.rpartition("generation=")[2])
+    again = await asyncio.to_thread(ask, run, host, "verify")
+    assert int(again.rpartition("generation=")[2]) > first, "the guest stands still"
+    return first
+
+
+def committed_generation(tmp_path, lines) -> int:
+    """Of the guest's program in the state of the last committed checkpoint."""
+    committed = max(
+        (line.body.checkpoint for line in lines if isinstance(line.body, t.Committed)), default=0
+    )
+    rows = [json.loads(row) for row in (tmp_path / "a.saves").read_text().splitlines()]
+    return next((row["generation"] for row in rows if row["checkpoint"] == committed), 0)
+
+
+def struck(tmp_path, what, block) -> None:
+    """Run it, and check what can be checked of every run in which one host was struck."""
+    found = []
+
+    async def whole(run):
+        found.append(await block(run))
+
+    live(tmp_path, what, whole)
+    lines = checked(tmp_path)
+    assert found[0] >= committed_generation(tmp_path, lines) > 0
+    assert sum(isinstance(line.body, t.Alone) for line in lines) == 1
+
+
+@needs_qemu
+def test_twenty_checkpoints_then_the_primary_is_killed(tmp_path):
+    async def block(run):
+        await until_checkpoint(tmp_path, 20)
+        await run.strike("a", "vm", "crash")
+        return await survives(run, "b")
+
+    struck(tmp_path, plan(), block)
+    assert counted(checked(tmp_path), t.Committed) >= 20
+
+
+@needs_qemu
+@pytest.mark.parametrize("scope", ["vm", "host"])
+@pytest.mark.parametrize("step", PRIMARY_STEPS)
+def test_the_primary_is_killed_at_a_step(tmp_path, step, scope):
+    strike = StrikePlan(step, 3, scope, "crash")
+    struck(tmp_path, plan({"a": strike}), lambda run: survives(run, "b"))
+
+
+@needs_qemu
+@pytest.mark.parametrize("step", SECONDARY_STEPS)
+def test_the_secondary_is_killed_at_a_step(tmp_path, step):
+    strike = StrikePlan(step, 3, "host", "crash")
+    struck(tmp_path, plan({"b": strike}), lambda run: survives(run, "a"))
+
+
+@needs_qemu
+@pytest.mark.parametrize("scope", ["vm", "host"])
+@pytest.mark.parametrize(("host", "step", "survivor"), [("a", "send", "b"), ("b", "load", "a")])
+def test_one_side_hangs(tmp_path, host, step, survivor, scope):
+    strike = StrikePlan(step, 3, scope, "hang", HANG_NS)
+    struck(tmp_path, plan({host: strike}), lambda run: survives(run, survivor))
+
+
+@needs_qemu
+def test_the_link_is_cut(tmp_path):
+    """Both suspect the other, one is chosen, the other is fenced."""
+
+    async def block(run):
+        await until_checkpoint(tmp_path, 3)
+        await run.strike("link", "link", "cut")
+        await run.until_promoted(15)
+        return await survives(run, run.promoted)
+
+    struck(tmp_path, plan(), block)
