@@ -31,7 +31,6 @@ from colosim.scenario import BatchJob, Fault, Scenario
 HOST_OF = {PRIMARY: "a", SECONDARY: "b"}
 NODE_OF = {host: node for node, host in HOST_OF.items()}
 _NS_PER_S = 1_000_000_000
-_KVM_LIMIT_S = 5.0
 
 Say = Callable[[str], None]
 
@@ -177,7 +176,7 @@ async def accelerator(wanted: str, qemu: Qemu) -> str:
         return wanted
     if not Path("/dev/kvm").exists():
         return "tcg"
-    return "kvm" if await kvm_works(qemu, _KVM_LIMIT_S) else "tcg"
+    return "kvm" if await kvm_works(qemu) else "tcg"
 
 
 def _forward(scenario: Scenario) -> tuple[int, int]:
