@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 
 import pytest
 
@@ -105,5 +106,24 @@ def test_the_link_is_cut(tmp_path):
         await run.strike("link", "link", "cut")
         await run.until_promoted(15)
         return await survives(run, run.promoted)
+
+    struck(tmp_path, plan(), block)
+
+
+@needs_qemu
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", range(200))
+def test_a_kill_at_a_random_moment(tmp_path, seed):
+    """Of either side, its process or the whole host, while checkpoints follow each other."""
+    draw = random.Random(seed)
+    host = draw.choice("aaab")
+    scope = draw.choice(["vm", "host"])
+    after_s = draw.uniform(0, 1.5)
+
+    async def block(run):
+        await until_checkpoint(tmp_path, 1)
+        await asyncio.sleep(after_s)
+        await run.strike(host, scope, "crash")
+        return await survives(run, "b" if host == "a" else "a")
 
     struck(tmp_path, plan(), block)

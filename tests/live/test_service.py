@@ -1,0 +1,114 @@
+"""Clients of a protected service: nothing is lost or doubled when its primary is killed.
+
+`remus`: what leaves was committed, what a client sent since the last cut reaches the guest that
+takes over.  The campaign kills at more moments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from backends.qemu.errors import LiveError
+from backends.qemu.live import LiveOutcome, run_live
+from colosim.protocol import types as t
+from colosim.protocol.trace import decode_line, encode_line, replay
+from colosim.scenario import Scenario
+from tests.live.pairs import SCENARIO, needs_qemu
+
+SERVICE: dict[str, Any] = {
+    **SCENARIO,
+    "duration": "8 s",
+    "workload": {
+        "kind": "service",
+        "load": "closed",
+        "clients": 4,
+        "think_time": "20 ms",
+        "service_time": "1 ms",
+    },
+    "memory": {**SCENARIO["memory"], "guest_memory": "131080 KiB"},
+    "guest": {"accelerator": "tcg"},
+}
+KILL = {"target": "primary", "kind": "crash"}
+
+
+def ran(tmp_path, policy: str = "remus", **tables: Any) -> LiveOutcome:
+    scenario = Scenario.from_mapping({**SERVICE, **tables})
+    outcome = asyncio.run(asyncio.wait_for(run_live(scenario, policy, tmp_path, print), 120))
+    print(*outcome.record.events, sep="\n")
+    assert outcome.record.violations == []
+    assert replay(decode_line(encode_line(line)) for line in outcome.lines) == []
+    return outcome
+
+
+def check_served(outcome: LiveOutcome, end_s: float = 7.0) -> None:
+    """No answer lost, wrong or doubled, and answers to the end."""
+    counters = outcome.record.counters
+    for what in ("lost", "wrong", "doubled"):
+        assert counters[f"{what}_responses"] == 0, counters
+    assert outcome.record.responses["released_ns"].max() > end_s * 1e9
+
+
+@needs_qemu
+@pytest.mark.parametrize("scope", ["vm", "host"])
+@pytest.mark.parametrize("client", ["echo", "work", "download"])
+def test_clients_do_not_notice_that_the_primary_was_killed(tmp_path, client, scope):
+    size = "4 MiB" if client == "download" else "1 KiB"
+    outcome = ran(
+        tmp_path,
+        client={"kind": client, "size": size},
+        fault=[{**KILL, "scope": scope, "at": "4 s"}],
+    )
+    check_served(outcome)
+    assert sum(isinstance(line.body, t.Alone) for line in outcome.lines) == 1
+    assert (outcome.record.checkpoints["committed_ns"] >= 0).sum() > 10
+
+
+@needs_qemu
+def test_clients_do_not_notice_that_the_secondary_was_killed(tmp_path):
+    outcome = ran(
+        tmp_path,
+        client={"kind": "echo"},
+        fault=[{**KILL, "target": "secondary", "scope": "host", "at": "4 s"}],
+    )
+    check_served(outcome)
+
+
+@needs_qemu
+def test_without_protection_everything_passes_at_once(tmp_path):
+    outcome = ran(tmp_path, "none", duration="3 s", client={"kind": "echo"})
+    check_served(outcome, 2.5)
+    assert outcome.record.checkpoints["checkpoint"].size == 0
+
+
+@pytest.mark.parametrize(
+    ("tables", "policy", "says"),
+    [
+        ({"guest": {"qemu": "/no/such/qemu"}}, "none", "/no/such/qemu: not found; install"),
+        ({"guest": {"qemu": "/bin/true"}}, "none", "/bin/true: is no QEMU"),
+        ({"guest": {"kernel": "/no/kernel"}}, "none", "/no/kernel: not there; give a kernel"),
+        ({}, "colo", "policy colo: live mode does not compare output yet"),
+        ({"dialect": "rfc2014"}, "none", "dialect rfc2014: real QEMUs speak upstream"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(tmp_path, tables, policy, says):
+    scenario = Scenario.from_mapping({**SERVICE, **tables, "commit": None})
+    with pytest.raises(LiveError) as caught:
+        asyncio.run(run_live(scenario, policy, tmp_path, print))
+    text = str(caught.value)
+    assert text.startswith(says)
+    assert "\n" not in text
+
+
+@needs_qemu
+def test_a_port_that_is_taken_is_one_line(tmp_path):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        scenario = Scenario.from_mapping({**SERVICE, "client": {"kind": "echo", "host_port": port}})
+        with pytest.raises(LiveError, match=rf"^client\.host_port: {port}: .*; give a free one$"):
+            asyncio.run(run_live(scenario, "none", tmp_path, print))
