@@ -19,16 +19,17 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) -rs
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 16
 
-demo: $(READY)  ## published against fitted and predicted; none, Remus and COLO side by side
+demo: $(READY)  ## published against fitted and predicted; none, Remus and COLO side by side; a live kill
 	@$(BIN)/python -m experiments.published.remus2008
 	@$(BIN)/python -m experiments.webserver
+	@$(BIN)/python -m experiments.live
 
 test: $(READY)  ## all tests but the campaigns
 	@$(PYTEST)
 
-campaign: $(READY)  ## protocol and simulator at full counts (half an hour); report in out/campaign
+campaign: $(READY)  ## protocol, simulator and live tests at full counts (an hour); report in out/campaign
 	@mkdir -p out/campaign
-	@COLOSIM_PROFILE=campaign $(PYTEST) tests/protocol tests/sim -m "campaign or not campaign" --timeout=0 \
+	@COLOSIM_PROFILE=campaign $(PYTEST) tests/protocol tests/sim tests/live -m "campaign or not campaign" --timeout=0 \
 		--junitxml=out/campaign/junit.xml --durations=20 | tee out/campaign/report.txt
 
 lint: $(READY)  ## ruff, mypy and the import contracts

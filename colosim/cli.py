@@ -137,6 +137,46 @@ def live(file: Path, as_json: bool, out: str | None, **options: Any) -> int:
     return _run(lambda: api.live(file, out=out, say=_say, **options), as_json, out)
 
 
+@cli.command(epilog="Example: colosim doctor --qemu /opt/qemu/bin/qemu-system-x86_64")
+@click.argument("file", required=False, metavar="[SCENARIO]", type=click.Path(path_type=Path))
+@click.option(
+    "--qemu",
+    "qemus",
+    multiple=True,
+    metavar="PROGRAM",
+    default=["qemu-system-x86_64"],
+    show_default=True,
+    help="QEMU to look at; may be given again.",
+)
+@click.option("--no-test", is_flag=True, help="Without the self-test with real guests.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def doctor(file: Path | None, qemus: Sequence[str], no_test: bool, as_json: bool) -> int:
+    """Say what this machine can do live, by trying; or what is unsafe in a scenario.
+
+    Ends with a self-test: protect a real guest, checkpoint it, kill it, take over. Exit status is 1
+    if live runs do not work here, or the scenario has a setting that defeats protection.
+    """
+    import asyncio
+
+    from backends.qemu import doctor
+
+    if file is None:
+        found = asyncio.run(doctor.examine(qemus, _say, tests=not no_test))
+        click.echo(found.to_json() if as_json else "\n".join(found.lines()))
+        return 0 if found.works else 1
+    import json
+    from dataclasses import asdict
+
+    from colosim.scenario import load_scenario
+
+    unsafe = doctor.unsafe(load_scenario(file))
+    if as_json:
+        click.echo(json.dumps({"scenario": str(file), "findings": [asdict(f) for f in unsafe]}))
+    else:
+        click.echo("\n".join(doctor.lines_of(unsafe)) or "nothing unsafe was found")
+    return 1 if any(finding.status == "fail" for finding in unsafe) else 0
+
+
 @cli.command(epilog="Example: colosim replay out/web-remus")
 @click.argument("directory")
 def replay(directory: str) -> int:

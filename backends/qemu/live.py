@@ -62,7 +62,7 @@ async def run_live(scenario: Scenario, policy: str, scratch: Path, say: Say) -> 
         await run.boot()
         if POLICIES[policy].protects():
             await run.protect()
-        start_ns = run.begin()
+        start_ns = await run.begin()
         with suppress(asyncio.CancelledError):
             load = _load(run, scenario, start_ns)
             await _work(run, scenario, policy, start_ns, load)
@@ -136,7 +136,16 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         for node in node_configs(scenario, policy)
     )
     forwards = (_forward(scenario),) if has_net else None
-    return LivePlan(machine, hosts, forwards, guest.ready, guest.boot_limit_ns / _NS_PER_S)
+    link = scenario.link
+    return LivePlan(
+        machine,
+        hosts,
+        forwards,
+        guest.ready,
+        guest.boot_limit_ns / _NS_PER_S,
+        (("delay_ns", link.delay_ns), ("bandwidth_bps", link.bandwidth_bps)),
+        scenario.manager.fence_fails,
+    )
 
 
 #: Under TCG the secondary's TSC keeps its lead when an older state is loaded: a guest that takes

@@ -39,6 +39,8 @@ class HostPlan:
 class LivePlan:
     """What is run: the primary's host and, where it is protected, the secondary's.
 
+    link: how the link between the hosts is while the run proper lasts: delay_ns, bandwidth_bps.
+    fence_fails: fencing is reported to fail, to see what the core makes of it.
     forwards: (port on this machine, port of the guest) where there is a net.  ready: what the
     guest says on its console when it has booted.
     """
@@ -48,3 +50,5 @@ class LivePlan:
     forwards: tuple[tuple[int, int], ...] | None = None
     ready: str = READY
     boot_limit_s: float = BOOT_LIMIT_S
+    link: tuple[tuple[str, int], ...] = ()
+    fence_fails: bool = False

@@ -136,8 +136,10 @@ class LiveRun:
     def paths(self, host: str) -> Paths:
         return self._hosts[host].paths
 
-    def begin(self) -> int:
-        """The run proper begins now; the time."""
+    async def begin(self) -> int:
+        """The run proper begins now, with the link as it shall be; the time."""
+        if self.plan.link:
+            await self.network.ask("link", _NET_LIMIT_S, **dict(self.plan.link))
         self._tell("run", "begin", "")
         return self.events[-1].at_ns
 
@@ -227,11 +229,16 @@ class LiveRun:
         paths.ram.touch(0o600)
         await self._start_agent(host)  # first: it listens for the guest's network
         host.vm_pid = await self._supervisor.spawn(plan.name, "qemu", command, log)
+        adopt = asyncio.create_task(
+            self._lines(plan.name).ask("adopt", _UP_LIMIT_S, vm_pid=host.vm_pid)
+        )
         try:
-            await self._lines(plan.name).ask("adopt", _UP_LIMIT_S, vm_pid=host.vm_pid)
-        except LiveError:
-            self._check(host)  # if QEMU ended at once, its own last words say more
-            raise
+            while not adopt.done():  # if QEMU ends at once, its own last words say more
+                self._check(host)
+                await asyncio.wait([adopt], timeout=0.1)
+            await adopt
+        finally:
+            adopt.cancel()
 
     async def _start_agent(self, host: _Host) -> None:
         plan = host.plan
@@ -352,6 +359,8 @@ class LiveRun:
 
     async def do_fence(self, asking: _Host, host: str) -> None:
         """The other host can do nothing any more when this returns."""
+        if self.plan.fence_fails:
+            raise LiveError("manager.fence_fails: fencing fails, as the scenario says")
         await self.network.ask("fence", _NET_LIMIT_S, host=host)
         await self._supervisor.kill(host)
         self._tell(host, "fenced", f"by {asking.plan.name}")
