@@ -90,6 +90,15 @@ def test_the_secondary_is_killed_at_a_step(tmp_path, step):
 
 
 @needs_qemu
+@pytest.mark.parametrize("kind", ["crash", "hang"])
+@pytest.mark.parametrize(("host", "step", "survivor"), [("a", "send", "b"), ("b", "load", "a")])
+def test_an_agent_fails(tmp_path, host, step, survivor, kind):
+    """Its QEMU is still there, and is fenced with it."""
+    strike = StrikePlan(step, 3, "node", kind, HANG_NS if kind == "hang" else None)
+    struck(tmp_path, plan({host: strike}), lambda run: survives(run, survivor))
+
+
+@needs_qemu
 @pytest.mark.parametrize("scope", ["vm", "host"])
 @pytest.mark.parametrize(("host", "step", "survivor"), [("a", "send", "b"), ("b", "load", "a")])
 def test_one_side_hangs(tmp_path, host, step, survivor, scope):
