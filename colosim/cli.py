@@ -159,6 +159,8 @@ def doctor(file: Path | None, qemus: Sequence[str], no_test: bool, as_json: bool
     import asyncio
 
     from backends.qemu import doctor
+    from backends.qemu.findings import lines_of
+    from backends.qemu.unsafe import unsafe
 
     if file is None:
         found = asyncio.run(doctor.examine(qemus, _say, tests=not no_test))
@@ -169,12 +171,46 @@ def doctor(file: Path | None, qemus: Sequence[str], no_test: bool, as_json: bool
 
     from colosim.scenario import load_scenario
 
-    unsafe = doctor.unsafe(load_scenario(file))
+    findings = unsafe(load_scenario(file))
     if as_json:
-        click.echo(json.dumps({"scenario": str(file), "findings": [asdict(f) for f in unsafe]}))
+        click.echo(json.dumps({"scenario": str(file), "findings": [asdict(f) for f in findings]}))
     else:
-        click.echo("\n".join(doctor.lines_of(unsafe)) or "nothing unsafe was found")
-    return 1 if any(finding.status == "fail" for finding in unsafe) else 0
+        click.echo("\n".join(lines_of(findings)) or "nothing unsafe was found")
+    return 1 if any(finding.status == "fail" for finding in findings) else 0
+
+
+@cli.command("import-qemu-log", epilog="Example: colosim import-qemu-log p.log s.log --out p.csv")
+@click.argument("primary", type=click.Path(path_type=Path))
+@click.argument("secondary", required=False, type=click.Path(path_type=Path))
+@click.option("--out", metavar="FILE", help="CSV file to write: a row for each checkpoint.")
+def import_qemu_log(primary: Path, secondary: Path | None, out: str | None) -> int:
+    """Read the logs of a genuine COLO pair: what each phase took, and what differs from our tables.
+
+    Give both QEMUs '-msg timestamp=on -D FILE -trace enable=colo_* -trace enable=runstate_set'.
+    Exit status is 1 if a message or a stop differs from what our protocol core does.
+    """
+    import pandas as pd
+
+    from backends.qemu.qemu_log import differences, phases
+    from colosim.store import explained
+
+    table = pd.DataFrame(phases(primary, secondary))
+    if out is not None:
+        with explained(out):
+            table.to_csv(out, index=False)
+    # request_ns is the moment when it was sent, all others are durations
+    times = table.filter(like="_ns").drop(columns="request_ns").astype(float) / 1e6
+    shown = pd.DataFrame(
+        {"n": times.count(), "median": times.median(), "p99": times.quantile(0.99)}
+    )
+    shown.index = [f"{name.removesuffix('_ns').replace('_', ' ')} (ms)" for name in times.columns]
+    click.echo(shown.round(3).to_string())
+    found = [] if secondary is None else differences(primary, secondary)
+    for difference in found[:_MOST_SHOWN]:
+        click.secho(difference, fg="red")
+    if secondary is not None:
+        click.echo(f"{len(found)} differences from our tables")
+    return 1 if found else 0
 
 
 @cli.command(epilog="Example: colosim replay out/web-remus")

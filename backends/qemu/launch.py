@@ -5,17 +5,11 @@ Both guests of a pair have the same machine, memory and devices.  Recipes: `live
 
 from __future__ import annotations
 
-import asyncio
-import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.qemu.errors import LiveError
-
 RAM_ID = "ram0"
 MAC = "52:54:00:12:34:56"
-_PROBE_LIMIT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,37 +22,6 @@ class Qemu:
     @property
     def release(self) -> str:
         return ".".join(map(str, self.version))
-
-
-async def probe(path: str) -> Qemu:
-    """Ask a binary for its version; `LiveError` if it is no QEMU system emulator for x86."""
-    found = shutil.which(path)
-    if found is None:
-        raise LiveError(
-            f"{path}: not found; install the Debian package qemu-system-x86 or give guest.qemu"
-        )
-    try:
-        process = await asyncio.create_subprocess_exec(
-            found,
-            "--version",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-    except OSError as error:
-        raise LiveError(f"{path}: cannot be run: {error.strerror}; give a QEMU binary") from None
-    try:
-        async with asyncio.timeout(_PROBE_LIMIT_S):
-            said, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise LiveError(f"{path}: did not tell its version in {_PROBE_LIMIT_S:g} s") from None
-    match = re.match(r"QEMU emulator version (\d+)\.(\d+)\.(\d+)", said.decode(errors="replace"))
-    if match is None:
-        raise LiveError(f"{path}: is no QEMU system emulator; give one as guest.qemu")
-    major, minor, micro = map(int, match.groups())
-    return Qemu(found, (major, minor, micro))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from typing import Any
 
 from backends.nodes import PRIMARY, SECONDARY, node_configs
 from backends.qemu.accelerators import kvm_works
+from backends.qemu.asking import probe
 from backends.qemu.clients import Load, default_port
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import GroundOptions, build
-from backends.qemu.launch import MAC, Machine, Qemu, probe
+from backends.qemu.launch import MAC, Machine, Qemu
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.records import merged, recorded
 from backends.qemu.runner import LiveRun

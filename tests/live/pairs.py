@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from backends.nodes import node_configs
+from backends.qemu.asking import probe
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import GroundOptions, build
-from backends.qemu.launch import Machine, probe
+from backends.qemu.launch import Machine
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.records import merged
 from backends.qemu.runner import LiveRun

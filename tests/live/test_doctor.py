@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from backends.qemu import doctor
-from backends.qemu.doctor import Examination, Finding, engines, examine, lines_of, unsafe
+from backends.qemu import asking, doctor
+from backends.qemu.doctor import Examination, engines, examine
+from backends.qemu.findings import Finding, lines_of
 from backends.qemu.launch import Qemu
 from backends.qemu.runner import LiveRun
+from backends.qemu.unsafe import unsafe
 from colosim.scenario import Scenario, load_scenario
 from tests.live.pairs import QEMU, SCENARIO, needs_qemu
 
@@ -109,7 +111,7 @@ def test_a_self_test_that_cannot_begin(monkeypatch, tmp_path):
     ],
 )
 def test_a_wrong_binary(monkeypatch, program, text, why):
-    monkeypatch.setattr(doctor, "_ASK_LIMIT_S", 1.0)
+    monkeypatch.setattr(asking, "ASK_LIMIT_S", 1.0)
     start_s = time.monotonic()
     found, _, qemu = asyncio.run(doctor._examine_qemu(program(text)))
     assert time.monotonic() - start_s < 5
@@ -128,7 +130,7 @@ def test_a_binary_of_no_program(tmp_path):
 
 
 def test_a_binary_that_only_tells_a_version(monkeypatch, program):
-    monkeypatch.setattr(doctor, "_ASK_LIMIT_S", 1.0)
+    monkeypatch.setattr(asking, "ASK_LIMIT_S", 1.0)
     monkeypatch.setattr(doctor, "_KVM_LIMIT_S", 1.0)
     path = program("echo QEMU emulator version 10.1.2; test $1 = --version || sleep 1000 & wait")
     found, _, qemu = asyncio.run(doctor._examine_qemu(path))

@@ -37,7 +37,7 @@ def changed(tmp_path: Path, *lines: str) -> Path:
     ("line", "says"),
     [
         ('qemu = "/no/such/qemu"', "/no/such/qemu: not found; install the Debian package"),
-        ('qemu = "/bin/true"', "/bin/true: is no QEMU system emulator; give one as guest.qemu"),
+        ('qemu = "/bin/true"', "/bin/true: is no QEMU system emulator; give a QEMU binary"),
         ('qemo = "x"', "guest.qemo: unknown key; did you mean qemu?"),
         ('secondary_qemu = "q"', "guest.machine: two versions of QEMU need the same machine"),
         ('kernel = "/no/such/kernel"', "/no/such/kernel: not there; give a kernel"),
@@ -120,3 +120,19 @@ def _descendants(pid: int) -> list[int]:
         for child in map(int, (task / "children").read_text().split()):
             found += [child, *_descendants(child)]
     return found
+
+
+LOGS = Path(__file__).parent / "qemu_logs"
+
+
+def test_logs_of_a_genuine_pair_are_read(tmp_path):
+    out = tmp_path / "phases.csv"
+    logs = LOGS / "11.1-primary.log", LOGS / "11.1-secondary.log"
+    done = colosim("import-qemu-log", *logs, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("0 differences from our tables\n")
+    assert len(out.read_text().splitlines()) == 1 + 3
+    done = colosim("import-qemu-log", GROUND)
+    assert done.returncode == 2
+    (said,) = done.stderr.splitlines()
+    assert "expected a QEMU log" in said

@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends.qemu.asking import probe
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import GroundOptions, build
 from backends.qemu.guest.ground import find_headers, find_page
-from backends.qemu.launch import Machine, Paths, Qemu, argv, probe
+from backends.qemu.launch import Machine, Paths, Qemu, argv
 from backends.qemu.memory import Scanner, scanner_for
 from backends.qemu.qmp import Qmp
 from backends.qemu.wire import MigrationBridge, ReturnPath, device_state, encode_ram, greeting_of
