@@ -119,6 +119,9 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     if scenario.dialect != "upstream":
         raise LiveError(f"dialect {scenario.dialect}: real QEMUs speak upstream")
     guest = scenario.guest
+    for path in filter(None, (guest.kernel, guest.initrd)):
+        if not Path(path).is_file():
+            raise LiveError(f"{path}: not there; give a kernel or initramfs of your own")
     first = await probe(guest.qemu)
     second = first if guest.secondary_qemu is None else await probe(guest.secondary_qemu)
     has_net = scenario.client.kind != "none"
@@ -158,9 +161,6 @@ def _software(scenario: Scenario, chosen: str, say: Say) -> Mapping[str, Any]:
     """Kernel, initrd and command line."""
     guest = scenario.guest
     if guest.kernel is not None:
-        for path in filter(None, (guest.kernel, guest.initrd)):
-            if not Path(path).is_file():
-                raise LiveError(f"{path}: not there; give a kernel or initramfs of your own")
         initrd = None if guest.initrd is None else Path(guest.initrd)
         return {"kernel": Path(guest.kernel), "initrd": initrd, "append": guest.append}
     image = build(guest.services, say)

@@ -48,8 +48,9 @@ SCENARIO: dict[str, Any] = {
 @functools.cache
 def why_not() -> str | None:
     """Why no pair can run here, or None."""
-    if shutil.which(QEMU) is None:
-        return f"{QEMU} is not installed"
+    for program in (QEMU, "passt"):
+        if shutil.which(program) is None:
+            return f"{program} is not installed"
     try:
         build(["ground"], lambda text: None)
     except LiveError as error:
@@ -58,7 +59,7 @@ def why_not() -> str | None:
 
 
 def needs_qemu(function):
-    """A live test; skipped where there is no QEMU or no guest image."""
+    """A live test; skipped where there is no QEMU, no passt or no guest image."""
 
     @pytest.mark.live
     @functools.wraps(function)
