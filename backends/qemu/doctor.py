@@ -31,7 +31,7 @@ from backends.qemu.errors import LiveError
 from backends.qemu.findings import Finding, Status, lines_of
 from backends.qemu.guest import GroundOptions, GuestImage, cached
 from backends.qemu.guest.programs import compile_ground
-from backends.qemu.launch import Machine, Qemu
+from backends.qemu.launch import CLOCK, Machine, Qemu
 from backends.qemu.memory import soft_dirty_works
 from backends.qemu.net.passt import passt_argv
 from backends.qemu.plan import HostPlan, LivePlan
@@ -524,7 +524,7 @@ def _plan(image: GuestImage, qemu: Qemu, accelerator: str) -> LivePlan:
         memory_bytes=_SELF_TEST_BYTES,
         kernel=image.kernel,
         initrd=image.initrd,
-        append=image.command_line(ground=ground),
+        append=image.command_line(ground=ground) + CLOCK.get(accelerator, ""),
     )
     nodes = node_configs(Scenario.from_mapping(_SCENARIO), "remus")
     a, b = (HostPlan(name, node, qemu) for name, node in zip("ab", nodes, strict=True))

@@ -19,9 +19,9 @@ from qemu.qmp.message import Message as QmpMessage
 
 from backends.qemu.errors import LiveError
 from backends.qemu.guest.ground import find_headers
-from backends.qemu.launch import RAM_ID, Paths, Qemu
+from backends.qemu.launch import Paths, Qemu
 from backends.qemu.memory import Pages, Scanner
-from backends.qemu.qmp import Qmp, QmpLost, event_is
+from backends.qemu.qmp import Qmp, event_is
 from backends.qemu.stream import PIECE_BYTES, Peer, connect
 from backends.qemu.wire import (
     MigrationBridge,
@@ -321,6 +321,3 @@ class SecondaryGuest(_Guest):
         except ConnectionError:
             pass
         self._messages.put_nowait(None)
-
-
-__all__ = ["RAM_ID", "PrimaryGuest", "QmpLost", "Saved", "SecondaryGuest"]

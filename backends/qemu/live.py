@@ -17,7 +17,7 @@ from backends.qemu.asking import probe
 from backends.qemu.clients import Load, default_port
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import GroundOptions, build
-from backends.qemu.launch import MAC, Machine, Qemu
+from backends.qemu.launch import CLOCK, MAC, Machine, Qemu
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.records import merged, recorded
 from backends.qemu.runner import LiveRun
@@ -152,11 +152,6 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     )
 
 
-#: Under TCG the secondary's TSC keeps its lead when an older state is loaded: a guest that takes
-#: its time from there is seconds ahead after some checkpoints, and leaps at the takeover.
-_CLOCK = {"tcg": " clocksource=acpi_pm"}
-
-
 def _software(scenario: Scenario, chosen: str, say: Say) -> Mapping[str, Any]:
     """Kernel, initrd and command line."""
     guest = scenario.guest
@@ -176,7 +171,7 @@ def _software(scenario: Scenario, chosen: str, say: Say) -> Mapping[str, Any]:
     return {
         "kernel": image.kernel,
         "initrd": image.initrd,
-        "append": append + _CLOCK.get(chosen, ""),
+        "append": append + CLOCK.get(chosen, ""),
     }
 
 

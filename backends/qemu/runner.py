@@ -53,8 +53,6 @@ class _Host:
 
     plan: HostPlan
     paths: Paths
-    vm_pid: int = 0
-    agent_pid: int = 0
     lines: Lines | None = None
     up: asyncio.Event = field(default_factory=asyncio.Event)
     trouble: str | None = None
@@ -78,7 +76,7 @@ class LiveRun:
         self._changed = asyncio.Event()
         self._healing: set[asyncio.Task[None]] = set()
         self.directory = Path()
-        self.network: Control
+        self._network: Control | None = None
         self._supervisor: Supervisor
 
     @contextlib.asynccontextmanager
@@ -97,8 +95,8 @@ class LiveRun:
                     for task in self._healing:
                         task.cancel()
                     server.close()
-                    if hasattr(self, "network"):
-                        await self.network.close()
+                    if self._network is not None:
+                        await self._network.close()
                     for domain in (*self._hosts, "network"):
                         with contextlib.suppress(LiveError, TimeoutError):
                             await self._supervisor.kill(domain)
@@ -132,6 +130,12 @@ class LiveRun:
         self._say("protected")
 
     # -- what tests and faults do ----------------------------------------------------------
+
+    @property
+    def network(self) -> Control:
+        """The control of hub and link; there is one as long as the run lasts."""
+        assert self._network is not None
+        return self._network
 
     def paths(self, host: str) -> Paths:
         return self._hosts[host].paths
@@ -219,7 +223,7 @@ class LiveRun:
             await self._supervisor.spawn("network", "passt", command, log)
         command = [sys.executable, "-m", "backends.qemu.net", str(path)]
         await self._supervisor.spawn("network", "hub", command, log)
-        self.network = await Control.connect(self.directory)
+        self._network = await Control.connect(self.directory)
 
     async def _start_host(self, plan: HostPlan, incoming: bool) -> None:
         paths = Paths(self.directory, plan.name)
@@ -228,10 +232,8 @@ class LiveRun:
         log = self._scratch / f"{plan.name}.log"
         paths.ram.touch(0o600)
         await self._start_agent(host)  # first: it listens for the guest's network
-        host.vm_pid = await self._supervisor.spawn(plan.name, "qemu", command, log)
-        adopt = asyncio.create_task(
-            self._lines(plan.name).ask("adopt", _UP_LIMIT_S, vm_pid=host.vm_pid)
-        )
+        vm_pid = await self._supervisor.spawn(plan.name, "qemu", command, log)
+        adopt = asyncio.create_task(self._lines(plan.name).ask("adopt", _UP_LIMIT_S, vm_pid=vm_pid))
         try:
             while not adopt.done():  # if QEMU ends at once, its own last words say more
                 self._check(host)
@@ -259,7 +261,7 @@ class LiveRun:
         }
         path = self.directory / f"{plan.name}.json"
         path.write_text(json.dumps(config))
-        host.agent_pid = await self._supervisor.spawn(
+        await self._supervisor.spawn(
             plan.name,
             "agent",
             [sys.executable, "-m", "backends.qemu.agent", str(path)],

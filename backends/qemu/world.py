@@ -13,26 +13,28 @@ import hashlib
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
 from backends.base import Cause, Session
 from backends.qemu.errors import LiveError
-from backends.qemu.guests import PrimaryGuest, QmpLost, SecondaryGuest
+from backends.qemu.guests import PrimaryGuest, SecondaryGuest
 from backends.qemu.net.control import Control
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
-from backends.qemu.stream import Kind, Peer, pack, unpack, with_cause
+from backends.qemu.qmp import QmpLost
+from backends.qemu.stream import PIECE_BYTES, Kind, Peer, pack, unpack, with_cause
 from colosim.protocol import types as t
 from colosim.protocol.node import Node, NodeConfig
 from colosim.protocol.trace import Line, encode_line
-from colosim.session import Observer
 
 NS_PER_S = 1_000_000_000
 _STREAM_BUFFER_BYTES = 1 << 16
 
 Work = Coroutine[Any, Any, t.State | None]
+_Performer = Callable[[Any, Cause], None]
 
 
 class Authority(Protocol):
@@ -60,7 +62,7 @@ class Trace:
             os.write(self._descriptor, text.encode())
 
 
-class LiveHost:
+class LiveHost(ABC):
     """What both hosts do alike.
 
     host, peer: their names; node ids are those of the configuration.  ``port`` and ``network``
@@ -78,7 +80,6 @@ class LiveHost:
         port: Port | None,
         network: Control | None,
         strikes: Iterable[StrikePlan] = (),
-        observers: Iterable[Observer] = (),
     ) -> None:
         self.host = host
         self.peer = peer
@@ -106,22 +107,16 @@ class LiveHost:
         self.session = Session(
             [self.node],
             self,
-            [trace.see, *observers],
+            [trace.see],
             self._ears(),
             self._stepped if self._strikes else None,
         )
-        self._performers: dict[type, Callable[[Any, Cause], None]] = {
-            t.Quiesce: self._quiesce,
+        self._performers: dict[type, _Performer] = {
             t.StopVm: self._stop_vm,
             t.Drain: self._drain,
-            t.Save: self._save,
-            t.Copy: self._save,
             t.SendMessage: self._send_message,
-            t.SendState: self._send_state,
-            t.Load: self._load,
             t.StartVm: self._start_vm,
             t.CloseLink: self._close_link,
-            t.OfferWitness: self._offer_witness,
             t.Release: self._release,
             t.Drop: self._drop,
             t.Heartbeat: self._heartbeat,
@@ -129,6 +124,7 @@ class LiveHost:
             t.Fence: self._fence,
             t.Promote: self._promote,
             t.Report: self._report,
+            **self._own_performers(),
         }
 
     # -- the contract of a world -----------------------------------------------------------
@@ -210,13 +206,13 @@ class LiveHost:
         made = t.Range(f"{self.host}.frames", first, self._made)
         self.tell(t.GuestOutput(made, digest.hexdigest()))
 
+    @abstractmethod
     def _is_served(self) -> bool:
         """Clients talk to this guest before there is a pair."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _read(self, stream: Peer) -> None:
         """What the peer sends, until the stream ends."""
-        raise NotImplementedError
 
     # -- tasks -----------------------------------------------------------------------------
 
@@ -271,32 +267,22 @@ class LiveHost:
 
     # -- actions ---------------------------------------------------------------------------
 
+    @abstractmethod
     def _ears(self) -> Mapping[type, Callable[[str, Any], None]]:
-        return {}
+        """What to hear of the node's signals."""
 
-    def _quiesce(self, action: t.Quiesce, cause: Cause) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _own_performers(self) -> Mapping[type, _Performer]:
+        """Actions that only this role's table wants."""
 
-    def _stop_vm(self, action: t.StopVm, cause: Cause) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _stop_vm(self, action: t.StopVm, cause: Cause) -> None: ...
 
-    def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _send_message(self, action: t.SendMessage, cause: Cause) -> None: ...
 
-    def _send_message(self, action: t.SendMessage, cause: Cause) -> None:
-        raise NotImplementedError
-
-    def _send_state(self, action: t.SendState, cause: Cause) -> None:
-        raise NotImplementedError
-
-    def _load(self, action: t.Load, cause: Cause) -> None:
-        raise NotImplementedError
-
-    def _start_vm(self, action: t.StartVm, cause: Cause) -> None:
-        raise NotImplementedError
-
-    def _offer_witness(self, action: t.OfferWitness, cause: Cause) -> None:
-        raise LiveError("comparison is not part of live mode yet")
+    @abstractmethod
+    def _start_vm(self, action: t.StartVm, cause: Cause) -> None: ...
 
     def _drain(self, action: t.Drain, cause: Cause) -> None:
         async def drain() -> None:
@@ -401,6 +387,14 @@ class PrimaryHost(LiveHost):
 
         return {t.CheckpointStarted: started}
 
+    def _own_performers(self) -> Mapping[type, _Performer]:
+        return {
+            t.Quiesce: self._quiesce,
+            t.Save: self._save,
+            t.Copy: self._save,
+            t.SendState: self._send_state,
+        }
+
     async def _read(self, stream: Peer) -> None:
         """What the secondary says."""
         why = "the secondary's side ended the stream"
@@ -449,8 +443,8 @@ class PrimaryHost(LiveHost):
                     await self._written(pack(Kind.CONTROL, chunk, cause[1]))
                     continue
                 for part in self._guest.take(chunk):
-                    for at in range(0, len(part), _PIECE):
-                        await self._written(pack(Kind.BULK, part[at : at + _PIECE]))
+                    for at in range(0, len(part), PIECE_BYTES):
+                        await self._written(pack(Kind.BULK, part[at : at + PIECE_BYTES]))
                 await self._written(pack(Kind.BLOB, _named(chunk), cause[1]))
 
         self._operate(action.op, cause, send())
@@ -504,6 +498,9 @@ class SecondaryHost(LiveHost):
 
         return {t.Loaded: loaded}
 
+    def _own_performers(self) -> Mapping[type, _Performer]:
+        return {t.Load: self._load}
+
     async def _read(self, stream: Peer) -> None:
         """Hand on what the primary sends, and tell the node of it."""
         why = "the primary's side ended the stream"
@@ -527,15 +524,6 @@ class SecondaryHost(LiveHost):
                 self.vm_lost(why)
         if stream is self._stream:
             self.tell(t.LinkLost(why))
-
-    def _quiesce(self, action: t.Quiesce, cause: Cause) -> None:
-        raise LiveError("a secondary does not hold client input")
-
-    def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
-        raise LiveError("a secondary saves nothing")
-
-    def _send_state(self, action: t.SendState, cause: Cause) -> None:
-        raise LiveError("a secondary sends no state")
 
     def _stop_vm(self, action: t.StopVm, cause: Cause) -> None:
         async def stopped() -> None:
@@ -578,9 +566,6 @@ class SecondaryHost(LiveHost):
     def _close_link(self, action: t.CloseLink, cause: Cause) -> None:
         super()._close_link(action, cause)
         self._guest.close()
-
-
-_PIECE = 1 << 18
 
 
 def _named(blob: t.Blob) -> bytes:

@@ -16,7 +16,7 @@ from backends.nodes import node_configs
 from backends.qemu.asking import probe
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import GroundOptions, build
-from backends.qemu.launch import Machine
+from backends.qemu.launch import CLOCK, Machine
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.records import merged
 from backends.qemu.runner import LiveRun
@@ -81,7 +81,7 @@ async def plan(strikes: dict[str, StrikePlan] | None = None) -> LivePlan:
         memory_bytes=MEMORY_BYTES,
         kernel=image.kernel,
         initrd=image.initrd,
-        append=image.command_line(ground=ground) + " clocksource=acpi_pm",
+        append=image.command_line(ground=ground) + CLOCK["tcg"],
     )
     qemu = await probe(QEMU)
     nodes = node_configs(Scenario.from_mapping(SCENARIO), "remus")
