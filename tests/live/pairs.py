@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import shutil
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,29 +19,14 @@ from backends.qemu.launch import CLOCK, Machine
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.records import merged
 from backends.qemu.runner import LiveRun
+from backends.qemu.selftest import SCENARIO, SELF_TEST_BYTES, serial
 from colosim.protocol import types as t
 from colosim.protocol.invariants import check
 from colosim.protocol.trace import Line, decode_line, encode_line, replay
 from colosim.scenario import Scenario
 
 QEMU = "qemu-system-x86_64"
-MEMORY_BYTES = 131080 << 10  # no multiple of 256 KiB: QEMU 7.2 loses dirty pages otherwise
 PAIR_LIMIT_S = 120.0
-
-#: limits that a loaded machine keeps, and failures noticed within a second
-SCENARIO: dict[str, Any] = {
-    "name": "live",
-    "duration": "60 s",
-    "policy": {"name": "remus", "remus": {"interval": "100 ms"}},
-    "commit": "loaded",
-    "workload": {"kind": "batch", "work": "1 s"},
-    "memory": {"kind": "uniform", "working_set_pages": 2000, "touches": "5000 /s"},
-    "manager": {"heartbeat_interval": "50 ms", "heartbeat_timeout": "2 s"},
-    "limits": {
-        **dict.fromkeys(("quiesce", "request", "stop", "cut", "resume"), "3 s"),
-        **dict.fromkeys(("ready", "save", "send", "received", "loaded", "load", "receive"), "10 s"),
-    },
-}
 
 
 @functools.cache
@@ -78,7 +62,7 @@ async def plan(strikes: dict[str, StrikePlan] | None = None) -> LivePlan:
     machine = Machine(
         kind="pc",
         accelerator="tcg",
-        memory_bytes=MEMORY_BYTES,
+        memory_bytes=SELF_TEST_BYTES,
         kernel=image.kernel,
         initrd=image.initrd,
         append=image.command_line(ground=ground) + CLOCK["tcg"],
@@ -112,18 +96,9 @@ def live(
     return asyncio.run(asyncio.wait_for(run(), PAIR_LIMIT_S))
 
 
-def ask(run: LiveRun, host: str, command: str, limit_s: float = 20.0) -> str:
+def ask(run: LiveRun, host: str, command: str) -> str:
     """One command to the guest of a host, by its second serial port."""
-    with socket.socket(socket.AF_UNIX) as tty:
-        tty.settimeout(limit_s)
-        tty.connect(str(run.paths(host).command))
-        tty.sendall(command.encode() + b"\n")
-        said = b""
-        while not said.endswith(b"\n"):
-            piece = tty.recv(4096)
-            assert piece, "the guest's serial port closed"
-            said += piece
-    return said.decode().strip()
+    return serial(run.paths(host).command, command)
 
 
 def lines_of(tmp_path: Path) -> list[Line]:

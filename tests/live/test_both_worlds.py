@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from backends.qemu.live import run_live
+from backends.qemu.selftest import SCENARIO
 from backends.sim import run_replication
 from colosim.protocol.node import Node
 from colosim.protocol.trace import Line, encode_line
 from colosim.scenario import Scenario
-from tests.live.pairs import SCENARIO, needs_qemu
+from tests.live.pairs import needs_qemu
 
 #: with what a checkpoint begins: step, signal, action
 BEGIN = {

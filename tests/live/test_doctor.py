@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from backends.qemu import asking, doctor
+from backends.qemu import asking, doctor, selftest
 from backends.qemu.doctor import Examination, engines, examine
 from backends.qemu.findings import Finding, lines_of
 from backends.qemu.launch import Qemu
 from backends.qemu.runner import LiveRun
+from backends.qemu.selftest import SCENARIO
 from backends.qemu.unsafe import unsafe
 from colosim.scenario import Scenario, load_scenario
-from tests.live.pairs import QEMU, SCENARIO, needs_qemu
+from tests.live.pairs import QEMU, needs_qemu
 
 STATUSES = {"ok", "warn", "fail", "skip"}
 
@@ -95,7 +96,7 @@ def test_nothing_on_the_path(monkeypatch, tmp_path):
 def test_a_self_test_that_cannot_begin(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first, *rest = asyncio.run(doctor.self_test(quiet))
+    first, *rest = asyncio.run(selftest.self_test(quiet))
     assert first.status == "fail"
     assert {each.status for each in rest} == {"skip"}
 
@@ -148,7 +149,7 @@ def test_a_binary_that_only_tells_a_version(monkeypatch, program):
 )
 def test_a_self_test_with_a_binary_that_only_tells_a_version(program, text, why):
     path = program(f"test $1 = --version && echo QEMU emulator version 7.2.22 && exit\n{text}")
-    parts, boot, *rest = asyncio.run(asyncio.wait_for(doctor.self_test(quiet, path), 60))
+    parts, boot, *rest = asyncio.run(asyncio.wait_for(selftest.self_test(quiet, path), 60))
     assert parts.status == "ok"
     assert boot.status == "fail"
     assert why in boot.detail
@@ -167,7 +168,7 @@ def test_ctrl_c_in_a_self_test_leaves_nothing(monkeypatch, tmp_path):
     async def interrupted() -> None:
         booting = asyncio.Event()
         test = asyncio.create_task(
-            doctor.self_test(lambda text: booting.set() if text.startswith("booting") else None)
+            selftest.self_test(lambda text: booting.set() if text.startswith("booting") else None)
         )
         await asyncio.wait_for(booting.wait(), 60)
         assert runs[0].directory.exists()
@@ -175,7 +176,7 @@ def test_ctrl_c_in_a_self_test_leaves_nothing(monkeypatch, tmp_path):
         with pytest.raises(asyncio.CancelledError):
             await test
 
-    monkeypatch.setattr(doctor, "LiveRun", Run)
+    monkeypatch.setattr(selftest, "LiveRun", Run)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     asyncio.run(interrupted())
     assert not runs[0].directory.exists()

@@ -13,10 +13,11 @@ import pytest
 
 from backends.qemu.errors import LiveError
 from backends.qemu.live import LiveOutcome, run_live
+from backends.qemu.selftest import SCENARIO
 from colosim.protocol import types as t
 from colosim.protocol.trace import decode_line, encode_line, replay
 from colosim.scenario import Scenario
-from tests.live.pairs import SCENARIO, needs_qemu
+from tests.live.pairs import needs_qemu
 
 SERVICE: dict[str, Any] = {
     **SCENARIO,

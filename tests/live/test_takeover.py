@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 
 import pytest
 
 from backends.qemu.plan import StrikePlan
+from backends.qemu.selftest import committed_generation
 from colosim.protocol import types as t
 from tests.live.pairs import (
     ask,
@@ -41,15 +41,6 @@ async def survives(run, host: str) -> int:
     return first
 
 
-def committed_generation(tmp_path, lines) -> int:
-    """Of the guest's program in the state of the last committed checkpoint."""
-    committed = max(
-        (line.body.checkpoint for line in lines if isinstance(line.body, t.Committed)), default=0
-    )
-    rows = [json.loads(row) for row in (tmp_path / "a.saves").read_text().splitlines()]
-    return next((row["generation"] for row in rows if row["checkpoint"] == committed), 0)
-
-
 def struck(tmp_path, what, block) -> None:
     """Run it, and check what can be checked of every run in which one host was struck."""
     found = []
@@ -59,7 +50,7 @@ def struck(tmp_path, what, block) -> None:
 
     live(tmp_path, what, whole)
     lines = checked(tmp_path)
-    assert found[0] >= committed_generation(tmp_path, lines) > 0
+    assert found[0] >= committed_generation(tmp_path) > 0
     assert sum(isinstance(line.body, t.Alone) for line in lines) == 1
 
 
