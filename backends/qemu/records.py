@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backends.nodes import PRIMARY
+from backends.nodes import PRIMARY, role_of
 from backends.recorder import Recorder
 from colosim.protocol import types as t
 from colosim.protocol.trace import Line, decode, merge
@@ -40,25 +40,26 @@ class _Told:
         return self.line_ns - self.start_ns
 
 
-def recorded(lines: Iterable[Line], saves: Path, start_ns: int) -> Recorder:
-    """Checkpoints, exits and counters of a merged trace."""
+def recorded(lines: Iterable[Line], saves: Mapping[str, Path], start_ns: int) -> Recorder:
+    """Checkpoints, exits and counters of a merged trace; saves: of each primary, by its id."""
     clock = _Told(start_ns)
     recorder = Recorder(clock)
     ears = recorder.ears()
-    rows = _saves(saves)
+    rows = {node: _saves(path) for node, path in saves.items()}
     cut_ns = start_ns  # of the checkpoint before
     for line in lines:
         clock.line_ns = line.now_ns
         hear = ears.get(type(line.body)) if line.kind == "signal" else None
         if hear is not None:
             hear(line.node, line.body)
-        if line.node != PRIMARY or line.kind != "action" or not recorder.checkpoints:
+        if role_of(line.node) != PRIMARY or line.kind != "action" or not recorder.checkpoints:
             continue
+        saved = rows.get(line.node, {})
         match line.body:
             case t.StopVm():
                 recorder.stopped(line.node)
-            case t.Save(_, checkpoint) | t.Copy(_, checkpoint) if checkpoint in rows:
-                recorder.saved(line.now_ns - cut_ns, rows[checkpoint]["pages"])
+            case t.Save(_, checkpoint) | t.Copy(_, checkpoint) if checkpoint in saved:
+                recorder.saved(line.now_ns - cut_ns, saved[checkpoint]["pages"])
                 cut_ns = line.now_ns
             case t.SendState(_, chunks):
                 recorder.sent(sum(c.size if isinstance(c, t.Blob) else len(c) for c in chunks))
