@@ -7,6 +7,7 @@ takes over.  The campaign kills at more moments.
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from backends.qemu.errors import LiveError
 from backends.qemu.live import LiveOutcome, run_live
 from backends.qemu.selftest import SCENARIO
 from colosim.protocol import types as t
+from colosim.protocol.node import NodeConfig
 from colosim.protocol.trace import decode_line, encode_line, replay
 from colosim.scenario import Scenario
 from tests.live.pairs import needs_qemu
@@ -75,6 +77,61 @@ def test_clients_do_not_notice_that_the_secondary_was_killed(tmp_path):
         fault=[{**KILL, "target": "secondary", "scope": "host", "at": "4 s"}],
     )
     check_served(outcome)
+
+
+@needs_qemu
+@pytest.mark.parametrize("client", ["echo", "download"])
+def test_clients_stay_through_three_hosts(tmp_path, client):
+    """The primary is killed, its successor is protected again, handed over and killed."""
+    at_s = (3, 9)
+    outcome = ran(
+        tmp_path,
+        duration="14 s",
+        client={"kind": client, "size": "1 KiB" if client == "echo" else "1 MiB"},
+        fault=[{**KILL, "scope": "host", "at": f"{at} s"} for at in at_s],
+        manager={**SCENARIO["manager"], "reprotect": True, "reprotect_delay": "500 ms"},
+    )
+    check_served(outcome, 13)
+    alone = [line.node for line in outcome.lines if isinstance(line.body, t.Alone)]
+    assert alone == ["secondary", "secondary.2"]
+    # the third pair protects as the first did
+    headers = [line.node for line in outcome.lines if isinstance(line.body, NodeConfig)]
+    assert {"primary.3", "secondary.3"} <= set(headers)
+    assert (outcome.record.checkpoints["committed_ns"] > 12_000_000_000).any()
+
+
+@needs_qemu
+def test_clients_do_not_notice_a_planned_switchover(tmp_path):
+    outcome = ran(
+        tmp_path,
+        client={"kind": "echo"},
+        manager={**SCENARIO["manager"], "switchover_at": "4 s"},
+    )
+    check_served(outcome)
+    assert [line.node for line in outcome.lines if isinstance(line.body, t.Alone)] == ["secondary"]
+
+
+@needs_qemu
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", range(24))
+def test_a_session_through_a_kill_at_a_random_moment(tmp_path, seed):
+    """A download of 20 MB, or echoes; every other time the survivor is protected and killed too."""
+    draw = random.Random(seed)
+    client = {"kind": "download", "size": "20 MB"} if seed % 3 else {"kind": "echo"}
+    faults = [{**KILL, "scope": draw.choice(["vm", "host"]), "at": f"{draw.uniform(2, 6):.3f} s"}]
+    if seed % 2:
+        faults.append({**KILL, "scope": "host", "at": f"{draw.uniform(12, 15):.3f} s"})
+    outcome = ran(
+        tmp_path,
+        duration="20 s",
+        client=client,
+        workload={**SERVICE["workload"], "clients": 2},
+        fault=faults,
+        manager={**SCENARIO["manager"], "reprotect": True},
+    )
+    check_served(outcome, 17)
+    assert sum(isinstance(line.body, t.Alone) for line in outcome.lines) == len(faults)
+    assert (outcome.record.responses["released_ns"] > 0).sum() >= 2
 
 
 @needs_qemu
