@@ -23,6 +23,7 @@ import pandas as pd
 from colosim import parallel, store
 from colosim.analysis import summary as tables
 from colosim.model.results import RunRecord
+from colosim.progress import Watch, watcher
 from colosim.protocol import invariants
 from colosim.protocol import trace as protocol_trace
 from colosim.protocol.policies import POLICIES
@@ -467,12 +468,14 @@ async def run_live(
     seed: int | None = None,
     out: str | Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    watch: Watch | None = None,
 ) -> Result:
     """Put a scenario to two real QEMU guests; for a loop that runs already, as in a notebook.
 
     One run in real time; `live` is the form that blocks.  say: called with what goes on.
-    Otherwise like `simulate`.  ``out`` also gets the guests' consoles and logs.  Raises besides
-    `LiveError`, one line, for what cannot be done on this machine.
+    watch: called twice a second with (seconds, seconds in all, a few words); None draws a bar on
+    stderr if that is a terminal.  Otherwise like `simulate`.  ``out`` also gets the guests'
+    consoles and logs.  Raises besides `LiveError`, one line, for what cannot be done on this machine.
     """
     from backends.qemu.live import run_live as run
 
@@ -484,7 +487,8 @@ async def run_live(
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="colosim-")))
         else:
             directory = stack.enter_context(store.new_directory(out))
-        outcome = await run(loaded, name, directory, say)
+        shown = stack.enter_context(watcher(watch, loaded.name))
+        outcome = await run(loaded, name, directory, say, shown)
         result = Result(loaded, name, [outcome.record], outcome.interrupted, inputs, outcome.about)
         if out is not None:
             if outcome.lines:

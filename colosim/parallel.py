@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
 from threading import Thread
 from typing import Any, TypeVar
 
-#: called with (pieces done, pieces in all) whenever a piece is done
-Progress = Callable[[int, int], None]
+from colosim.progress import Progress, reporter
 
 T = TypeVar("T")
 
@@ -41,7 +37,7 @@ def run(
     progress: told of every piece done; None draws a bar named ``what`` on stderr if that is a
     terminal.  Ctrl-C raises KeyboardInterrupt here; what was yielded before is complete.
     """
-    with _reporter(progress, what, len(arguments)) as report:
+    with reporter(progress, what, len(arguments)) as report:
         report(0, len(arguments))
         for done, result in enumerate(_results(function, arguments, jobs), 1):
             report(done, len(arguments))
@@ -79,30 +75,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-@contextmanager
-def _reporter(progress: Progress | None, what: str, total: int) -> Iterator[Progress]:
-    if progress is not None:
-        yield progress
-        return
-    from rich.console import Console
-
-    console = Console(file=sys.stderr)
-    # In a notebook rich draws with ipywidgets, and warns at every bar where there is none.
-    in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
-    if total < 2 or not (console.is_terminal or in_notebook):
-        yield lambda done, total: None
-        return
-    from rich import progress as rich
-
-    with rich.Progress(
-        rich.TextColumn("{task.description}"),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

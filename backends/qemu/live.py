@@ -31,8 +31,10 @@ from colosim.scenario import BatchJob, Fault, Scenario
 
 HOST_OF = {PRIMARY: "a", SECONDARY: "b"}
 _NS_PER_S = 1_000_000_000
+_LOOK_NS = 500_000_000
 
 Say = Callable[[str], None]
+Watch = Callable[[float, float, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,16 @@ class LiveOutcome:
     interrupted: bool
 
 
-async def run_live(scenario: Scenario, policy: str, scratch: Path, say: Say) -> LiveOutcome:
+async def run_live(
+    scenario: Scenario,
+    policy: str,
+    scratch: Path,
+    say: Say,
+    watch: Watch = lambda elapsed_s, duration_s, words: None,
+) -> LiveOutcome:
     """Run a scenario on real guests; what is kept of them (consoles, logs) goes to ``scratch``.
+
+    watch: called now and then with how it goes.
 
     Raises `LiveError`, one line, for what cannot be done here.  Ctrl-C ends the run early: what
     was recorded until then is the outcome.
@@ -65,7 +75,7 @@ async def run_live(scenario: Scenario, policy: str, scratch: Path, say: Say) -> 
         start_ns = await run.begin()
         with suppress(asyncio.CancelledError):
             load = _load(run, scenario, start_ns)
-            await _work(run, scenario, policy, start_ns, load)
+            await _work(run, scenario, policy, start_ns, load, watch)
             interrupted = False
         if load is not None:
             await load.stop()
@@ -233,7 +243,12 @@ def _load(run: LiveRun, scenario: Scenario, start_ns: int) -> Load | None:
 
 
 async def _work(
-    run: LiveRun, scenario: Scenario, policy: str, start_ns: int, load: Load | None
+    run: LiveRun,
+    scenario: Scenario,
+    policy: str,
+    start_ns: int,
+    load: Load | None,
+    watch: Watch,
 ) -> None:
     """Clients, faults and what else has a time, until the scenario's end."""
     manager, protects = scenario.manager, POLICIES[policy].protects()
@@ -250,7 +265,11 @@ async def _work(
     try:
         if load is not None:
             load.start()
-        await _until(start_ns + scenario.duration_ns)
+        end_ns = start_ns + scenario.duration_ns
+        while (now_ns := time.monotonic_ns()) < end_ns:
+            elapsed_s = (now_ns - start_ns) / _NS_PER_S
+            watch(elapsed_s, scenario.duration_ns / _NS_PER_S, run.words())
+            await _until(min(end_ns, now_ns + _LOOK_NS))
     finally:
         for task in tasks:
             task.cancel()

@@ -76,6 +76,8 @@ class LiveRun:
         self.primary = plan.hosts[0].name  # who clients talk to
         self.secondary: str | None = None  # who protects it
         self.is_off = False  # the guest switched itself off
+        self.checkpoints = 0  # complete
+        self.pause_ns = 0  # of the last
         self._scratch = scratch
         self._say = say
         self._witness = Witness()
@@ -188,6 +190,14 @@ class LiveRun:
         await self._supervisor.kill(name)
         if (host := self._hosts.get(name)) is not None:
             host.paths.ram.unlink(missing_ok=True)
+
+    def words(self) -> str:
+        """How it goes, for a person."""
+        host = self._hosts[self.primary]
+        who = f"{host.plan.node.id} serves" + ("" if self.secondary else " alone")
+        if not self.checkpoints:
+            return who
+        return f"{who}, {self.checkpoints} checkpoints, last pause {self.pause_ns / 1e6:.0f} ms"
 
     # -- what tests and faults do ----------------------------------------------------------
 
@@ -436,6 +446,10 @@ class LiveRun:
         else:
             self.tell(name, "fault", f"{plan.scope} {plan.kind} at {plan.step}")
             self._heal_later(name, plan.scope, plan.duration_ns, {})
+
+    async def do_completed(self, host: _Host, pause_ns: int) -> None:
+        self.checkpoints += 1
+        self.pause_ns = pause_ns
 
     async def do_noticed(self, host: _Host, what: str, why: str) -> None:
         self.is_off = self.is_off or what == "off"

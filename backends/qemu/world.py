@@ -384,6 +384,8 @@ class PrimaryHost(LiveHost):
         self._saved = saved
         self._checkpoint = 0
         self._quiesced = False
+        self._stopped_ns = 0
+        self._pause_ns = 0
         super().__init__(*args, **kw)
 
     def _is_served(self) -> bool:
@@ -393,7 +395,13 @@ class PrimaryHost(LiveHost):
         def started(_: str, signal: t.CheckpointStarted) -> None:
             self._checkpoint = signal.checkpoint
 
-        return {t.CheckpointStarted: started}
+        def resumed(_: str, signal: t.Resumed) -> None:
+            self._pause_ns = self.now_ns() - self._stopped_ns
+
+        def completed(_: str, signal: t.Completed) -> None:
+            self._authority.tell("completed", pause_ns=self._pause_ns)
+
+        return {t.CheckpointStarted: started, t.Resumed: resumed, t.Completed: completed}
 
     def _own_performers(self) -> Mapping[type, _Performer]:
         return {
@@ -431,6 +439,7 @@ class PrimaryHost(LiveHost):
         self._operate(action.op, cause, quiesce())
 
     def _stop_vm(self, action: t.StopVm, cause: Cause) -> None:
+        self._stopped_ns = self.now_ns()
         self._on_guest(action.op, cause, self._guest.stop())
 
     def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
