@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.qemu.address import Address, parse
 from backends.qemu.errors import LiveError
 from backends.qemu.guests import PrimaryGuest, SecondaryGuest
 from backends.qemu.launch import Paths, Qemu
 from backends.qemu.memory import scanner_for
+from backends.qemu.net.config import CONTROL, HUB, LINK
 from backends.qemu.net.control import Control
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
@@ -34,7 +37,11 @@ _OPERATION_LIMIT_S = 60.0  # likewise
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """What the runner tells an agent at its start; ``node`` is the header of its trace."""
+    """What the runner tells an agent at its start; ``node`` is the header of its trace.
+
+    services: addresses of runner, hub, link and control; key: in hex, for those that are TCP.
+    trace, saves: files; None: the runner is on another machine, and is told.
+    """
 
     host: str
     peer: str
@@ -43,9 +50,11 @@ class AgentConfig:
     memory_bytes: int
     qemu: tuple[str, tuple[int, int, int]]
     peer_qemu: tuple[str, tuple[int, int, int]]
-    trace: str
-    saves: str
+    trace: str | None
+    saves: str | None
     has_net: bool
+    services: dict[str, str]
+    key: str | None = None
     strikes: tuple[StrikePlan, ...] = ()
 
 
@@ -80,7 +89,7 @@ class Agent:
     async def run(self) -> None:
         """Until the runner ends."""
         config = self._config
-        runner = await connect(self._directory / "runner", {"host": config.host})
+        runner = await connect(self._to("runner"), {"host": config.host}, who="the runner")
         lines = Lines(runner, self._perform)
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: self._defect(lines, context)
@@ -103,13 +112,25 @@ class Agent:
             await self._network.close()
 
     async def _join_network(self) -> None:
-        config, directory = self._config, self._directory
+        config = self._config
         if config.has_net:
-            self._network = await Control.connect(directory, host=config.host)
+            self._network = await Control.connect(self._to(CONTROL), host=config.host)
             # What clients send to a guest that is not theirs is kept until it may become theirs.
             keeps = decode_line(config.node).body.role is Role.SECONDARY
-            self._port = Port(directory, config.host, self._output, keeps=keeps)
+            directory, hub = self._directory, self._to(HUB)
+            self._port = Port(directory, config.host, self._output, hub=hub, keeps=keeps)
             await self._port.start()
+
+    def _to(self, service: str) -> Address:
+        config = self._config
+        key = None if config.key is None else bytes.fromhex(config.key)
+        return parse(config.services[service], config.host, key)
+
+    def _trace(self) -> Trace:
+        if self._config.trace is None:
+            return Trace(lambda data: self._authority.tell("trace", text=data.decode()))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return Trace(functools.partial(os.write, os.open(self._config.trace, flags, 0o600)))
 
     # -- what the runner asks --------------------------------------------------------------
 
@@ -119,12 +140,11 @@ class Agent:
         node = decode_line(config.node).body
         self._qmp = qmp = Qmp(f"QEMU of host {config.host}", self._heard, self._lost)
         await qmp.connect(paths.qmp)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         rest: dict[str, Any] = {
             "host": config.host,
             "peer": config.peer,
             "config": node,
-            "trace": Trace(os.open(config.trace, flags, 0o600)),
+            "trace": self._trace(),
             "authority": self._authority,
             "vm_pid": vm_pid,
             "port": self._port,
@@ -173,10 +193,10 @@ class Agent:
         self._host.start()
 
     async def _joined(self) -> tuple[Peer, Peer]:
-        link, host = self._directory / "link", self._config.host
+        link, host = self._to(LINK), self._config.host
         return (
-            await connect(link, {"host": host, "channel": "stream"}),
-            await connect(link, {"host": host, "channel": "beat"}),
+            await connect(link, {"host": host, "channel": "stream"}, who="the link"),
+            await connect(link, {"host": host, "channel": "beat"}, who="the link"),
         )
 
     # -- what happens ----------------------------------------------------------------------
@@ -186,8 +206,12 @@ class Agent:
             self._host.output(frames)
 
     def _saved(self, row: dict[str, int | None]) -> None:
+        text = json.dumps(row) + "\n"
+        if self._config.saves is None:
+            self._authority.tell("saves", text=text)
+            return
         with Path(self._config.saves).open("a") as rows:
-            rows.write(json.dumps(row) + "\n")
+            rows.write(text)
 
     def _heard(self, event: Any) -> None:
         if isinstance(self._host, SecondaryHost):
