@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 from backends.qemu.errors import LiveError
 from backends.qemu.secret import Refused, prove
+from colosim import guest
 
 _RETRY_S = 0.01
 _PATH_BYTES = 107  # a unix socket's name, by the kernel
@@ -74,13 +74,11 @@ def parse(text: str, speaker: str, key: bytes | None) -> Address:
 
 
 def endpoint(text: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``; an IPv6 address is in brackets."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^\s:/\[\]]+)):(\d{1,5})", text)
-    if match is None or int(match[3]) > 65535:
-        raise LiveError(
-            f"{text}: no address and port; 10.0.0.2:7070 or [fd00::2]:7070 would be right"
-        )
-    return match[1] or match[2], int(match[3])
+    """`colosim.guest.endpoint`, whose error is one line for people."""
+    try:
+        return guest.endpoint(text)
+    except ValueError as error:
+        raise LiveError(f"{text}: {error}") from None
 
 
 def endpoint_text(host: str, port: int) -> str:

@@ -58,10 +58,10 @@ class Remote:
 
 
 class Place(ABC):
-    """A machine.  directory: of the run, there.  offset_ns: how far its clock is ahead of ours."""
+    """A machine.  directory: of the run, there.  ahead_ns: how far its clock is ahead of ours."""
 
     directory: Path
-    offset_ns = 0
+    ahead_ns = 0
 
     @abstractmethod
     async def machine(self, machine: Machine) -> Machine:
@@ -163,7 +163,7 @@ class RemotePlace(Place):
             "begin", _ASK_LIMIT_S, run=run, version=__version__, memory_bytes=memory_bytes
         )
         self.directory = Path(given["directory"])
-        self.offset_ns = await self._clock_offset()
+        self.ahead_ns = await self._clock_ahead()
 
     async def _connect(self, secret: bytes) -> None:
         address = TcpAddress(*endpoint(self._at), AGENT, RUNNER, secret)
@@ -209,7 +209,7 @@ class RemotePlace(Place):
         except LiveError as error:
             raise LiveError(f"colosim agent at {self._at}: {self._why or error}") from None
 
-    async def _clock_offset(self) -> int:
+    async def _clock_ahead(self) -> int:
         """By the quickest of some answers, as NTP does: right to half of its way there and back."""
         best: tuple[int, int] | None = None
         for _ in range(_CLOCK_ASKS):
@@ -391,10 +391,6 @@ class Places:
         task = asyncio.create_task(serve())
         self._coming.add(task)
         task.add_done_callback(self._coming.discard)
-
-    def offsets(self) -> dict[str | None, int]:
-        """How far each machine's clock is ahead of ours, in ns."""
-        return {at: place.offset_ns for at, place in self._places.items()}
 
     async def end(self) -> None:
         """Nothing of the run is left on any machine that can be reached."""

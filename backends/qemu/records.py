@@ -7,7 +7,8 @@ in both worlds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,22 @@ def read_host(path: Path) -> Iterator[Line]:
     return decode(whole.splitlines())
 
 
-def merged(paths: Sequence[Path]) -> list[Line]:
-    """The hosts' traces as one, by happens-before."""
-    return merge(read_host(path) for path in paths)
+def merged(paths: Sequence[Path], lost: Collection[Path] = ()) -> list[Line]:
+    """The hosts' traces as one, by happens-before.
+
+    lost: traces whose end died with their machine.  What came of lines that nobody has any more has
+    no cause in the result; everywhere else such a line is an error.
+    """
+    traces = {path: list(read_host(path)) for path in paths}
+    ends = {trace[-1].node: trace[-1].n for path in lost if (trace := traces.get(path))}
+    return merge([_known(line, ends) for line in trace] for trace in traces.values())
+
+
+def _known(line: Line, ends: Mapping[str, int]) -> Line:
+    """Without its cause, if that comes after the end of its node's trace."""
+    if line.cause is None or line.cause[1] <= ends.get(line.cause[0], line.cause[1]):
+        return line
+    return replace(line, cause=None)
 
 
 class _Told:
@@ -34,21 +48,26 @@ class _Told:
 
     def __init__(self, start_ns: int) -> None:
         self.start_ns = start_ns
-        self.line_ns = start_ns
+        self.line_ns = start_ns  # by the runner's clock
 
     def now_ns(self) -> int:
         return self.line_ns - self.start_ns
 
 
-def recorded(lines: Iterable[Line], saves: Path, start_ns: int) -> Recorder:
-    """Checkpoints, exits and counters of a merged trace."""
+def recorded(
+    lines: Iterable[Line], saves: Path, start_ns: int, ahead_ns: Mapping[str, int] | None = None
+) -> Recorder:
+    """Checkpoints, exits and counters of a merged trace.
+
+    ahead_ns: how far the clock of a node's machine is ahead of the runner's.
+    """
     clock = _Told(start_ns)
     recorder = Recorder(clock)
     ears = recorder.ears()
     rows = _saves(saves)
     cut_ns = start_ns  # of the checkpoint before
     for line in lines:
-        clock.line_ns = line.now_ns
+        now_ns = clock.line_ns = line.now_ns - (ahead_ns or {}).get(line.node, 0)
         hear = ears.get(type(line.body)) if line.kind == "signal" else None
         if hear is not None:
             hear(line.node, line.body)
@@ -58,8 +77,8 @@ def recorded(lines: Iterable[Line], saves: Path, start_ns: int) -> Recorder:
             case t.StopVm():
                 recorder.stopped(line.node)
             case t.Save(_, checkpoint) | t.Copy(_, checkpoint) if checkpoint in rows:
-                recorder.saved(line.now_ns - cut_ns, rows[checkpoint]["pages"])
-                cut_ns = line.now_ns
+                recorder.saved(now_ns - cut_ns, rows[checkpoint]["pages"])
+                cut_ns = now_ns
             case t.SendState(_, chunks):
                 recorder.sent(sum(c.size if isinstance(c, t.Blob) else len(c) for c in chunks))
             case _:

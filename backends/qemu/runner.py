@@ -403,6 +403,10 @@ class LiveRun:
         how = await self._hosts[host].place.fence(host)
         self._tell(host, "fenced", f"by {asking.plan.name}{how}")
 
+    def ahead_ns(self) -> dict[str, int]:
+        """How far the clock of each host's machine is ahead of ours."""
+        return {name: host.place.ahead_ns for name, host in self._hosts.items()}
+
     def _machine_lost(self, at: str, why: str) -> None:
         for name, host in self._hosts.items():
             if host.plan.at == at:

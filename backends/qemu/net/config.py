@@ -17,6 +17,8 @@ GATEWAY = "gw"
 HUB = "hub"
 CONTROL = "net-control"
 LINK = "link"
+GUEST_IP = "10.0.0.2"
+GATEWAY_IP = "10.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,8 @@ class NetConfig:
     port: int = 0
     keys: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     guest_mac: str = "52:54:00:12:34:56"
-    guest_ip: str = "10.0.0.2"
-    gateway_ip: str = "10.0.0.1"
+    guest_ip: str = GUEST_IP
+    gateway_ip: str = GATEWAY_IP
     seed: int = 0
     capture: Path | None = None
     capture_limit_bytes: int = 1024 * MIB
