@@ -339,6 +339,9 @@ class Manager(Section):
     vote_timeout_ns: Duration = option("1 s", "longest wait for the witness")
     fence_timeout_ns: Duration = option("5 s", "longest wait for fencing")
     fence_fails: bool = option(False, "fencing the other host fails")
+    switchover_at_ns: Time | None = option(
+        None, "planned switchover: when the primary is told to hand over; default never"
+    )
 
 
 class Limits(Section):
@@ -365,15 +368,21 @@ class Fault(Section):
     scope: Literal["vm", "node", "host"] | None = option(
         None, "how much of it: the guest's process, the node, or the whole host; not for link"
     )
-    kind: Literal["crash", "hang", "cut"] = option(
-        ..., "crash (for ever) or hang of primary or secondary; cut of the link"
+    kind: Literal["crash", "hang", "cut", "slow"] = option(
+        ..., "crash (for ever) or hang of primary or secondary; cut or slow of the link"
     )
     at_ns: Time | None = option(None, "when, from the start of the run; instead of step")
     step: Annotated[str, OneOf(tuple(dict.fromkeys((*P, *S))))] | None = option(
         None, "in which step of the target's checkpoint (link: of the primary's); instead of at"
     )
     occurrence: Count = option(1, "which time that step is entered")
-    duration_ns: Duration | None = option(None, "how long a hang or cut lasts; default for ever")
+    duration_ns: Duration | None = option(
+        None, "how long a hang, cut or slow link lasts; default for ever"
+    )
+    bandwidth_bps: Bandwidth | None = option(
+        None, "of a slow link, each direction; default as it was"
+    )
+    delay_ns: Time | None = option(None, "of a slow link, one way; default as it was")
 
 
 # --------------------------------------------------------------------------------------------
@@ -616,9 +625,23 @@ _FaultConflict = tuple[Callable[[Scenario, Fault], bool], str, str]
 
 _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
     (
-        lambda s, f: (f.target == "link") != (f.kind == "cut"),
+        lambda s, f: (f.target == "link") != (f.kind in ("cut", "slow")),
         "kind",
-        "a link is cut, a primary or secondary crashes or hangs; change kind or target",
+        "a link is cut or slow, a primary or secondary crashes or hangs; change kind or target",
+    ),
+    (
+        lambda s, f: f.kind != "slow" and (f.bandwidth_bps, f.delay_ns) != (None, None),
+        "kind",
+        'bandwidth and delay are those of a slow link; give kind = "slow", or leave them out',
+    ),
+    (
+        lambda s, f: (
+            f.kind == "slow"
+            and f.target == "link"
+            and (f.bandwidth_bps, f.delay_ns) == (None, None)
+        ),
+        "kind",
+        "how slow? give bandwidth, delay or both",
     ),
     (
         lambda s, f: f.target == "link" and f.scope is not None,

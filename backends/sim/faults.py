@@ -47,7 +47,7 @@ class FaultPlan:
         what = " ".join(filter(None, (fault.scope, fault.kind)))
         world.recorder.event(fault.target, "fault", what)
         if fault.target == "link":
-            world.cut_link(True)
+            self._link(fault, True)
         elif fault.kind == "crash":
             host = world.hosts[fault.target]
             kill = {"vm": world.kill_vm, "node": world.kill_node, "host": world.kill_host}
@@ -60,9 +60,15 @@ class FaultPlan:
     def _heal(self, fault: Fault) -> None:
         self._world.recorder.event(fault.target, "healed", "")
         if fault.target == "link":
-            self._world.cut_link(False)
+            self._link(fault, False)
         else:
             self._hang(fault, False)
+
+    def _link(self, fault: Fault, is_struck: bool) -> None:
+        if fault.kind == "cut":
+            self._world.cut_link(is_struck)
+        else:
+            self._world.slow_link(fault, is_struck)
 
     def _hang(self, fault: Fault, is_hung: bool) -> None:
         host = self._world.hosts[fault.target]

@@ -64,6 +64,14 @@ class Direction:
         self._cut = is_cut
         self._plan()
 
+    def change(self, bandwidth_bps: float, delay_ns: int) -> None:
+        """From now on; what has left already keeps its delay."""
+        self._flow()
+        self._depart()
+        self._bits_per_ns = bandwidth_bps / NS_PER_S
+        self._delay_ns = delay_ns
+        self._plan()
+
     def _flow(self) -> None:
         """Let bits leave for the time since the last call."""
         now_ns = self._clock.now_ns()

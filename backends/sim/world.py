@@ -27,7 +27,7 @@ from colosim.protocol.checkpoint import P, S
 from colosim.protocol.manager import Witness
 from colosim.protocol.node import Node
 from colosim.protocol.policies import POLICIES
-from colosim.scenario import BatchJob, Scenario, Service
+from colosim.scenario import BatchJob, Fault, Scenario, Service
 from colosim.session import Observer
 
 MESSAGE_BYTES = 64  # of TCP and IP headers that a message of its own costs
@@ -93,6 +93,7 @@ class SimWorld:
         }
         self._witness = Witness()
         self._cuts = 0
+        self._slow: list[Fault] = []  # those that hold, the latest last
         self._snapshots: dict[str, Snapshot] = {}
         self._owner = PRIMARY
         self._hazard_at_ns: int | None = None
@@ -154,12 +155,18 @@ class SimWorld:
         if isinstance(scenario.workload, BatchJob):
             self.network.answered = lambda client, request: self.clock.stop()
         self.faults.start()
+        if (at_ns := scenario.manager.switchover_at_ns) is not None:
+            self.clock.after(at_ns, self._hand_over)
         self.clock.after(scenario.warm_up_ns, self._warm)
         for name in self.hosts:
             self.tell(name, t.Start())
         self.clock.run(scenario.duration_ns)
         if self.faults.pending:
             self.flags.add("fault-did-not-happen")
+
+    def _hand_over(self, _: object) -> None:
+        self.recorder.event(PRIMARY, "switchover", "asked for")
+        self.tell(PRIMARY, t.HandOver())
 
     def _warm(self, _: object) -> None:
         """The warm-up is over: what was counted so far is not part of the metrics."""
@@ -492,6 +499,15 @@ class SimWorld:
         self._cuts += 1 if is_cut else -1  # cuts may overlap
         for direction in self._out.values():
             direction.cut(self._cuts > 0)
+
+    def slow_link(self, fault: Fault, is_slow: bool) -> None:
+        """The link as the latest of the faults that hold has it; what that leaves open, as ever."""
+        (self._slow.append if is_slow else self._slow.remove)(fault)
+        link, last = self._scenario.link, self._slow[-1] if self._slow else None
+        bandwidth_bps = (last and last.bandwidth_bps) or link.bandwidth_bps
+        delay_ns = link.delay_ns if last is None or last.delay_ns is None else last.delay_ns
+        for direction in self._out.values():
+            direction.change(bandwidth_bps, delay_ns)
 
     # -- the end ---------------------------------------------------------------------------
 

@@ -66,6 +66,7 @@ class Verb(StrEnum):
     PEER_FAULT = "peer-fault"
     VM_GONE = "vm-gone"
     PROMOTE = "promote"
+    STEP_DOWN = "step-down"
 
 
 class P(StrEnum):
@@ -258,6 +259,7 @@ def primary_machine(
             **rows.peer_fails(),
             **rows.guest_fails(),
             **rows.goes_on_alone(),
+            **rows.hands_over(),
             **(rows.qemu_7_2() if quirks is Quirks.QEMU_7_2 else {}),
         },
         start=P.IDLE,
@@ -400,6 +402,20 @@ class _Primary:
                 effects = (*self.abort(state), Do.CLOSE_LINK, Do.STOP_VM)
                 rows[state, Verb.PROMOTE] = (effects, P.FAILOVER)
         return rows
+
+    def hands_over(self) -> Rows:
+        """The other side has it all: leave it the service.  The policy may just have begun again.
+
+        The guest is not stopped: what it still does waits for a commit that never comes, and if
+        the other side does not take over, it goes on as if nothing had been.
+        """
+        if not self.failover:
+            return {}
+        rows: Rows = {
+            (state, Verb.STEP_DOWN): ((*self.abort(state), *self.leave), self.left)
+            for state in (P.RUN, P.QUIESCE)
+        }
+        return rows | _stay((P.EXITED,), (Verb.STEP_DOWN,))  # the stream had just ended by itself
 
     def qemu_7_2(self) -> Rows:
         """`qemu-colo.md` 2.3: failures after the device state was saved look like success.
@@ -583,7 +599,11 @@ class Checkpointer:
     # -- inputs ----------------------------------------------------------------------------
 
     def hears(self) -> dict[type, Callable[..., None]]:
-        return {t.CheckpointNow: self._on_checkpoint_now, t.Promoted: self._on_promoted}
+        return {
+            t.CheckpointNow: self._on_checkpoint_now,
+            t.Promoted: self._on_promoted,
+            t.SteppedDown: self._on_stepped_down,
+        }
 
     def start(self, now_ns: int) -> None:
         self._input(Verb.START, now_ns)
@@ -631,6 +651,9 @@ class Checkpointer:
 
     def _on_promoted(self, signal: t.Promoted, now_ns: int) -> None:
         self._input(Verb.PROMOTE, now_ns, "promoted")
+
+    def _on_stepped_down(self, signal: t.SteppedDown, now_ns: int) -> None:
+        self._input(Verb.STEP_DOWN, now_ns, "planned switchover")
 
     # -- the engine ------------------------------------------------------------------------
 

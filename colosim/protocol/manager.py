@@ -4,6 +4,12 @@ The order is always the same: suspect the peer, ask the own checkpointer whether
 take over, get the right to go on alone from the arbiter, fence the other side, promote.  A guest
 that is beyond use never asks.  Fencing that fails means no takeover, and is reported.
 
+A planned switchover is a takeover that the primary asks for: it makes a checkpoint (one under way
+will do: what its guest does after the cut has not left), stops talking once the other side has
+loaded it, and comes back only if nobody takes over.  A guest that switches itself
+off is no failure of its host, but the other side would take it for one and go on from before; so
+its end, like any output, becomes final only when the other side can do nothing any more.
+
 QEMU has none of this ("whoever gets x-colo-lost-heartbeat takes over", `qemu-colo.md` 2.10e);
 the order is that of `qemu-colo.md` 4.7 and 7.2.
 """
@@ -23,6 +29,8 @@ class M(StrEnum):
 
     IDLE = "idle"
     WATCH = "watch"
+    SWITCHING = "switching"  # a planned switchover waits for a checkpoint to be complete
+    SWITCHED = "switched"  # the other side's turn
     VOTING = "voting"
     FENCING = "fencing"
     PROMOTING = "promoting"
@@ -37,6 +45,9 @@ class MVerb(StrEnum):
     PROTECTED = "protected"
     SUSPECT = "suspect"
     UNFIT = "unfit"  # the own guest is beyond use
+    OFF = "off"  # the own guest has switched itself off
+    HAND_OVER = "hand-over"
+    COMPLETED = "completed"
     GRANTED = "granted"
     DENIED = "denied"
     TIMEOUT = "timeout"
@@ -52,6 +63,10 @@ class MDo(Enum):
     ASK_VOTE = "ask_vote"
     FENCE = "fence"
     PROMOTE = "promote"
+    CHECKPOINT = "checkpoint"
+    STEP_DOWN = "step_down"
+    SAY_OFF = "say_off"
+    SAY_NOT_TAKEN = "say_not_taken"
     SAY_UNFIT = "say_unfit"
     SAY_DENIED = "say_denied"
     SAY_NO_ARBITER = "say_no_arbiter"
@@ -61,12 +76,17 @@ class MDo(Enum):
 
 MRows = dict[tuple[M, MVerb], tuple[tuple[MDo, ...], M]]
 
+_PAIRED = (M.IDLE, M.WATCH, M.SWITCHING)
+
 MANAGER_ROWS: MRows = {
     (M.IDLE, MVerb.PROTECTED): ((MDo.WATCH,), M.WATCH),
-    (M.IDLE, MVerb.SUSPECT): ((MDo.ASK_VOTE,), M.VOTING),
-    (M.IDLE, MVerb.UNFIT): ((MDo.SAY_UNFIT,), M.YIELDED),
-    (M.WATCH, MVerb.SUSPECT): ((MDo.ASK_VOTE,), M.VOTING),
-    (M.WATCH, MVerb.UNFIT): ((MDo.SAY_UNFIT,), M.YIELDED),
+    **{(state, MVerb.SUSPECT): ((MDo.ASK_VOTE,), M.VOTING) for state in _PAIRED},
+    **{(state, MVerb.UNFIT): ((MDo.SAY_UNFIT,), M.YIELDED) for state in _PAIRED},
+    **{(state, MVerb.OFF): ((MDo.SAY_OFF, MDo.ASK_VOTE), M.VOTING) for state in _PAIRED},
+    (M.WATCH, MVerb.HAND_OVER): ((MDo.CHECKPOINT,), M.SWITCHING),
+    (M.SWITCHING, MVerb.COMPLETED): ((MDo.STEP_DOWN,), M.SWITCHED),
+    (M.SWITCHED, MVerb.TIMEOUT): ((MDo.SAY_NOT_TAKEN, MDo.ASK_VOTE), M.VOTING),
+    (M.SWITCHED, MVerb.UNFIT): ((MDo.SAY_UNFIT,), M.YIELDED),
     (M.VOTING, MVerb.GRANTED): ((MDo.FENCE,), M.FENCING),
     (M.VOTING, MVerb.DENIED): ((MDo.SAY_DENIED,), M.YIELDED),
     (M.VOTING, MVerb.TIMEOUT): ((MDo.SAY_NO_ARBITER, MDo.ASK_VOTE), M.VOTING),
@@ -78,11 +98,12 @@ MANAGER_ROWS: MRows = {
     (M.PROMOTING, MVerb.ALONE): ((), M.ACTIVE),
     (M.PROMOTING, MVerb.UNFIT): ((MDo.SAY_LOST,), M.STRANDED),
     (M.ACTIVE, MVerb.UNFIT): ((MDo.SAY_LOST,), M.STRANDED),
+    (M.ACTIVE, MVerb.OFF): ((MDo.SAY_OFF,), M.ACTIVE),
 }
 #: verbs without a row mean nothing in that state and change nothing
 
-WATCHING = frozenset((M.IDLE, M.WATCH))
-BEATING = frozenset((M.WATCH, M.VOTING, M.FENCING, M.PROMOTING))
+WATCHING = frozenset(_PAIRED)
+BEATING = frozenset((*_PAIRED, M.VOTING, M.FENCING, M.PROMOTING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +150,7 @@ class Manager:
             t.Exit: self._on_exit,
             t.Takeover: self._on_takeover,
             t.Alone: self._on_alone,
+            t.Completed: self._on_completed,
         }
 
     # -- inputs ----------------------------------------------------------------------------
@@ -139,6 +161,13 @@ class Manager:
 
     def peer_gone(self, now_ns: int) -> None:
         self._suspect(now_ns)
+
+    def guest_off(self, now_ns: int) -> None:
+        if self._survival is not t.Survival.BROKEN:
+            self._input(MVerb.OFF, now_ns)
+
+    def hand_over(self, now_ns: int) -> None:
+        self._input(MVerb.HAND_OVER, now_ns)
 
     def vote(self, op: int, granted: bool, now_ns: int) -> None:
         if op in self._ops:
@@ -183,6 +212,9 @@ class Manager:
     def _on_alone(self, signal: t.Alone, now_ns: int) -> None:
         self._input(MVerb.ALONE, now_ns)
 
+    def _on_completed(self, signal: t.Completed, now_ns: int) -> None:
+        self._input(MVerb.COMPLETED, now_ns)
+
     def _suspect(self, now_ns: int) -> None:
         unfit = self._survival is t.Survival.BROKEN
         self._input(MVerb.UNFIT if unfit else MVerb.SUSPECT, now_ns)
@@ -220,6 +252,21 @@ class Manager:
     def _promote(self, now_ns: int) -> None:
         self._out.act(t.Promote())
         self._out.signal(t.Promoted())
+
+    def _checkpoint(self, now_ns: int) -> None:
+        self._out.signal(t.CheckpointNow("switchover"))
+
+    def _step_down(self, now_ns: int) -> None:
+        # longer than it takes the other side to miss the heartbeats and to be granted the vote
+        config = self._config
+        self._limit_ns = now_ns + config.heartbeat_timeout_ns + config.vote_timeout_ns
+        self._out.signal(t.SteppedDown())
+
+    def _say_off(self, now_ns: int) -> None:
+        self._out.act(t.Report("the guest has switched itself off"))
+
+    def _say_not_taken(self, now_ns: int) -> None:
+        self._out.act(t.Report("nobody took over: this side wants the service back"))
 
     def _say_unfit(self, now_ns: int) -> None:
         self._out.act(t.Report("no takeover here: this guest is beyond use"))

@@ -148,6 +148,8 @@ class Node:
             t.Failed: self._on_failed,
             t.LinkLost: self._on_link_lost,
             t.VmGone: self._on_vm_gone,
+            t.GuestOff: self._on_guest_off,
+            t.HandOver: self._on_hand_over,
             t.HeartbeatSeen: self._on_heartbeat_seen,
             t.PeerGone: self._on_peer_gone,
             t.VoteSeen: self._on_vote_seen,
@@ -266,6 +268,14 @@ class Node:
 
     def _on_vm_gone(self, event: t.VmGone, now_ns: int) -> None:
         self.checkpointer.vm_gone(event.why, now_ns)
+
+    def _on_guest_off(self, event: t.GuestOff, now_ns: int) -> None:
+        if self._protects and self._manager is not None:
+            self._manager.guest_off(now_ns)
+
+    def _on_hand_over(self, event: t.HandOver, now_ns: int) -> None:
+        if self._manager is not None:
+            self._manager.hand_over(now_ns)
 
     def _on_heartbeat_seen(self, event: t.HeartbeatSeen, now_ns: int) -> None:
         if self._manager is not None:

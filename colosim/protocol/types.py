@@ -145,6 +145,16 @@ class VmGone:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestOff:
+    """The guest that clients talk to has switched itself off; its process is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Somebody wants the secondary to go on instead (planned switchover); told to the primary."""
+
+
+@dataclass(frozen=True, slots=True)
 class HeartbeatSeen:
     """The peer's manager is alive."""
 
@@ -179,6 +189,8 @@ Event = (
     | Failed
     | LinkLost
     | VmGone
+    | GuestOff
+    | HandOver
     | HeartbeatSeen
     | PeerGone
     | VoteSeen
@@ -441,6 +453,11 @@ class Stale:
 
 
 @dataclass(frozen=True, slots=True)
+class SteppedDown:
+    """Manager: the other side has all of this guest's state and is to go on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Promoted:
     """Manager: this node goes on alone."""
 
@@ -465,6 +482,7 @@ Signal = (
     | Match
     | Mismatch
     | Stale
+    | SteppedDown
     | Promoted
     | Alone
 )

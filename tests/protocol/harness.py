@@ -199,7 +199,14 @@ class NoArbiter:
     for_ns: int | None
 
 
-Fault = Crash | Hang | CutLink | Junk | Slip | Mute | NoArbiter
+@dataclass(frozen=True, slots=True)
+class SwitchOver:
+    """No fault at all: somebody wants the secondary to go on."""
+
+    when: When
+
+
+Fault = SwitchOver | Crash | Hang | CutLink | Junk | Slip | Mute | NoArbiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +394,7 @@ class World:
             **dict.fromkeys((t.StopVm, t.Save, t.Copy, t.Load, t.StartVm), self._guest_op),
         }
         self._strikes: dict[type, Callable[..., None]] = {
+            SwitchOver: lambda fault: self.tell("a", t.HandOver()),
             Crash: self._crash,
             Hang: self._hang,
             CutLink: self._cut_link,

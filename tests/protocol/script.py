@@ -385,6 +385,8 @@ class Player:
         "failed": _failed,
         "link lost": lambda _: iter((t.LinkLost("link lost"),)),
         "vm gone": lambda _: iter((t.VmGone("vm gone"),)),
+        "guest off": lambda _: iter((t.GuestOff(),)),
+        "hand over": lambda _: iter((t.HandOver(),)),
         "heartbeat": lambda _: iter((t.HeartbeatSeen(),)),
         "peer gone": lambda _: iter((t.PeerGone("peer gone"),)),
         "vote": _vote,

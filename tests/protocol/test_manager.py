@@ -175,7 +175,7 @@ def test_every_state_is_reached_and_every_question_has_an_end():
         more -= reached
     assert reached == set(M)
     waiting = {before for before, verb in MANAGER_ROWS if verb is MVerb.TIMEOUT}
-    assert waiting == {M.VOTING, M.FENCING}
+    assert waiting == {M.VOTING, M.FENCING, M.SWITCHED}
     # a guest may end at any time, until there is nothing left to say
     unfit = {before for before, verb in MANAGER_ROWS if verb is MVerb.UNFIT}
     assert unfit == set(M) - {M.YIELDED, M.STRANDED}

@@ -70,6 +70,9 @@ def test_every_state_has_the_rows_it_needs_and_no_others(config):
             Verb.PROMOTE: DIALECTS[config.dialect].failover
             and state not in promoted
             and machine.survival_in(state) is not t.Survival.BROKEN,
+            # at the completion of a checkpoint, when the policy may have begun the next
+            Verb.STEP_DOWN: DIALECTS[config.dialect].failover
+            and state in (P.RUN, P.QUIESCE, P.EXITED),
         }
         needed |= {(state, verb) for verb, can in can_happen.items() if can}
     assert {row for row in machine.rows if row[1] not in MESSAGES} == needed
@@ -135,6 +138,9 @@ def inputs(player: Player, fed: tuple[str, ...]) -> Iterator[str]:
         else:
             yield from (f"done {name}", f"failed {name}")
     yield from ("vm gone", "peer gone", "heartbeat", f"mismatch {len(fed)}")
+    yield "guest off"
+    if node.config.role is t.Role.PRIMARY:
+        yield "hand over"
     if node.deadline_ns() is not None:
         yield "tick"
 

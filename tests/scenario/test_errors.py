@@ -181,6 +181,9 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"memory.curve": "nginx"}, "memory.pages_per_request", "199.999 /s", "or that load"),
     # faults
     ({"fault": [CRASH | {"kind": "cut"}]}, "fault.0.kind", "a link is cut", "change kind or"),
+    ({"fault": [CRASH | {"kind": "slow"}]}, "fault.0.kind", "a link is cut", "change kind or"),
+    ({"fault": [CUT | {"kind": "slow"}]}, "fault.0.kind", "how slow?", "bandwidth, delay or"),
+    ({"fault": [CUT | {"delay": "1 s"}]}, "fault.0.kind", "of a slow link", 'kind = "slow"'),
     ({"fault": [CUT | {"kind": "hang"}]}, "fault.0.kind", "a link is cut", "change kind or"),
     ({"fault": [CUT | {"scope": "vm"}]}, "fault.0.scope", "a link has none", "leave it out"),
     ({"fault": [CUT, CRASH | {"scope": "vn"}]}, "fault.1.scope", "'vn' is unknown", "vm, node"),
