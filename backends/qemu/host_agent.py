@@ -132,7 +132,9 @@ class _Session:
         self._files = files
         self._busy = busy
         self._say = say
+        self._peer = ""
         self._run = ""
+        self._began = False
         self._directory: Path | None = None
         self._supervisor: Supervisor | None = None
         self._domains: set[str] = set()
@@ -142,7 +144,7 @@ class _Session:
 
     async def run(self, sock: socket.socket) -> None:
         """Until the runner ends; then nothing of its run is left here."""
-        peer = sock.getpeername()[0]
+        self._peer = sock.getpeername()[0]
         connection = await peer_of(sock)
         self._lines = Lines(connection, self._perform)
         beside = [asyncio.create_task(self._live()), asyncio.create_task(self._follow())]
@@ -153,11 +155,10 @@ class _Session:
             for task in (serving, *beside):
                 task.cancel()
             connection.close()
-            began = self._run
             await asyncio.shield(self._end())
             self._files.close()
-            if began:
-                self._say(f"the runner at {peer} has gone; nothing of its run is left")
+            if self._began:
+                self._say(f"the runner at {self._peer} has gone; nothing of its run is left")
 
     async def _live(self) -> None:
         """Returns when the runner was silent too long."""
@@ -226,7 +227,8 @@ class _Session:
         self._directory = Path(tempfile.mkdtemp(prefix="colosim-", dir=self._runs))
         supervisor = Supervisor(self._directory, self._ended)
         self._supervisor = await supervisor.__aenter__()
-        self._say("a runner has begun a run")
+        self._began = True
+        self._say(f"the runner at {self._peer} has begun a run")
         return {"directory": str(self._directory), "python": sys.executable}
 
     async def do_file(self, digest: str, size: int) -> str | None:

@@ -150,6 +150,7 @@ class RemotePlace(Place):
         self._lost = lost
         self._why: str | None = None  # it is out of reach
         self._is_ending = False
+        self._end_limit_s = _ASK_LIMIT_S
         self._heard_s = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
         self._sent: dict[Path, Path] = {}
@@ -274,6 +275,7 @@ class RemotePlace(Place):
         try:
             await self._ask("kill", _FENCE_LIMIT_S, domain=host)
         except LiveError as error:
+            self._end_limit_s = _FENCE_LIMIT_S  # it may be dead, and its run ends without us
             return f"; only shut out of the network: {error}"
         return ""
 
@@ -284,7 +286,7 @@ class RemotePlace(Place):
         self._is_ending = True
         if self._tasks:
             with contextlib.suppress(LiveError):
-                await self._ask("end", _ASK_LIMIT_S)
+                await self._ask("end", self._end_limit_s)
         await self._disconnect()
 
     async def _disconnect(self) -> None:
