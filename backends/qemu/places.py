@@ -180,11 +180,13 @@ class RemotePlace(Place):
             self._lost(f"colosim agent at {self._at}: {self._why}")
 
     async def _live(self) -> None:
-        while time.monotonic() - self._heard_s < SILENCE_LIMIT_S:
+        while self._why is None:
+            if time.monotonic() - self._heard_s > SILENCE_LIMIT_S:
+                self._why = f"nothing was heard of it for {SILENCE_LIMIT_S:g} s"
+                self._peer.writer.transport.abort()
+                return
             self._lines.tell("alive")
             await asyncio.sleep(ALIVE_S)
-        self._why = f"nothing was heard of it for {SILENCE_LIMIT_S:g} s"
-        self._peer.writer.transport.abort()
 
     async def _perform(self, name: str, arguments: dict[str, Any]) -> Any:
         self._heard_s = time.monotonic()
