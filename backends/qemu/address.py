@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def parse(text: str, speaker: str, key: bytes | None) -> Address:
     if kind == "unix" and rest:
         return UnixAddress(Path(rest))
     at, slash, name = rest.rpartition("/")
-    if kind != "tcp" or not slash or key is None:
+    if kind != "tcp" or not slash or not name or key is None:
         raise LiveError(f"{text}: no address; unix:PATH or, with a key, tcp:HOST:PORT/NAME")
     return TcpAddress(*endpoint(at), name, speaker, key)
 
@@ -116,14 +117,19 @@ async def connected(address: Address, limit_s: float, who: str) -> socket.socket
     if isinstance(address, UnixAddress):
         check_path(address.path)
     end_s = time.monotonic() + limit_s
+    why = "it does not answer"
     while True:
         try:
             async with asyncio.timeout(max(0.0, end_s - time.monotonic())):
                 return await _connected(address)
         except Refused as refused:
             raise LiveError(f"{address}: {who}: {refused}") from None
-        except OSError as error:  # a time limit that was reached is one too
-            why = error.strerror or "it does not answer"
+        except TimeoutError:
+            pass  # what was wrong before says more
+        except OSError as error:
+            # asyncio says more than the reason; a name that is unknown has a negative number
+            number = error.errno or 0
+            why = os.strerror(number) if number > 0 else error.strerror or why
         if time.monotonic() > end_s:
             raise LiveError(f"{address}: {who} was not there within {limit_s:g} s: {why}")
         await asyncio.sleep(_RETRY_S)
@@ -143,8 +149,6 @@ async def _connected(address: Address) -> socket.socket:
                 await loop.sock_connect(tuned(sock), where)
                 await prove(sock, address.speaker, address.name, address.key)
                 return sock
-        except TimeoutError:
-            raise
         except OSError as why:
             error = why
     raise error

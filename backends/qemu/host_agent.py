@@ -100,23 +100,23 @@ def _folders(directory: Path | None) -> tuple[Path, Path]:
 
 async def _serve(host: str, port: int, secret: bytes, runs: Path, files: Path, say: Say) -> None:
     busy = asyncio.Lock()
+    stop = asyncio.Event()
     sessions: set[asyncio.Task[None]] = set()
 
     def came(sock: socket.socket, _: str) -> None:
-        task = asyncio.create_task(_Session(secret, runs, _Files(files), busy, say).run(sock))
+        session = _Session(secret, runs, _Files(files), busy, say)
+        task = asyncio.create_task(session.run(sock, stop))
         sessions.add(task)
         task.add_done_callback(sessions.discard)
 
     door = await Door.opened(host, port, {RUNNER: secret}, {AGENT: came}, say)
     try:
-        stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         say(f"listening at {endpoint_text(*door.at)}")
         await stop.wait()
     finally:
         door.close()
-        for task in sessions:
-            task.cancel()
+        stop.set()
         if sessions:
             await asyncio.wait(sessions)
 
@@ -142,23 +142,22 @@ class _Session:
         self._heard_s = time.monotonic()
         self._lines: Lines
 
-    async def run(self, sock: socket.socket) -> None:
-        """Until the runner ends; then nothing of its run is left here."""
+    async def run(self, sock: socket.socket, stop: asyncio.Event) -> None:
+        """Until the runner or this agent ends; then nothing of its run is left here."""
         self._peer = sock.getpeername()[0]
         connection = await peer_of(sock)
         self._lines = Lines(connection, self._perform)
-        beside = [asyncio.create_task(self._live()), asyncio.create_task(self._follow())]
-        serving = asyncio.create_task(self._lines.serve())
-        try:
-            await asyncio.wait([serving, beside[0]], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (serving, *beside):
-                task.cancel()
-            connection.close()
-            await asyncio.shield(self._end())
-            self._files.close()
-            if self._began:
-                self._say(f"the runner at {self._peer} has gone; nothing of its run is left")
+        live = asyncio.create_task(self._live())
+        following = asyncio.create_task(self._follow())
+        ends = [asyncio.create_task(self._lines.serve()), asyncio.create_task(stop.wait()), live]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await self._end()
+        for task in (*ends, following):
+            task.cancel()
+        connection.close()
+        self._files.close()
+        if self._began:
+            self._say(f"the runner at {self._peer} has gone; nothing of its run is left")
 
     async def _live(self) -> None:
         """Returns when the runner was silent too long."""
