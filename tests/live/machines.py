@@ -12,8 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 20.0
@@ -116,6 +118,21 @@ def agent(
 
 def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, timeout=LIMIT_S)
+
+
+def needs(why_not: Callable[[], str | None]):
+    """A test that is skipped where there is a reason, which is asked for when it is to run."""
+
+    def decorate(function):
+        @functools.wraps(function)
+        def test(*args, **kwargs):
+            if why := why_not():
+                pytest.skip(why)
+            return function(*args, **kwargs)
+
+        return test
+
+    return decorate
 
 
 @functools.cache

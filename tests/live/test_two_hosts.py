@@ -38,6 +38,7 @@ from tests.live.machines import (
     agent,
     bridged,
     colosim,
+    needs,
     secret_file,
     until,
     users_of,
@@ -66,12 +67,6 @@ TWO_HOSTS: dict[str, Any] = {
     "client": {"kind": "echo"},
     "link": {"delay": f"{DELAY_MS} ms", "bandwidth": "200 Mbit/s"},
 }
-
-
-def needs_namespaces(function):
-    """A test in network namespaces; skipped, with the reason, where there are none."""
-    why = why_no_namespaces()
-    return pytest.mark.skipif(why is not None, reason=str(why))(function)
 
 
 def scenario_of(listen: str, secret: Path, primary: str, secondary: str | None) -> dict[str, Any]:
@@ -166,7 +161,7 @@ def test_a_pair_on_two_machines_of_loopback(tmp_path):
 
 
 @needs_qemu
-@needs_namespaces
+@needs(why_no_namespaces)
 @pytest.mark.parametrize("how", ["killed", "cut off"])
 def test_a_machine_that_says_nothing_any_more(tmp_path, how):
     """Its plug is pulled: no FIN tells of it.  One that still lives ends its run by itself."""
