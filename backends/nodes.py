@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from colosim.protocol.checkpoint import Limits, Quirks, Transfer
 from colosim.protocol.dialect import Message
@@ -13,6 +13,27 @@ from colosim.protocol.types import Role
 from colosim.scenario import Scenario
 
 PRIMARY, SECONDARY = Role.PRIMARY.value, Role.SECONDARY.value
+
+
+def node_id(role: Role, pair: int = 1) -> str:
+    """``primary``, ``secondary``; of later pairs ``primary.2`` and so on."""
+    return role.value if pair == 1 else f"{role.value}.{pair}"
+
+
+def role_of(node: str) -> str:
+    """The role in a node's id."""
+    return node.partition(".")[0]
+
+
+def peer_of(config: NodeConfig) -> str:
+    """The id of the other node of its pair."""
+    primary = config.role is Role.PRIMARY
+    return node_id(Role.SECONDARY if primary else Role.PRIMARY, config.pair)
+
+
+def of_pair(config: NodeConfig, pair: int) -> NodeConfig:
+    """The same node in a later pair."""
+    return replace(config, id=node_id(config.role, pair), pair=pair)
 
 
 def node_configs(scenario: Scenario, policy: str) -> list[NodeConfig]:

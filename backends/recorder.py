@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.nodes import PRIMARY
+from backends.nodes import PRIMARY, role_of
 from colosim.model.results import CHECKPOINT_COLUMNS
 from colosim.protocol import types as t
 
@@ -46,7 +46,7 @@ class Recorder:
         self.events.append({"at_ns": at_ns, "node": node, "what": what, "detail": detail})
 
     def stopped(self, node: str) -> None:
-        if node == PRIMARY and self.checkpoints:
+        if role_of(node) == PRIMARY and self.checkpoints:
             self._first(self.checkpoints[-1], "stopped_ns", self._clock.now_ns())
 
     def saved(self, exposure_ns: int, pages: int) -> None:
@@ -68,7 +68,7 @@ class Recorder:
         }
 
     def _started(self, node: str, signal: t.CheckpointStarted) -> None:
-        if node == PRIMARY:
+        if role_of(node) == PRIMARY:
             row: dict[str, Any] = dict.fromkeys(CHECKPOINT_COLUMNS, -1)
             row.update(checkpoint=signal.checkpoint, reason=signal.reason)
             row["started_ns"] = self._clock.now_ns()
@@ -76,7 +76,7 @@ class Recorder:
 
     def _at(self, column: str) -> Callable[[str, Any], None]:
         def hear(node: str, signal: Any) -> None:
-            if node == PRIMARY:
+            if role_of(node) == PRIMARY:
                 self._first(self.checkpoints[-1], column, self._clock.now_ns())
 
         return hear

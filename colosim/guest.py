@@ -41,7 +41,7 @@ class Guest(Section):
     ready: str = option("colosim: ready", "text on the serial console that means: has booted")
     boot_limit_ns: Duration = option("120 s", "longest wait for that text")
     arguments: Annotated[tuple[str, ...], Field(strict=False)] = option(
-        (), "further arguments for both QEMUs"
+        (), "further arguments for both QEMUs; {host} stands for the host: a, b, then c ..."
     )
 
 

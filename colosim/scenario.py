@@ -339,6 +339,10 @@ class Manager(Section):
     vote_timeout_ns: Duration = option("1 s", "longest wait for the witness")
     fence_timeout_ns: Duration = option("5 s", "longest wait for fencing")
     fence_fails: bool = option(False, "fencing the other host fails")
+    reprotect: bool = option(
+        False, "live: after a takeover start a fresh secondary and protect again"
+    )
+    reprotect_delay_ns: Time = option("1 s", "how long after the takeover")
     switchover_at_ns: Time | None = option(
         None, "planned switchover: when the primary is told to hand over; default never"
     )

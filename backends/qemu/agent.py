@@ -1,7 +1,8 @@
 """The process of one host: its node, and the world around it.
 
 ``python -m backends.qemu.agent CONFIG`` is started by the supervisor.  The runner tells it by
-`stream.Lines` what to do: ``protect`` and ``accept`` make a pair of two agents.
+`stream.Lines` what to do: ``protect`` and ``accept`` make a pair of two agents, and ``lead`` makes
+the survivor of a pair the primary of the next.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backends.qemu.address import Address, parse
 from backends.qemu.errors import LiveError
-from backends.qemu.guests import PrimaryGuest, SecondaryGuest
+from backends.qemu.guests import Fate, PrimaryGuest, SecondaryGuest
 from backends.qemu.launch import Paths, Qemu
 from backends.qemu.memory import scanner_for
 from backends.qemu.net.config import CONTROL, HUB, LINK
@@ -28,8 +30,9 @@ from backends.qemu.plan import StrikePlan
 from backends.qemu.qmp import Qmp
 from backends.qemu.stream import Kind, Lines, Peer, connect, pack
 from backends.qemu.world import LiveHost, PrimaryHost, SecondaryHost, Trace
+from colosim.protocol.node import NodeConfig
 from colosim.protocol.trace import decode_line
-from colosim.protocol.types import Role
+from colosim.protocol.types import HandOver, Role
 
 _VOTE_LIMIT_S = 60.0  # the core's own limit is shorter
 _OPERATION_LIMIT_S = 60.0  # likewise
@@ -82,6 +85,8 @@ class Agent:
         self._directory = Path(config.directory)
         self._paths = Paths(self._directory, config.host)
         self._host: LiveHost | None = None
+        self._guest: PrimaryGuest | SecondaryGuest | None = None
+        self._peer_qemu = Qemu(*config.peer_qemu)
         self._qmp: Qmp | None = None
         self._network: Control | None = None
         self._port: Port | None = None
@@ -126,7 +131,7 @@ class Agent:
         key = None if config.key is None else bytes.fromhex(config.key)
         return parse(config.services[service], config.host, key)
 
-    def _trace(self) -> Trace:
+    def _new_trace(self) -> Trace:
         if self._config.trace is None:
             return Trace(lambda data: self._authority.tell("trace", text=data.decode()))
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -136,29 +141,45 @@ class Agent:
 
     async def do_adopt(self, vm_pid: int) -> None:
         """Take the QEMU that was started for this host."""
-        config, paths = self._config, self._paths
-        node = decode_line(config.node).body
-        self._qmp = qmp = Qmp(f"QEMU of host {config.host}", self._heard, self._lost)
-        await qmp.connect(paths.qmp)
+        config = self._config
+        self._vm_pid = vm_pid
+        self._qmp = Qmp(f"QEMU of host {config.host}", self._heard, self._lost)
+        await self._qmp.connect(self._paths.qmp)
+        self._trace = self._new_trace()
+        self._become(decode_line(config.node).body, config.peer, config.strikes)
+
+    async def do_lead(self, node: str, peer: str, peer_qemu: tuple[str, Any]) -> None:
+        """Be the primary of a new pair: this guest is the one that clients talk to."""
+        assert self._host is not None
+        path, version = peer_qemu
+        self._peer_qemu = Qemu(path, tuple(version))
+        self._host.close()
+        self._become(decode_line(node).body, peer)
+
+    def _become(self, node: NodeConfig, peer: str, strikes: Iterable[StrikePlan] = ()) -> None:
+        """Take a role in a pair."""
+        config, paths, qmp = self._config, self._paths, self._qmp
+        assert qmp is not None
         rest: dict[str, Any] = {
             "host": config.host,
-            "peer": config.peer,
+            "peer": peer,
             "config": node,
-            "trace": self._trace(),
+            "trace": self._trace,
             "authority": self._authority,
-            "vm_pid": vm_pid,
+            "vm_pid": self._vm_pid,
             "port": self._port,
             "network": self._network,
-            "strikes": config.strikes,
+            "strikes": strikes,
         }
         if node.role is Role.PRIMARY:
-            scanner = scanner_for(vm_pid, paths.ram, config.memory_bytes)
+            scanner = scanner_for(self._vm_pid, paths.ram, config.memory_bytes)
             self._authority.tell("scanner", name=scanner.name)
-            self._primary = PrimaryGuest(qmp, paths, scanner, _OPERATION_LIMIT_S)
-            self._host = PrimaryHost(self._primary, self._saved, **rest)
+            guest = PrimaryGuest(qmp, paths, scanner, _OPERATION_LIMIT_S, self._befell)
+            self._guest, self._host = guest, PrimaryHost(guest, self._saved, **rest)
         else:
-            self._secondary = SecondaryGuest(qmp, paths, Qemu(*config.qemu), _OPERATION_LIMIT_S)
-            self._host = SecondaryHost(self._secondary, **rest)
+            qemu = Qemu(*config.qemu)
+            second = SecondaryGuest(qmp, paths, qemu, _OPERATION_LIMIT_S, self._befell)
+            self._guest, self._host = second, SecondaryHost(second, **rest)
 
     async def _perform(self, name: str, arguments: dict[str, Any]) -> Any:
         return await getattr(self, f"do_{name}")(**arguments)
@@ -166,6 +187,7 @@ class Agent:
     async def do_protect(self) -> None:
         """Send the guest to the peer and begin."""
         assert isinstance(self._host, PrimaryHost)
+        assert isinstance(self._guest, PrimaryGuest)
         stream, beats = await self._joined()
         self._host.attach(stream, beats)
 
@@ -176,18 +198,30 @@ class Agent:
             except ConnectionError:
                 raise LiveError("the secondary's side ended during synchronisation") from None
 
-        await self._primary.synchronise(write, Qemu(*self._config.peer_qemu))
+        try:
+            await self._guest.synchronise(write, self._peer_qemu)
+        except LiveError:
+            self._host.close()
+            await self._guest.go_on()  # clients are served as before
+            raise
         self._host.start()
+
+    async def do_hand_over(self) -> None:
+        """Planned switchover."""
+        if not isinstance(self._host, PrimaryHost) or not self._host.started:
+            raise LiveError(f"host {self._config.host}: there is no pair to hand over to")
+        self._host.tell(HandOver())
 
     async def do_accept(self, limit_s: float) -> None:
         """Become the peer of an agent that protects its guest; returns when in COLO."""
         assert isinstance(self._host, SecondaryHost)
-        await self._secondary.prepare()
+        assert isinstance(self._guest, SecondaryGuest)
+        await self._guest.prepare()
         self._host.attach(*await self._joined())
-        assert self._secondary.in_colo is not None
+        assert self._guest.in_colo is not None
         try:
             async with asyncio.timeout(limit_s):
-                await self._secondary.in_colo
+                await self._guest.in_colo
         except TimeoutError:
             raise LiveError(f"the secondary did not enter COLO within {limit_s:g} s") from None
         self._host.start()
@@ -214,8 +248,12 @@ class Agent:
             rows.write(text)
 
     def _heard(self, event: Any) -> None:
-        if isinstance(self._host, SecondaryHost):
-            self._secondary.heard(event)
+        if self._guest is not None:
+            self._guest.heard(event)
+
+    def _befell(self, fate: Fate) -> None:
+        if self._host is not None:
+            self._host.befell(fate)
 
     def _lost(self, why: str) -> None:
         if self._host is not None:

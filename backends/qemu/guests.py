@@ -9,6 +9,7 @@ only make sure that nothing waits for ever.  Recipes: `live-recipes.md` 2.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -36,8 +37,27 @@ from colosim.protocol.types import Blob, State
 _SYNC_LIMIT_S = 120.0
 _MESSAGE_BYTES = 4
 _UNLIMITED_BPS = 1 << 40
+_PLAIN = [{"capability": name, "state": False} for name in ("x-colo", "return-path")]
+
+#: run states that a guest does not leave by itself
+_STUCK = frozenset(("io-error", "guest-panicked", "internal-error"))
 
 Write = Callable[[bytes | memoryview], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What the guest that clients talk to has come to by itself.
+
+    what: ``off`` (it switched itself off), ``beyond use`` (it panicked, or QEMU stopped it for an
+    I/O error) or ``reset``.
+    """
+
+    what: str
+    why: str
+
+
+Befell = Callable[[Fate], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +81,56 @@ class Saved:
 
 
 class _Guest:
-    """What both have: a monitor, and whether the guest runs."""
+    """What both have: a monitor, whether the guest runs, and what becomes of it by itself.
 
-    def __init__(self, qmp: Qmp, limit_s: float) -> None:
+    befell(Fate) is called for what happens to a guest that clients talk to.
+    """
+
+    def __init__(self, qmp: Qmp, limit_s: float, befell: Befell) -> None:
         self.qmp = qmp
         self._limit_s = limit_s
+        self._befell = befell
+        self._is_held = False  # we stopped it
+        self._is_over = False  # nothing that befalls it from now on is news
+        self._is_off = False
 
     async def stop(self) -> None:
+        self._is_held = True
         await self.qmp.execute("stop", limit_s=self._limit_s)
 
     async def start(self) -> None:
-        """Run the guest; done when QEMU says that it runs."""
+        """Run the guest; done when QEMU says that it runs.  One that is off stays so."""
+        if self._is_off:
+            return
+        self._is_held = False
         await self.qmp.execute("cont", limit_s=self._limit_s)
         await self._check_running()
+
+    def heard(self, event: QmpMessage) -> None:
+        """An event of its monitor."""
+        fate = None if self._is_over else self._fate(event)
+        if fate is not None:
+            self._is_over = fate.what != "reset"
+            self._is_off = self._is_off or fate.what == "off"
+            self._befell(fate)
+
+    def _fate(self, event: QmpMessage) -> Fate | None:
+        data = event.get("data", {})
+        assert isinstance(data, dict)
+        match event["event"]:
+            case "SHUTDOWN" if data["reason"] == "guest-shutdown":
+                return Fate("off", "it switched itself off")
+            case "RESET" if data["guest"]:
+                return Fate("reset", "it was started anew")
+            case "GUEST_PANICKED":
+                return Fate("beyond use", "the guest panicked")
+            case "BLOCK_IO_ERROR" if data["action"] == "stop":
+                disk = data.get("qom-path") or data["device"] or data.get("node-name")
+                return Fate("beyond use", f"stopped for a {data['operation']} error of disk {disk}")
+            case "STOP" if not self._is_held:
+                return Fate("beyond use", "the guest was stopped, and not by us")
+            case _:
+                return None
 
     async def _check_running(self) -> None:
         status = (await self.qmp.execute("query-status", limit_s=self._limit_s))["status"]
@@ -84,8 +141,10 @@ class _Guest:
 class PrimaryGuest(_Guest):
     """A QEMU whose state is sent away: by one ordinary migration, then by checkpoints."""
 
-    def __init__(self, qmp: Qmp, paths: Paths, scanner: Scanner, limit_s: float) -> None:
-        super().__init__(qmp, limit_s)
+    def __init__(
+        self, qmp: Qmp, paths: Paths, scanner: Scanner, limit_s: float, befell: Befell
+    ) -> None:
+        super().__init__(qmp, limit_s, befell)
         self._paths = paths
         self._scanner = scanner
         self._ground: Pages | None = None  # where its `ground` program has the header page
@@ -111,7 +170,8 @@ class PrimaryGuest(_Guest):
         execute, migration = self.qmp.execute, self._paths.migration
         try:
             async with asyncio.timeout(_SYNC_LIMIT_S):
-                await execute("stop")
+                await self.stop()
+                await execute("migrate-set-capabilities", {"capabilities": _PLAIN})
                 await execute(
                     "migrate-set-parameters",
                     {"max-bandwidth": _UNLIMITED_BPS, "downtime-limit": 300_000},
@@ -142,6 +202,12 @@ class PrimaryGuest(_Guest):
             return None
         header = next(find_headers(self._scanner.pages(self._ground).reshape(-1)), None)
         return header.generation if header is not None and header.whole else None
+
+    async def go_on(self) -> None:
+        """Run on after a synchronisation that failed."""
+        with contextlib.suppress(LiveError):
+            await self.qmp.execute("migrate_cancel")
+        await self.start()
 
     async def _migrated(self) -> None:
         while True:
@@ -211,8 +277,9 @@ class SecondaryGuest(_Guest):
     said(bytes) is not a callback: `next_message` gives what it says, in order.
     """
 
-    def __init__(self, qmp: Qmp, paths: Paths, qemu: Qemu, limit_s: float) -> None:
-        super().__init__(qmp, limit_s)
+    def __init__(self, qmp: Qmp, paths: Paths, qemu: Qemu, limit_s: float, befell: Befell) -> None:
+        super().__init__(qmp, limit_s, befell)
+        self._is_over = True  # until clients talk to it, each load makes good what befalls it
         self._paths = paths
         self._greeting = greeting_of(qemu.version)
         self._socket: Peer | None = None
@@ -224,7 +291,7 @@ class SecondaryGuest(_Guest):
         self.in_colo: asyncio.Future[QmpMessage] | None = None
 
     def heard(self, event: QmpMessage) -> None:
-        """An event of its monitor."""
+        super().heard(event)
         name = event["event"]
         if name in ("STOP", "RESUME"):
             self._running = name == "RESUME"
@@ -283,6 +350,11 @@ class SecondaryGuest(_Guest):
     async def take_over(self) -> None:
         """Leave COLO and go on alone; done when QEMU says that it runs."""
         self.close()
+        # It may hold its global lock until what it reads from ends: then its monitor is deaf to
+        # all but what it does out of band.
+        instances = [{"type": "migration"}]
+        with contextlib.suppress(LiveError):
+            await self.qmp.execute("yank", {"instances": instances}, self._limit_s, oob=True)
         # Until its COLO thread has seen that the stream ended, it may be between two states.
         await self.qmp.execute("x-colo-lost-heartbeat", limit_s=self._limit_s)
         end_s = time.monotonic() + self._limit_s
@@ -290,7 +362,14 @@ class SecondaryGuest(_Guest):
             mode = (await self.qmp.execute("query-colo-status", limit_s=self._limit_s))["mode"]
             status = await self.qmp.execute("query-status", limit_s=self._limit_s)
             if mode == "none" and status["status"] == "running":
+                self._is_over = False
                 return
+            if mode == "none" and status["status"] == "shutdown":
+                self._is_off = True
+                self._befell(Fate("off", "it had switched itself off when it was taken over"))
+                return
+            if mode == "none" and status["status"] in _STUCK:
+                raise LiveError(f"{self.qmp.name}: the guest cannot run: {status['status']}")
             await asyncio.sleep(0.002)
         raise LiveError(f"{self.qmp.name}: it did not take over in {self._limit_s:g} s")
 

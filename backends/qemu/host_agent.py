@@ -262,8 +262,9 @@ class _Session:
         await self._supervising().signal(domain, number, name)
 
     async def do_kill(self, domain: str) -> None:
-        """All of a host has ended when this is answered."""
+        """All of a host has ended, and its memory is free, when this is answered."""
         await self._supervising().kill(domain)
+        self._inside(f"{domain}.ram").unlink(missing_ok=True)
 
     async def do_end(self) -> None:
         """Nothing of the run is left here when this is answered."""

@@ -33,7 +33,7 @@ class Machine:
     """What both guests of a pair have in common.
 
     kind: versioned or not; a pair of two versions needs a versioned one.  mac: None without a
-    network.  extra: further arguments of the user.
+    network.  extra: further arguments of the user, where ``{host}`` stands for the host's name.
     """
 
     kind: str
@@ -99,6 +99,7 @@ def argv(qemu: Qemu, machine: Machine, paths: Paths, incoming: bool) -> list[str
         "-object",
         f"memory-backend-file,id={RAM_ID},size={memory},mem-path={paths.ram},share=on",
         *("-nodefaults", "-no-user-config", "-display", "none"),
+        "-no-shutdown",  # a guest that is switched off is there until it is said what becomes of it
         *("-qmp", f"unix:{paths.qmp},server=on,wait=off"),
         *("-serial", f"file:{paths.console}"),
         *("-serial", f"unix:{paths.command},server=on,wait=off"),
@@ -111,7 +112,7 @@ def argv(qemu: Qemu, machine: Machine, paths: Paths, incoming: bool) -> list[str
         net = f"stream,id=hn0,server=off,addr.type=unix,addr.path={paths.net}"
         line += ["-netdev", net]
         line += ["-device", f"{machine.nic},id=e0,netdev=hn0,mac={machine.mac},romfile="]
-    line += machine.extra
+    line += [each.replace("{host}", paths.host) for each in machine.extra]
     if incoming:
         line += ["-incoming", "defer"]
     return line

@@ -29,7 +29,6 @@ from colosim.protocol.types import Output
 from colosim.scenario import BatchJob, Fault, Scenario
 
 HOST_OF = {PRIMARY: "a", SECONDARY: "b"}
-NODE_OF = {host: node for node, host in HOST_OF.items()}
 _NS_PER_S = 1_000_000_000
 
 Say = Callable[[str], None]
@@ -70,16 +69,16 @@ async def run_live(scenario: Scenario, policy: str, scratch: Path, say: Say) -> 
         if load is not None:
             await load.stop()
         duration_ns = time.monotonic_ns() - start_ns
-    traces = [scratch / f"{plan_.name}.trace" for plan_ in plan.hosts]
-    lines = merged(traces, [scratch / f"{host}.trace" for host in run.lost])
-    ahead_ns = {NODE_OF[host]: ahead_ns for host, ahead_ns in run.ahead_ns().items()}
-    recorder = recorded(lines, scratch / "a.saves", start_ns, ahead_ns)
+    traces = [scratch / f"{host}.trace" for host in run.hosts]
+    lines = merged(traces, [node for node, host in run.nodes.items() if host in run.lost])
+    saves = {node: scratch / f"{host}.saves" for node, host in run.nodes.items()}
+    recorder = recorded(lines, saves, start_ns, run.ahead_ns())
     for trace in traces:
         trace.unlink(missing_ok=True)
     told = [
         {
             "at_ns": told.at_ns - start_ns,
-            "node": NODE_OF.get(told.node, told.node),
+            "node": told.node,
             "what": told.what,
             "detail": told.detail,
         }
@@ -104,8 +103,8 @@ def _about(plan: LivePlan, run: LiveRun) -> Mapping[str, str]:
     scanners = [told.detail for told in run.events if told.what == "scanner"]
     return {
         "world": "live",
-        **{f"qemu of {NODE_OF[host.name]}": host.qemu.release for host in plan.hosts},
-        **{f"machine of {NODE_OF[host.name]}": host.at for host in plan.hosts if host.at},
+        **{f"qemu of {host.node.id}": host.qemu.release for host in plan.hosts},
+        **{f"machine of {host.node.id}": host.at for host in plan.hosts if host.at},
         "accelerator": plan.machine.accelerator,
         "dirty pages found by": scanners[0] if scanners else "nobody",
     }
@@ -189,14 +188,17 @@ def _strikes(scenario: Scenario, node: str) -> tuple[StrikePlan, ...]:
     """Faults that wait for a step of this node; a cut of the link waits for the primary's."""
     waiting = [fault for fault in scenario.fault if fault.step is not None]
     return tuple(
-        StrikePlan(fault.step or "", fault.occurrence, *_what(fault), fault.duration_ns)
+        StrikePlan(fault.step or "", fault.occurrence, *_what(fault))
         for fault in waiting
         if fault.target == node or (fault.target == "link" and node == PRIMARY)
     )
 
 
-def _what(fault: Fault) -> tuple[str, str]:
-    return ("link", "cut") if fault.target == "link" else (fault.scope or "", fault.kind)
+def _what(fault: Fault) -> tuple[str, str, int | None, tuple[tuple[str, int], ...]]:
+    """Scope, kind, duration and, of a slow link, how slow."""
+    slow = (("delay_ns", fault.delay_ns), ("bandwidth_bps", fault.bandwidth_bps))
+    link = tuple((name, value) for name, value in slow if value is not None)
+    return fault.scope or "link", fault.kind, fault.duration_ns, link
 
 
 # --------------------------------------------------------------------------------------------
@@ -216,24 +218,45 @@ def _load(run: LiveRun, scenario: Scenario, start_ns: int) -> Load | None:
 async def _work(
     run: LiveRun, scenario: Scenario, policy: str, start_ns: int, load: Load | None
 ) -> None:
-    """Clients and faults until the scenario's end."""
-    faults = [
-        asyncio.create_task(_strike_at(run, fault, start_ns))
+    """Clients, faults and what else has a time, until the scenario's end."""
+    manager, protects = scenario.manager, POLICIES[policy].protects()
+    planned = [
+        _strike_at(run, fault, start_ns)
         for fault in scenario.fault
-        if fault.at_ns is not None and (fault.target != SECONDARY or POLICIES[policy].protects())
+        if fault.at_ns is not None and (fault.target != SECONDARY or protects)
     ]
+    if protects and manager.reprotect:
+        planned.append(run.keep_protected(manager.reprotect_delay_ns))
+    if protects and manager.switchover_at_ns is not None:
+        planned.append(_hand_over_at(run, start_ns + manager.switchover_at_ns))
+    tasks = [asyncio.create_task(each) for each in planned]
     try:
         if load is not None:
             load.start()
-        end_ns = start_ns + scenario.duration_ns
-        await asyncio.sleep(max(0.0, (end_ns - time.monotonic_ns()) / _NS_PER_S))
+        await _until(start_ns + scenario.duration_ns)
     finally:
-        for fault in faults:
-            fault.cancel()
+        for task in tasks:
+            task.cancel()
+
+
+async def _until(moment_ns: int) -> None:
+    await asyncio.sleep(max(0.0, (moment_ns - time.monotonic_ns()) / _NS_PER_S))
 
 
 async def _strike_at(run: LiveRun, fault: Fault, start_ns: int) -> None:
+    """At its time, whoever then is primary or secondary."""
     assert fault.at_ns is not None
-    await asyncio.sleep(max(0.0, (start_ns + fault.at_ns - time.monotonic_ns()) / _NS_PER_S))
-    scope, kind = _what(fault)
-    await run.strike(HOST_OF.get(fault.target, fault.target), scope, kind, fault.duration_ns)
+    await _until(start_ns + fault.at_ns)
+    host = {PRIMARY: run.primary, SECONDARY: run.secondary}.get(fault.target, fault.target)
+    if host is None:
+        run.tell("run", "no fault", "there is no secondary at this time")
+    else:
+        await run.strike(host, *_what(fault))
+
+
+async def _hand_over_at(run: LiveRun, moment_ns: int) -> None:
+    await _until(moment_ns)
+    try:
+        await run.hand_over()
+    except LiveError as error:
+        run.tell("run", "no switchover", str(error))

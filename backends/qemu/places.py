@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,10 @@ class Place(ABC):
 
     @abstractmethod
     async def fence(self, host: str) -> str:
-        """End a host that is shut out of the network already; what became of it."""
+        """End a host that is shut out of the network already, and free its memory.
+
+        What is to be said of it, if anything.
+        """
 
     @abstractmethod
     def console(self, host: str) -> Path:
@@ -123,6 +126,7 @@ class LocalPlace(Place):
 
     async def fence(self, host: str) -> str:
         await self._supervisor.kill(host)
+        (self.directory / f"{host}.ram").unlink(missing_ok=True)
         return ""
 
     def console(self, host: str) -> Path:
@@ -138,11 +142,15 @@ class RemotePlace(Place):
     """Another machine, by its `colosim agent` at ``at`` ("HOST:PORT").
 
     Consoles and logs of its hosts grow in ``scratch`` too.  ended(Ended) is called for every
-    process of it that ends; lost(why) once when it is out of reach.
+    process of it that ends; lost(place, why) once when it is out of reach.
     """
 
     def __init__(
-        self, at: str, scratch: Path, ended: Callable[[Ended], None], lost: Callable[[str], None]
+        self,
+        at: str,
+        scratch: Path,
+        ended: Callable[[Ended], None],
+        lost: Callable[[Place, str], None],
     ) -> None:
         self._at = at
         self._scratch = scratch
@@ -166,6 +174,10 @@ class RemotePlace(Place):
         self.directory = Path(given["directory"])
         self.ahead_ns = await self._clock_ahead()
 
+    @property
+    def is_in_reach(self) -> bool:
+        return self._why is None
+
     async def _connect(self, secret: bytes) -> None:
         address = TcpAddress(*endpoint(self._at), AGENT, RUNNER, secret)
         self._peer = await peer_of(await connected(address, _CONNECT_LIMIT_S, "colosim agent"))
@@ -177,7 +189,7 @@ class RemotePlace(Place):
         if self._why is None:
             self._why = "its connection has ended"
         if not self._is_ending:
-            self._lost(f"colosim agent at {self._at}: {self._why}")
+            self._lost(self, f"colosim agent at {self._at}: {self._why}")
 
     async def _live(self) -> None:
         while self._why is None:
@@ -303,7 +315,7 @@ class RemotePlace(Place):
 @contextlib.asynccontextmanager
 async def asked(at: str, secret: bytes) -> AsyncIterator[RemotePlace]:
     """An agent that is only asked something: no run begins there."""
-    place = RemotePlace(at, Path(), lambda ended: None, lambda why: None)
+    place = RemotePlace(at, Path(), lambda ended: None, lambda place, why: None)
     await place._connect(secret)
     try:
         yield place
@@ -318,8 +330,7 @@ Connected = Callable[[Peer, str | None], Awaitable[None]]
 class Places:
     """The machines of a run.
 
-    connected: gets the connections of node agents.  ended, lost: as of `RemotePlace`; lost also
-    gets the machine.
+    connected: gets the connections of node agents.  ended, lost: as of `RemotePlace`.
     """
 
     def __init__(
@@ -330,9 +341,10 @@ class Places:
         memory_bytes: int,
         connected: Connected,
         ended: Callable[[Ended], None],
-        lost: Callable[[str, str], None],
+        lost: Callable[[Place, str], None],
     ) -> None:
-        self._places: dict[str | None, Place] = {None: local}
+        self._local = local
+        self._places: dict[str, RemotePlace] = {}
         self._remote = remote
         self._scratch = scratch
         self._memory_bytes = memory_bytes
@@ -344,8 +356,8 @@ class Places:
         self._door: Door | None = None
         self._coming: set[asyncio.Task[None]] = set()
 
-    def expect(self, hosts: list[str]) -> dict[str, Any]:
-        """Hosts that will be on other machines; what the network process must know of them."""
+    def expect(self, hosts: Sequence[str]) -> dict[str, Any]:
+        """Hosts that may be on other machines; what the network process must know of them."""
         if not hosts:
             return {}
         remote = self._needed()
@@ -357,18 +369,21 @@ class Places:
 
     async def at(self, at: str | None) -> Place:
         """The machine whose agent is there; None: this one."""
-        place = self._places.get(at)
-        if place is None:
-            assert at is not None
-            made = RemotePlace(at, self._scratch, self._ended, lambda why: self._lost(at, why))
-            self._places[at] = place = made  # ended with the others, whatever comes
-            await made.begin(self._run, self._needed().secret, self._memory_bytes)
-        return place
+        if at is None:
+            return self._local
+        if (place := self._places.get(at)) is not None:
+            if place.is_in_reach:
+                return place
+            await place.end()  # its agent may have been started again
+        made = RemotePlace(at, self._scratch, self._ended, self._lost)
+        self._places[at] = made  # ended with the others, whatever comes
+        await made.begin(self._run, self._needed().secret, self._memory_bytes)
+        return made
 
     async def services(self, at: str | None, host: str, network: Control) -> dict[str, str]:
         """How a host's node agent reaches the parts of the run: addresses by name."""
         if at is None:
-            directory = self._places[None].directory
+            directory = self._local.directory
             return {name: str(UnixAddress(directory / name)) for name in SERVICES}
         door = await self._opened()
         hub_host, hub_port = (await network.ask("stats", _ASK_LIMIT_S))["door"]
@@ -400,4 +415,4 @@ class Places:
         """Nothing of the run is left on any machine that can be reached."""
         if self._door is not None:
             self._door.close()
-        await asyncio.gather(*(place.end() for place in self._places.values()))
+        await asyncio.gather(*(place.end() for place in (self._local, *self._places.values())))

@@ -16,7 +16,8 @@ BOOT_LIMIT_S = 120.0
 class StrikePlan:
     """A fault when its host enters a step for the nth time; the host does it to itself.
 
-    scope vm, node, host or link; kind crash, hang or cut; duration_ns of a hang or cut.
+    scope vm, node, host or link; kind crash, hang, cut or slow; duration_ns of all but a crash.
+    link: what a slow link has, as (delay_ns or bandwidth_bps, value).
     """
 
     step: str
@@ -24,6 +25,7 @@ class StrikePlan:
     scope: str
     kind: str
     duration_ns: int | None = None
+    link: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backends.nodes import PRIMARY
+from backends.nodes import PRIMARY, role_of
 from backends.recorder import Recorder
 from colosim.protocol import types as t
 from colosim.protocol.trace import Line, decode, merge
@@ -25,15 +25,17 @@ def read_host(path: Path) -> Iterator[Line]:
     return decode(whole.splitlines())
 
 
-def merged(paths: Sequence[Path], lost: Collection[Path] = ()) -> list[Line]:
+def merged(paths: Sequence[Path], lost: Collection[str] = ()) -> list[Line]:
     """The hosts' traces as one, by happens-before.
 
-    lost: traces whose end died with their machine.  What came of lines that nobody has any more has
-    no cause in the result; everywhere else such a line is an error.
+    lost: nodes the end of whose trace died with their machine.  What came of lines that nobody has
+    any more has no cause in the result; everywhere else such a line is an error.
     """
-    traces = {path: list(read_host(path)) for path in paths}
-    ends = {trace[-1].node: trace[-1].n for path in lost if (trace := traces.get(path))}
-    return merge([_known(line, ends) for line in trace] for trace in traces.values())
+    traces = [list(read_host(path)) for path in paths]
+    ends = dict.fromkeys(lost, -1)
+    for trace in traces:
+        ends.update({line.node: line.n for line in trace if line.node in ends})
+    return merge([_known(line, ends) for line in trace] for trace in traces)
 
 
 def _known(line: Line, ends: Mapping[str, int]) -> Line:
@@ -55,29 +57,33 @@ class _Told:
 
 
 def recorded(
-    lines: Iterable[Line], saves: Path, start_ns: int, ahead_ns: Mapping[str, int] | None = None
+    lines: Iterable[Line],
+    saves: Mapping[str, Path],
+    start_ns: int,
+    ahead_ns: Mapping[str, int] | None = None,
 ) -> Recorder:
-    """Checkpoints, exits and counters of a merged trace.
+    """Checkpoints, exits and counters of a merged trace; saves: of each primary, by its id.
 
     ahead_ns: how far the clock of a node's machine is ahead of the runner's.
     """
     clock = _Told(start_ns)
     recorder = Recorder(clock)
     ears = recorder.ears()
-    rows = _saves(saves)
+    rows = {node: _saves(path) for node, path in saves.items()}
     cut_ns = start_ns  # of the checkpoint before
     for line in lines:
         now_ns = clock.line_ns = line.now_ns - (ahead_ns or {}).get(line.node, 0)
         hear = ears.get(type(line.body)) if line.kind == "signal" else None
         if hear is not None:
             hear(line.node, line.body)
-        if line.node != PRIMARY or line.kind != "action" or not recorder.checkpoints:
+        if role_of(line.node) != PRIMARY or line.kind != "action" or not recorder.checkpoints:
             continue
+        saved = rows.get(line.node, {})
         match line.body:
             case t.StopVm():
                 recorder.stopped(line.node)
-            case t.Save(_, checkpoint) | t.Copy(_, checkpoint) if checkpoint in rows:
-                recorder.saved(now_ns - cut_ns, rows[checkpoint]["pages"])
+            case t.Save(_, checkpoint) | t.Copy(_, checkpoint) if checkpoint in saved:
+                recorder.saved(now_ns - cut_ns, saved[checkpoint]["pages"])
                 cut_ns = now_ns
             case t.SendState(_, chunks):
                 recorder.sent(sum(c.size if isinstance(c, t.Blob) else len(c) for c in chunks))

@@ -15,11 +15,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import astuple, dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from backends.nodes import of_pair
 from backends.qemu.address import UnixAddress
 from backends.qemu.errors import LiveError
 from backends.qemu.launch import MAC, Paths, argv
@@ -27,12 +28,15 @@ from backends.qemu.net.config import CONTROL, GATEWAY, NetConfig
 from backends.qemu.net.control import Control
 from backends.qemu.net.passt import passt_argv
 from backends.qemu.places import LocalPlace, Place, Places
-from backends.qemu.plan import HostPlan, LivePlan
+from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.stream import Lines, Peer
 from backends.qemu.supervisor import Ended, Supervisor
 from colosim.protocol.manager import Witness
 from colosim.protocol.trace import Line, encode_line
 
+#: names of a run's hosts, in the order in which they come
+HOSTS = tuple("abcdefghijklmnopqrstuvwxyz")
+_UNIMPAIRED: Mapping[str, Any] = {"delay_ns": 0, "bandwidth_bps": None, "cut": False}
 _TMPFS = Path("/dev/shm")
 _UP_LIMIT_S = 20.0
 _PAIR_LIMIT_S = 180.0
@@ -72,10 +76,15 @@ class LiveRun:
         self.plan = plan
         self.events: list[Told] = []
         self.promoted: str | None = None
+        self.primary = plan.hosts[0].name  # who clients talk to
+        self.secondary: str | None = None  # who protects it
+        self.is_off = False  # the guest switched itself off
         self._scratch = scratch
         self._say = say
         self._witness = Witness()
         self._hosts: dict[str, _Host] = {}
+        self._pairs = 1
+        self.nodes: dict[str, str] = {}  # id of a node -> its host
         self._changed = asyncio.Event()
         self._over: set[str] = set()  # domains of which a process has ended
         self._healing: set[asyncio.Task[None]] = set()
@@ -124,7 +133,7 @@ class LiveRun:
     async def boot(self) -> None:
         """Start the primary's host and wait until its guest says that it is ready."""
         primary = self.plan.hosts[0]
-        await self._start_host(primary, incoming=False)
+        await self._start_host(primary, incoming=False, peer=self.plan.hosts[-1])
         if self.plan.machine.mac is not None:
             await self.network.ask("listen", _NET_LIMIT_S, host=primary.name, on=True)
             await self.network.ask("own", _NET_LIMIT_S, host=primary.name)
@@ -133,18 +142,71 @@ class LiveRun:
     async def protect(self) -> None:
         """Start the secondary's host and make the pair."""
         a, b = self.plan.hosts
-        await self._start_host(b, incoming=True)
-        if self.plan.machine.mac is not None:
-            await self.network.ask("listen", _NET_LIMIT_S, host=b.name, on=True)
+        await self._start_secondary(b, a)
+        await self._pair(a.name, b.name)
+
+    async def reprotect(self) -> None:
+        """Make a new pair of the host that went on alone and a fresh secondary.
+
+        Clients stay connected; their guest stands still while its memory is sent.  If it fails the
+        guest goes on alone as before, and `LiveError` says why.
+        """
+        survivor = self.promoted
+        if survivor is None:
+            raise LiveError("no host went on alone: there is nothing to protect again")
+        self._pairs += 1
+        name = next((name for name in HOSTS if name not in self._hosts), None)
+        if name is None:
+            raise LiveError(f"a run has at most {len(HOSTS)} hosts")
+        first, second = self.plan.hosts
+        lead = of_pair(first.node, self._pairs)
+        # not on the survivor's machine, where there are two
+        away = first if second.at == self._hosts[survivor].plan.at else second
+        where = away if first.at != second.at else second
+        fresh = HostPlan(name, of_pair(second.node, self._pairs), where.qemu, at=where.at)
+        self.tell(survivor, "re-protection", f"with host {name}")
+        self._hosts[survivor].plan = replace(self._hosts[survivor].plan, node=lead)
+        self.nodes[lead.id] = survivor
+        self._witness = Witness()
+        try:
+            await self._start_secondary(fresh, self._hosts[survivor].plan)
+            header = encode_line(Line(lead.id, 0, 0, "node", "", lead))
+            peer_qemu = [fresh.qemu.path, fresh.qemu.version]
+            ask = self._lines(survivor).ask
+            await ask("lead", _UP_LIMIT_S, node=header, peer=name, peer_qemu=peer_qemu)
+            await self._pair(survivor, name)
+        except LiveError:
+            if name in self._hosts:
+                await self._discard(name)
+            raise
+        self.tell(survivor, "protected", f"by host {name}")
+
+    async def hand_over(self) -> None:
+        """Planned switchover: the primary is told to let the secondary go on."""
+        self.tell(self.primary, "switchover", "asked for")
+        await self._lines(self.primary).ask("hand_over", _NET_LIMIT_S)
+
+    async def _pair(self, a: str, b: str) -> None:
         self._say("first synchronisation")
         limit_s = _PAIR_LIMIT_S
-        accept = asyncio.create_task(self._lines(b.name).ask("accept", limit_s, limit_s=limit_s))
+        accept = asyncio.create_task(self._lines(b).ask("accept", limit_s, limit_s=limit_s))
         try:
-            await self._lines(a.name).ask("protect", limit_s)
+            await self._lines(a).ask("protect", limit_s)
             await accept
         finally:
             accept.cancel()
+        self.promoted, self.secondary = None, b
         self._say("protected")
+
+    async def _start_secondary(self, plan: HostPlan, primary: HostPlan) -> None:
+        await self._start_host(plan, incoming=True, peer=primary)
+        if self.plan.machine.mac is not None:
+            await self.network.ask("listen", _NET_LIMIT_S, host=plan.name, on=True)
+
+    async def _discard(self, name: str) -> str:
+        """Shut a host out, end its domain and free its memory; what there is to say of that."""
+        await self.network.ask("fence", _NET_LIMIT_S, host=name)
+        return await self._hosts[name].place.fence(name)
 
     # -- what tests and faults do ----------------------------------------------------------
 
@@ -157,33 +219,51 @@ class LiveRun:
     def paths(self, host: str) -> Paths:
         return self._hosts[host].paths
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All that there were, in the order in which they came."""
+        return tuple(self._hosts)
+
     async def begin(self) -> int:
         """The run proper begins now, with the link as it shall be; the time."""
         if self.plan.link:
             await self.network.ask("link", _NET_LIMIT_S, **dict(self.plan.link))
-        self._tell("run", "begin", "")
+        self.tell("run", "begin", "")
         return self.events[-1].at_ns
 
     async def strike(
-        self, host: str, scope: str, kind: str, duration_ns: int | None = None
+        self,
+        host: str,
+        scope: str,
+        kind: str,
+        duration_ns: int | None = None,
+        link: Iterable[tuple[str, int]] = (),
     ) -> None:
-        """A fault now: of a process, of a whole host, or (host "link") of the link."""
-        self._tell(host, "fault", f"{scope} {kind}")
+        """A fault now: of a process, of a whole host, or (host "link") of the link.
+
+        link: what a slow one has.
+        """
+        self.tell(host, "fault", f"{scope} {kind}")
         if scope == "link":
-            await self.network.ask("link", _NET_LIMIT_S, cut=True)
+            given = {"cut": True} if kind == "cut" else dict(link)
+            usual = {**_UNIMPAIRED, **dict(self.plan.link)}
+            await self.network.ask("link", _NET_LIMIT_S, **given)
+            self._heal_later(host, scope, duration_ns, {name: usual[name] for name in given})
         else:
             number = signal.SIGKILL if kind == "crash" else signal.SIGSTOP
             name = {"vm": "qemu", "node": "agent", "host": None}[scope]
             await self._hosts[host].place.signal(host, number, name)
-        self._heal_later(host, scope, duration_ns)
+            self._heal_later(host, scope, duration_ns, {})
 
-    def _heal_later(self, host: str, scope: str, duration_ns: int | None) -> None:
+    def _heal_later(
+        self, host: str, scope: str, duration_ns: int | None, link: Mapping[str, Any]
+    ) -> None:
         async def heal() -> None:
             assert duration_ns is not None
             await asyncio.sleep(duration_ns / 1e9)
-            self._tell(host, "healed", scope)
+            self.tell(host, "healed", scope)
             if scope == "link":
-                await self.network.ask("link", _NET_LIMIT_S, cut=False)
+                await self.network.ask("link", _NET_LIMIT_S, **link)
             else:
                 await self._hosts[host].place.signal(host, signal.SIGCONT)
 
@@ -201,6 +281,17 @@ class LiveRun:
                 return self.promoted
         except TimeoutError:
             raise LiveError(f"no host went on alone within {limit_s:g} s") from None
+
+    async def keep_protected(self, delay_ns: int) -> None:
+        """Protect again, a while after each takeover, for ever; what fails is told."""
+        while True:
+            while self.promoted is None or self.is_off:
+                await self._changed.wait()
+            await asyncio.sleep(delay_ns / 1e9)
+            try:
+                await self.reprotect()
+            except LiveError as error:
+                self.tell("run", "not protected", str(error))
 
     def check(self) -> None:
         """`LiveError` if an agent is in trouble."""
@@ -231,12 +322,12 @@ class LiveRun:
         forwards = self.plan.forwards
         config = NetConfig(
             self.directory,
-            tuple(plan.name for plan in self.plan.hosts),
+            HOSTS,
             has_gateway=forwards is not None,
             guest_mac=MAC,
             capture=None if forwards is None else self._scratch / "gateway.pcap",
             tap=self.plan.tap,
-            **self._places.expect([plan.name for plan in self.plan.hosts if plan.at]),
+            **self._places.expect(HOSTS if any(plan.at for plan in self.plan.hosts) else ()),
         )
         path = self.directory / "network.json"
         path.write_text(config.to_json())
@@ -259,12 +350,13 @@ class LiveRun:
         finally:
             connecting.cancel()
 
-    async def _start_host(self, plan: HostPlan, incoming: bool) -> None:
+    async def _start_host(self, plan: HostPlan, incoming: bool, peer: HostPlan) -> None:
         place = await self._places.at(plan.at)
         paths = Paths(place.directory, plan.name)
         host = self._hosts[plan.name] = _Host(plan, paths, place)
+        self.nodes[plan.node.id] = plan.name
         command = argv(plan.qemu, await place.machine(self.plan.machine), paths, incoming)
-        await self._start_agent(host)  # first: it listens for the guest's network
+        await self._start_agent(host, peer)  # first: it listens for the guest's network
         vm_pid = await place.start_qemu(plan.name, command)
         adopt = asyncio.create_task(self._lines(plan.name).ask("adopt", _UP_LIMIT_S, vm_pid=vm_pid))
         try:
@@ -275,9 +367,8 @@ class LiveRun:
         finally:
             adopt.cancel()
 
-    async def _start_agent(self, host: _Host) -> None:
+    async def _start_agent(self, host: _Host, other: HostPlan) -> None:
         plan = host.plan
-        other = next((each for each in self.plan.hosts if each is not plan), plan)
         header = Line(plan.node.id, 0, 0, "node", "", plan.node)
         config = {
             "host": plan.name,
@@ -367,61 +458,66 @@ class LiveRun:
 
     async def do_trouble(self, host: _Host, why: str) -> None:
         host.trouble = why
-        self._tell(host.plan.name, "trouble", why)
+        self.tell(host.plan.name, "trouble", why)
 
     async def do_report(self, host: _Host, text: str) -> None:
-        self._tell(host.plan.name, "report", text)
+        self.tell(host.plan.name, "report", text)
 
     async def do_scanner(self, host: _Host, name: str) -> None:
-        self._tell(host.plan.name, "scanner", name)
+        self.tell(host.plan.name, "scanner", name)
 
-    async def do_struck(
-        self, host: _Host, scope: str, kind: str, step: str, duration_ns: int | None
-    ) -> None:
-        """A host does this to itself now; a cut of the link is done here."""
-        name = host.plan.name
-        if scope == "link":
-            await self.strike("link", scope, kind, duration_ns)
+    async def do_struck(self, host: _Host, strike: Any) -> None:
+        """A host does this to itself now; what befalls the link is done here."""
+        plan, name = StrikePlan(*strike), host.plan.name
+        if plan.scope == "link":
+            await self.strike("link", plan.scope, plan.kind, plan.duration_ns, plan.link)
         else:
-            self._tell(name, "fault", f"{scope} {kind} at {step}")
-            self._heal_later(name, scope, duration_ns)
+            self.tell(name, "fault", f"{plan.scope} {plan.kind} at {plan.step}")
+            self._heal_later(name, plan.scope, plan.duration_ns, {})
+
+    async def do_noticed(self, host: _Host, what: str, why: str) -> None:
+        self.is_off = self.is_off or what == "off"
+        self.tell(host.plan.name, f"guest {what}", why)
 
     async def do_promoted(self, host: _Host) -> None:
-        self.promoted = host.plan.name
-        self._tell(host.plan.name, "promoted", "")
+        self.promoted = self.primary = host.plan.name
+        self.secondary = None
+        self.tell(host.plan.name, "promoted", "")
 
     async def do_vote(self, asking: _Host, host: str) -> bool:
         granted = self._witness.ask(host)
-        self._tell(asking.plan.name, "vote", "granted" if granted else "denied")
+        self.tell(asking.plan.name, "vote", "granted" if granted else "denied")
         return granted
 
     async def do_fence(self, asking: _Host, host: str) -> None:
         """The other host can do nothing any more when this returns."""
         if self.plan.fence_fails:
             raise LiveError("manager.fence_fails: fencing fails, as the scenario says")
-        await self.network.ask("fence", _NET_LIMIT_S, host=host)
-        how = await self._hosts[host].place.fence(host)
-        self._tell(host, "fenced", f"by {asking.plan.name}{how}")
+        how = await self._discard(host)
+        self.tell(host, "fenced", f"by {asking.plan.name}{how}")
 
     def ahead_ns(self) -> dict[str, int]:
-        """How far the clock of each host's machine is ahead of ours."""
-        return {name: host.place.ahead_ns for name, host in self._hosts.items()}
+        """How far the clock of each node's machine is ahead of ours."""
+        return {node: self._hosts[name].place.ahead_ns for node, name in self.nodes.items()}
 
-    def _machine_lost(self, at: str, why: str) -> None:
+    def _machine_lost(self, place: Place, why: str) -> None:
         for name, host in self._hosts.items():
-            if host.plan.at == at:
+            if host.place is place:
                 self.lost.add(name)
-                self._tell(name, "lost", why)
+                self.tell(name, "lost", why)
 
     def _process_ended(self, ended: Ended) -> None:
         self._over.add(ended.domain)
         host = self._hosts.get(ended.domain)
         if host is not None:
             host.ended.add(ended.name)
-        self._tell(ended.domain, "ended", f"{ended.name} with status {ended.status}")
+        self.tell(ended.domain, "ended", f"{ended.name} with status {ended.status}")
 
-    def _tell(self, node: str, what: str, detail: str) -> None:
-        self.events.append(Told(time.monotonic_ns(), node, what, detail))
+    def tell(self, node: str, what: str, detail: str) -> None:
+        """A row of the run's events."""
+        host = self._hosts.get(node)
+        label = node if host is None else host.plan.node.id
+        self.events.append(Told(time.monotonic_ns(), label, what, detail))
         self._changed.set()
         self._changed = asyncio.Event()
 

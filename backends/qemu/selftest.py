@@ -188,10 +188,10 @@ async def _goes_on(run: LiveRun, host: str) -> int:
     return generations[0]
 
 
-def serial(path: Path, command: str) -> str:
+def serial(path: Path, command: str, limit_s: float = _SERIAL_LIMIT_S) -> str:
     """One command to the guest by its second serial port."""
     with socket.socket(socket.AF_UNIX) as tty:
-        tty.settimeout(_SERIAL_LIMIT_S)
+        tty.settimeout(limit_s)
         tty.connect(str(path))
         tty.sendall(command.encode() + b"\n")
         said = b""

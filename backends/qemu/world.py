@@ -16,11 +16,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import astuple
 from typing import Any, Protocol
 
 from backends.base import Cause, Session
+from backends.nodes import peer_of
 from backends.qemu.errors import LiveError
-from backends.qemu.guests import PrimaryGuest, SecondaryGuest
+from backends.qemu.guests import Fate, PrimaryGuest, SecondaryGuest
 from backends.qemu.net.control import Control
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
@@ -184,6 +186,14 @@ class LiveHost(ABC):
             if self.started:
                 self.tell(t.VmGone(why))
 
+    def befell(self, fate: Fate) -> None:
+        """The guest that clients talk to has come to this by itself."""
+        self._authority.tell("noticed", what=fate.what, why=fate.why)
+        if self.started and fate.what == "off":
+            self.tell(t.GuestOff())
+        elif fate.what == "beyond use":
+            self.vm_lost(fate.why)
+
     def close(self) -> None:
         """Let go of everything; nothing is fed any more."""
         for task in self._tasks:
@@ -260,8 +270,7 @@ class LiveHost(ABC):
         for strike in self._strikes:
             if (strike.step, strike.occurrence) == (step, count):
                 self._trace.flush()
-                said = {"scope": strike.scope, "kind": strike.kind, "step": step}
-                self._authority.tell("struck", **said, duration_ns=strike.duration_ns)
+                self._authority.tell("struck", strike=astuple(strike))
                 number = signal.SIGKILL if strike.kind == "crash" else signal.SIGSTOP
                 if strike.scope in ("vm", "host"):
                     os.kill(self._vm_pid, number)
@@ -326,8 +335,7 @@ class LiveHost(ABC):
 
     @property
     def _peer_id(self) -> str:
-        other = t.Role.SECONDARY if self.node.config.role is t.Role.PRIMARY else t.Role.PRIMARY
-        return other.value
+        return peer_of(self.node.config)
 
     def _ask_vote(self, action: t.AskVote, cause: Cause) -> None:
         async def ask() -> None:

@@ -188,10 +188,17 @@ ALL: tuple[type[Invariant], ...] = (OneActiveSide, OutputCommit, NoLoss, Checkpo
 
 
 def check(lines: Iterable[Line]) -> list[Violation]:
-    """Every violation in a merged trace, in the order of their lines."""
-    observers = [invariant() for invariant in ALL]
+    """Every violation in a merged trace, in the order of their lines; each pair by itself."""
+    pair_of: dict[str, int] = {}
+    observers: dict[int, list[Invariant]] = {}
     for line in lines:
-        for observer in observers:
+        if isinstance(line.body, NodeConfig):
+            pair_of[line.node] = line.body.pair
+        pair = pair_of.get(line.node, 1)
+        if pair not in observers:
+            observers[pair] = [invariant() for invariant in ALL]
+        for observer in observers[pair]:
             observer.see(line)
-    found = [violation for observer in observers for violation in observer.violations]
+    everyone = (observer for group in observers.values() for observer in group)
+    found = [violation for observer in everyone for violation in observer.violations]
     return sorted(found, key=lambda violation: violation.now_ns)

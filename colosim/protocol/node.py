@@ -36,6 +36,8 @@ class NodeConfig:
 
     policy_params: values of the policy's own parameters by name.
     commit: message after which a checkpoint counts as safe, or None for the dialect's own.
+    pair: which of a run's pairs it belongs to: a survivor that is protected again is a new node,
+    because checkpoints, held output and votes are counted anew.
     """
 
     id: str
@@ -48,6 +50,7 @@ class NodeConfig:
     transfer: Transfer = Transfer.STOP_AND_SEND
     quirks: Quirks = Quirks.NONE
     commit: Message | None = None
+    pair: int = 1
 
 
 def machine_of(config: NodeConfig) -> Machine:

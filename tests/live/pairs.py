@@ -96,18 +96,18 @@ def live(
     return asyncio.run(asyncio.wait_for(run(), PAIR_LIMIT_S))
 
 
-def ask(run: LiveRun, host: str, command: str) -> str:
+def ask(run: LiveRun, host: str, command: str, **limit: float) -> str:
     """One command to the guest of a host, by its second serial port."""
-    return serial(run.paths(host).command, command)
+    return serial(run.paths(host).command, command, **limit)
 
 
-def lines_of(tmp_path: Path) -> list[Line]:
-    return merged([tmp_path / "a.trace", tmp_path / "b.trace"])
+def lines_of(tmp_path: Path, hosts: str = "ab") -> list[Line]:
+    return merged([tmp_path / f"{host}.trace" for host in hosts])
 
 
-def checked(tmp_path: Path) -> list[Line]:
+def checked(tmp_path: Path, hosts: str = "ab") -> list[Line]:
     """The merged trace, which replays to the same decisions and breaks no invariant."""
-    lines = lines_of(tmp_path)
+    lines = lines_of(tmp_path, hosts)
     assert replay(decode_line(encode_line(line)) for line in lines) == []
     assert [str(each) for each in check(lines)] == []
     return lines
@@ -117,13 +117,15 @@ def counted(lines: list[Line], what: type, node: str = "primary") -> int:
     return sum(isinstance(line.body, what) and line.node == node for line in lines)
 
 
-async def until_checkpoint(tmp_path: Path, number: int, limit_s: float = 60.0) -> None:
-    """Until that many checkpoints are complete, as the primary's trace says."""
+async def until_checkpoint(
+    tmp_path: Path, number: int, limit_s: float = 60.0, *, node: str = "primary", host: str = "a"
+) -> None:
+    """Until that many checkpoints are complete, as the trace of the primary's host says."""
+    trace = tmp_path / f"{host}.trace"
+    completed = f'"{t.Completed.__name__}":{{"checkpoint":{number}}}'
     async with asyncio.timeout(limit_s):
         while True:
-            trace = tmp_path / "a.trace"
-            if trace.exists() and f'"{t.Completed.__name__}":{{"checkpoint":{number}}}' in (
-                trace.read_text()
-            ):
+            lines = trace.read_text().splitlines() if trace.exists() else []
+            if any(completed in line and f'"node":"{node}"' in line for line in lines):
                 return
             await asyncio.sleep(0.05)

@@ -336,7 +336,7 @@ def test_a_runner_without_agent_or_with_another_secret(tmp_path):
 
 
 def place_at(a: AgentProcess, scratch: Path, told: list[Any]) -> RemotePlace:
-    return RemotePlace(a.at, scratch, told.append, told.append)
+    return RemotePlace(a.at, scratch, told.append, lambda place, why: told.append(why))
 
 
 async def begun(a: AgentProcess, secret: Path, scratch: Path, told: list[Any]) -> RemotePlace:
@@ -610,7 +610,7 @@ def test_a_trace_whose_end_died_with_its_machine_still_merges(tmp_path):
     unknown = 0
     for end in events[-40:]:
         a, b = traces_of(tmp_path, [ln for ln in lines if ln.node != "primary" or ln.n < end])
-        found = merged([a, b], [a])
+        found = merged([a, b], ["primary"])
         assert len(found) == len(lines) - sum(line.n >= end for line in primary)
         assert replay(found) == []
         assert check(found) == []
@@ -626,9 +626,8 @@ def test_a_record_has_one_clock(tmp_path):
     lines = of_a_takeover()
     ahead_ns = {"primary": 10**15, "secondary": -(10**12)}
     shifted = [replace(line, now_ns=line.now_ns + ahead_ns[line.node]) for line in lines]
-    saves = tmp_path / "none"
-    expected = recorded(lines, saves, 5)
-    found = recorded(shifted, saves, 5, ahead_ns)
+    expected = recorded(lines, {}, 5)
+    found = recorded(shifted, {}, 5, ahead_ns)
     assert found.events == expected.events
     for name, column in expected.table().items():
         assert (found.table()[name] == column).all(), name

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from backends.sim import run_replication
+from colosim.protocol.trace import Line
 from colosim.protocol.types import SteppedDown
 from tests.sim.test_faults import (
     END_NS,
@@ -73,7 +74,7 @@ def test_a_host_without_a_pair_hands_nothing_over():
 
 
 def test_the_trace_says_when_the_primary_stepped_down():
-    lines = []
+    lines: list[Line] = []
     run_replication(switched(200), "remus", 1, 0, [lines.append])
     [down] = [line for line in lines if isinstance(line.body, SteppedDown)]
     assert down.node == "primary"

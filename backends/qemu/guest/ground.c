@@ -31,6 +31,8 @@
  *                              a text of N bytes that depends on id alone; with chance P (decided
  *                              by id) its last 16 bytes differ between two guests
  *   corrupt page=I             "ok": flips one bit behind the record's back; verify must find it
+ *   end how=off                the guest switches itself off; or how=reboot, how=panic: no answer
+ *   disk PATH                  "ok": writes the first page of a disk; waits until it is there
  *
  * Stream: "get N" answers N bytes, word j (little endian) being mix(j).
  *
@@ -56,6 +58,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/reboot.h>
 #include <sys/socket.h>
 #include <termios.h>
 #include <time.h>
@@ -624,6 +627,31 @@ static void do_corrupt(struct connection *c, char *options)
     say(c, "ok");
 }
 
+static void do_end(struct connection *c, char *how)
+{
+    if (!strcmp(how, "how=off"))
+        reboot(RB_POWER_OFF);
+    else if (!strcmp(how, "how=reboot"))
+        reboot(RB_AUTOBOOT);
+    else if (!strcmp(how, "how=panic")) {
+        int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
+        if (fd >= 0 && write(fd, "c", 1) == 1)
+            return;
+    }
+    say(c, "error: expected how=off, how=reboot or how=panic, as root");
+}
+
+static void do_disk(struct connection *c, char *path)
+{
+    int fd = open(path, O_WRONLY | O_SYNC | O_CLOEXEC);
+    if (fd < 0 || write(fd, pages, PAGE_BYTES) != PAGE_BYTES)
+        say(c, "error: %.40s: %s", path, strerror(errno));
+    else
+        say(c, "ok");
+    if (fd >= 0)
+        close(fd);
+}
+
 static void do_line(struct connection *c, char *line)
 {
     requests++;
@@ -648,8 +676,12 @@ static void do_line(struct connection *c, char *line)
         do_set(c, rest);
     else if (!strcmp(line, "corrupt"))
         do_corrupt(c, rest);
+    else if (!strcmp(line, "end"))
+        do_end(c, rest);
+    else if (!strcmp(line, "disk"))
+        do_disk(c, rest);
     else
-        say(c, "error: %.40s: ping, echo, stats, mark, verify, set, work or corrupt", line);
+        say(c, "error: %.40s: ping, echo, stats, mark, verify, set, work, corrupt, end or disk", line);
 }
 
 static void do_get(struct connection *c, char *line)

@@ -14,7 +14,7 @@ from pathlib import Path
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import elf, packages
 
-MODULES = ("virtio_pci", "virtio_net", "virtio_blk")
+MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "pvpanic_mmio")
 
 
 def boot_files(deb: Path) -> tuple[bytes, list[tuple[str, bytes]]]:
@@ -28,7 +28,13 @@ def boot_files(deb: Path) -> tuple[bytes, list[tuple[str, bytes]]]:
     def is_wanted(path: str) -> bool:
         return path.startswith("boot/vmlinuz-") or any(
             part in path
-            for part in ("/drivers/virtio/", "/drivers/net/", "/drivers/block/", "/core/")
+            for part in (
+                "/drivers/virtio/",
+                "/drivers/net/",
+                "/drivers/block/",
+                "/core/",
+                "/misc/pvpanic/",
+            )
         )
 
     for path, content in packages.files(deb, is_wanted):
