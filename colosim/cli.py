@@ -137,6 +137,38 @@ def live(file: Path, as_json: bool, out: str | None, **options: Any) -> int:
     return _run(lambda: api.live(file, out=out, say=_say, **options), as_json, out)
 
 
+@cli.command(
+    epilog="Example: colosim agent --listen 10.0.0.2:7070 --secret-file ~/.config/colosim.secret"
+)
+@click.option(
+    "--listen", metavar="ADDRESS:PORT", required=True, help="Where the runner connects to."
+)
+@click.option(
+    "--secret-file",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The secret that the runner must have too; 16 bytes or more, mode 600.",
+)
+@click.option(
+    "--directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where guest memory and received files are; default /dev/shm, and the user's cache.",
+)
+def agent(listen: str, secret_file: Path, directory: Path | None) -> int:
+    """Let a runner on another machine have hosts here, as its scenario's [hosts] says.
+
+    Starts QEMU and a node for one runner at a time, and ends them, and all they left, when it goes.
+    Whoever has the secret may start programs as this user. The secret is never sent, but nothing
+    is encrypted: use a private network, WireGuard or an ssh tunnel. Ctrl-C or SIGTERM end it.
+    """
+    from backends.qemu.host_agent import AgentOptions, run_agent
+
+    run_agent(AgentOptions(listen, secret_file.expanduser(), directory), _say)
+    return 0
+
+
 @cli.command(epilog="Example: colosim doctor --qemu /opt/qemu/bin/qemu-system-x86_64")
 @click.argument("file", required=False, metavar="[SCENARIO]", type=click.Path(path_type=Path))
 @click.option(

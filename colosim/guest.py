@@ -1,10 +1,11 @@
-"""Sections of a scenario that only a live run looks at: the real guest, and its clients."""
+"""Sections of a scenario that only a live run looks at: the real guest, its clients, machines."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from colosim.section import Count, Duration, Rate, Ratio, Section, Size, number, option
 
@@ -54,7 +55,13 @@ class Client(Section):
         None, "port in the guest; default that of the service"
     )
     host_port: Annotated[int, number("port", 1, 65535)] | None = option(
-        None, "port on 127.0.0.1 that leads there; default a free one"
+        None, "port on 127.0.0.1 that leads there, with passt; default a free one"
+    )
+    network: Literal["passt", "tap"] = option(
+        "passt", "how clients reach the guest: by passt, or, as root, by its own address at a TAP"
+    )
+    tap: str | None = option(
+        None, "name of that TAP: one that is there, or one to make; default one to make"
     )
     command: str | None = option(
         None, "for kind command: run by sh, with the port in the environment as COLOSIM_PORT"
@@ -65,3 +72,39 @@ class Client(Section):
     set_ratio: Ratio = option(0.5, "for redis and memcached: part of the requests that write")
     keys: Count = option(10_000, "for redis and memcached: how many different keys")
     timeout_ns: Duration = option("10 s", "longest wait for one answer")
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``, ValueError; an IPv6 address is in brackets."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^\s:/\[\]]+)):(\d{1,5})", text)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError("no address and port; 10.0.0.2:7070 or [fd00::2]:7070 would be right")
+    return match[1] or match[2], int(match[3])
+
+
+def _endpoint(text: str) -> str:
+    endpoint(text)
+    return text
+
+
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+
+
+class Hosts(Section):
+    """The machines of the two hosts, where it is not this one: each runs ``colosim agent``."""
+
+    primary: Endpoint | None = option(
+        None, "address and port of the agent of the primary's machine; default this machine"
+    )
+    secondary: Endpoint | None = option(
+        None, "address and port of the agent of the secondary's machine; default this machine"
+    )
+    listen: str | None = option(
+        None, "address of this machine that those machines connect to, without port"
+    )
+    port: Annotated[int, number("port", 1, 65534)] | None = option(
+        None, "first of the two ports for that; default two free ones"
+    )
+    secret_file: str | None = option(
+        None, "file with the secret that the agents were started with; nobody else may read it"
+    )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 import numpy as np
 from pydantic import Field, ValidationError, create_model, model_validator
 
-from colosim.guest import Client, Guest
+from colosim.guest import Client, Guest, Hosts
 from colosim.model.cost import Costs
 from colosim.model.errors import ModelError
 from colosim.model.memory import (
@@ -428,6 +428,7 @@ class Scenario(Section):
     link: Link = option(Link(), "replication link")
     guest: Guest = option(Guest(), "for a live run: the guest that is booted")
     client: Client = option(Client(), "for a live run: who talks to the guest")
+    hosts: Hosts = option(Hosts(), "for a live run: on which machines its two hosts are")
     manager: Manager = option(Manager(), "failure detection and arbitration")
     limits: Limits = option(Limits(), "longest wait in each step")
     fault: Annotated[tuple[Fault, ...], Field(strict=False)] = option(
@@ -510,6 +511,11 @@ def _put(mapping: dict[str, Any], path: Sequence[str], value: Any, where: str) -
 # --------------------------------------------------------------------------------------------
 # Impossible combinations: (holds, key, "what is wrong; what would be right")
 
+
+def _is_remote(scenario: Scenario) -> bool:
+    return not (scenario.hosts.primary is None and scenario.hosts.secondary is None)
+
+
 _Conflict = tuple[Callable[[Scenario], bool], str, str]
 
 _CONFLICTS: tuple[_Conflict, ...] = (
@@ -586,6 +592,26 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         lambda s: s.client.kind != "none" and isinstance(s.workload, BatchJob),
         "client.kind",
         'a batch job has no clients; give "none" or another workload',
+    ),
+    (
+        lambda s: s.client.tap is not None and s.client.network != "tap",
+        "client.tap",
+        'goes with network = "tap", and only with it; give both or leave it out',
+    ),
+    (
+        lambda s: s.client.host_port is not None and s.client.network == "tap",
+        "client.host_port",
+        "by a TAP clients use the guest's own port; leave it out",
+    ),
+    (
+        lambda s: _is_remote(s) and s.hosts.listen in (None, "", "0.0.0.0", "::"),
+        "hosts.listen",
+        "hosts of other machines connect to it; give the address of this machine that they reach",
+    ),
+    (
+        lambda s: _is_remote(s) and s.hosts.secret_file is None,
+        "hosts.secret_file",
+        "missing; give the file with the secret that colosim agent was started with",
     ),
     (
         lambda s: isinstance(s.memory, MeasuredMemory) and s.costs().page_bytes != 4096,

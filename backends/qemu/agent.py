@@ -8,6 +8,7 @@ the survivor of a pair the primary of the next.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -17,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.qemu.address import Address, parse
 from backends.qemu.errors import LiveError
 from backends.qemu.guests import Fate, PrimaryGuest, SecondaryGuest
 from backends.qemu.launch import Paths, Qemu
 from backends.qemu.memory import scanner_for
+from backends.qemu.net.config import CONTROL, HUB, LINK
 from backends.qemu.net.control import Control
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
@@ -37,7 +40,11 @@ _OPERATION_LIMIT_S = 60.0  # likewise
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """What the runner tells an agent at its start; ``node`` is the header of its trace."""
+    """What the runner tells an agent at its start; ``node`` is the header of its trace.
+
+    services: addresses of runner, hub, link and control; key: in hex, for those that are TCP.
+    trace, saves: files; None: the runner is on another machine, and is told.
+    """
 
     host: str
     peer: str
@@ -46,9 +53,11 @@ class AgentConfig:
     memory_bytes: int
     qemu: tuple[str, tuple[int, int, int]]
     peer_qemu: tuple[str, tuple[int, int, int]]
-    trace: str
-    saves: str
+    trace: str | None
+    saves: str | None
     has_net: bool
+    services: dict[str, str]
+    key: str | None = None
     strikes: tuple[StrikePlan, ...] = ()
 
 
@@ -85,7 +94,7 @@ class Agent:
     async def run(self) -> None:
         """Until the runner ends."""
         config = self._config
-        runner = await connect(self._directory / "runner", {"host": config.host})
+        runner = await connect(self._to("runner"), {"host": config.host}, who="the runner")
         lines = Lines(runner, self._perform)
         asyncio.get_running_loop().set_exception_handler(
             lambda _, context: self._defect(lines, context)
@@ -108,13 +117,25 @@ class Agent:
             await self._network.close()
 
     async def _join_network(self) -> None:
-        config, directory = self._config, self._directory
+        config = self._config
         if config.has_net:
-            self._network = await Control.connect(directory, host=config.host)
+            self._network = await Control.connect(self._to(CONTROL), host=config.host)
             # What clients send to a guest that is not theirs is kept until it may become theirs.
             keeps = decode_line(config.node).body.role is Role.SECONDARY
-            self._port = Port(directory, config.host, self._output, keeps=keeps)
+            directory, hub = self._directory, self._to(HUB)
+            self._port = Port(directory, config.host, self._output, hub=hub, keeps=keeps)
             await self._port.start()
+
+    def _to(self, service: str) -> Address:
+        config = self._config
+        key = None if config.key is None else bytes.fromhex(config.key)
+        return parse(config.services[service], config.host, key)
+
+    def _new_trace(self) -> Trace:
+        if self._config.trace is None:
+            return Trace(lambda data: self._authority.tell("trace", text=data.decode()))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        return Trace(functools.partial(os.write, os.open(self._config.trace, flags, 0o600)))
 
     # -- what the runner asks --------------------------------------------------------------
 
@@ -124,8 +145,7 @@ class Agent:
         self._vm_pid = vm_pid
         self._qmp = Qmp(f"QEMU of host {config.host}", self._heard, self._lost)
         await self._qmp.connect(self._paths.qmp)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._trace = Trace(os.open(config.trace, flags, 0o600))
+        self._trace = self._new_trace()
         self._become(decode_line(config.node).body, config.peer, config.strikes)
 
     async def do_lead(self, node: str, peer: str, peer_qemu: tuple[str, Any]) -> None:
@@ -207,10 +227,10 @@ class Agent:
         self._host.start()
 
     async def _joined(self) -> tuple[Peer, Peer]:
-        link, host = self._directory / "link", self._config.host
+        link, host = self._to(LINK), self._config.host
         return (
-            await connect(link, {"host": host, "channel": "stream"}),
-            await connect(link, {"host": host, "channel": "beat"}),
+            await connect(link, {"host": host, "channel": "stream"}, who="the link"),
+            await connect(link, {"host": host, "channel": "beat"}, who="the link"),
         )
 
     # -- what happens ----------------------------------------------------------------------
@@ -220,8 +240,12 @@ class Agent:
             self._host.output(frames)
 
     def _saved(self, row: dict[str, int | None]) -> None:
+        text = json.dumps(row) + "\n"
+        if self._config.saves is None:
+            self._authority.tell("saves", text=text)
+            return
         with Path(self._config.saves).open("a") as rows:
-            rows.write(json.dumps(row) + "\n")
+            rows.write(text)
 
     def _heard(self, event: Any) -> None:
         if self._guest is not None:

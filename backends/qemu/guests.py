@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from qemu.qmp.message import Message as QmpMessage
 
+from backends.qemu.address import UnixAddress
 from backends.qemu.errors import LiveError
 from backends.qemu.guest.ground import find_headers
 from backends.qemu.launch import Paths, Qemu
@@ -309,7 +310,7 @@ class SecondaryGuest(_Guest):
         await execute("migrate-set-capabilities", {"capabilities": capabilities})
         self.in_colo = self.qmp.expect(event_is("MIGRATION", status="colo"))
         await execute("migrate-incoming", {"uri": f"unix:{self._paths.migration}"})
-        self._socket = await connect(self._paths.migration, None)
+        self._socket = await connect(UnixAddress(self._paths.migration), None)
         self._reading = asyncio.create_task(self._read(ReturnPath(self._greeting)))
 
     async def write(self, data: bytes | memoryview) -> None:

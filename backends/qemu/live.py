@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from backends.nodes import PRIMARY, SECONDARY, node_configs
-from backends.qemu.accelerators import kvm_works
-from backends.qemu.asking import probe
-from backends.qemu.clients import Load, default_port
+from backends.qemu.clients import Load
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import GroundOptions, build
-from backends.qemu.launch import CLOCK, MAC, Machine, Qemu
+from backends.qemu.launch import CLOCK, MAC, Machine
+from backends.qemu.net.config import GUEST_IP
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.records import merged, recorded
 from backends.qemu.runner import LiveRun
+from backends.qemu.sites import Sites, forward_of, tap_of
 from colosim.model.results import RunRecord
 from colosim.model.streams import Streams
 from colosim.protocol.invariants import check
@@ -81,9 +80,9 @@ async def run_live(
             await load.stop()
         duration_ns = time.monotonic_ns() - start_ns
     traces = [scratch / f"{host}.trace" for host in run.hosts]
-    lines = merged(traces)
+    lines = merged(traces, [node for node, host in run.nodes.items() if host in run.lost])
     saves = {node: scratch / f"{host}.saves" for node, host in run.nodes.items()}
-    recorder = recorded(lines, saves, start_ns)
+    recorder = recorded(lines, saves, start_ns, run.ahead_ns())
     for trace in traces:
         trace.unlink(missing_ok=True)
     told = [
@@ -115,6 +114,7 @@ def _about(plan: LivePlan, run: LiveRun) -> Mapping[str, str]:
     return {
         "world": "live",
         **{f"qemu of {host.node.id}": host.qemu.release for host in plan.hosts},
+        **{f"machine of {host.node.id}": host.at for host in plan.hosts if host.at},
         "accelerator": plan.machine.accelerator,
         "dirty pages found by": scanners[0] if scanners else "nobody",
     }
@@ -132,10 +132,12 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     for path in filter(None, (guest.kernel, guest.initrd)):
         if not Path(path).is_file():
             raise LiveError(f"{path}: not there; give a kernel or initramfs of your own")
-    first = await probe(guest.qemu)
-    second = first if guest.secondary_qemu is None else await probe(guest.secondary_qemu)
+    sites = Sites(scenario)
+    nodes = node_configs(scenario, policy)
+    qemus = await sites.qemus([node.id for node in nodes])
     has_net = scenario.client.kind != "none"
-    chosen = await accelerator(guest.accelerator, first)
+    tap = tap_of(scenario)
+    chosen = await sites.accelerator(qemus)
     machine = Machine(
         kind=guest.machine,
         accelerator=chosen,
@@ -144,12 +146,17 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         extra=guest.arguments,
         **_software(scenario, chosen, say),
     )
-    qemus = {PRIMARY: first, SECONDARY: second}
     hosts = tuple(
-        HostPlan(HOST_OF[node.id], node, qemus[node.id], _strikes(scenario, node.id))
-        for node in node_configs(scenario, policy)
+        HostPlan(
+            HOST_OF[node.id],
+            node,
+            qemus[node.id],
+            _strikes(scenario, node.id),
+            sites.at(node.id),
+        )
+        for node in nodes
     )
-    forwards = (_forward(scenario),) if has_net else None
+    forwards = (forward_of(scenario),) if has_net else None
     link = scenario.link
     return LivePlan(
         machine,
@@ -159,6 +166,8 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         guest.boot_limit_ns / _NS_PER_S,
         (("delay_ns", link.delay_ns), ("bandwidth_bps", link.bandwidth_bps)),
         scenario.manager.fence_fails,
+        tap,
+        sites.remote,
     )
 
 
@@ -183,33 +192,6 @@ def _software(scenario: Scenario, chosen: str, say: Say) -> Mapping[str, Any]:
         "initrd": image.initrd,
         "append": append + CLOCK.get(chosen, ""),
     }
-
-
-async def accelerator(wanted: str, qemu: Qemu) -> str:
-    """Which one: ``auto`` is kvm only where it runs code, for that it opens proves nothing."""
-    if wanted != "auto":
-        return wanted
-    if not Path("/dev/kvm").exists():
-        return "tcg"
-    return "kvm" if await kvm_works(qemu) else "tcg"
-
-
-def _forward(scenario: Scenario) -> tuple[int, int]:
-    """(port of this machine, port of the guest)."""
-    client = scenario.client
-    guest_port = client.guest_port or default_port(client.kind, scenario.guest.services)
-    if client.host_port is not None:
-        with socket.socket() as taken:
-            try:
-                taken.bind(("127.0.0.1", client.host_port))
-            except OSError as error:
-                raise LiveError(
-                    f"client.host_port: {client.host_port}: {error.strerror}; give a free one"
-                ) from None
-        return client.host_port, guest_port
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1], guest_port
 
 
 def _strikes(scenario: Scenario, node: str) -> tuple[StrikePlan, ...]:
@@ -239,7 +221,8 @@ def _load(run: LiveRun, scenario: Scenario, start_ns: int) -> Load | None:
     if forwards is None or isinstance(workload, BatchJob):
         return None
     [(port, _)] = forwards
-    return Load(workload, scenario.client, Streams(scenario.seed, 0), port, start_ns)
+    host = "127.0.0.1" if run.plan.tap is None else GUEST_IP
+    return Load(workload, scenario.client, Streams(scenario.seed, 0), port, start_ns, host=host)
 
 
 async def _work(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from backends.qemu.launch import Machine, Qemu
+from backends.qemu.places import Remote
 from colosim.protocol.node import NodeConfig
 
 READY = "colosim: ready"
@@ -29,12 +30,16 @@ class StrikePlan:
 
 @dataclass(frozen=True, slots=True)
 class HostPlan:
-    """One host of the run: its name, its node and its QEMU; faults it does to itself."""
+    """One host of the run: its name, its node and its QEMU; faults it does to itself.
+
+    at: "HOST:PORT" of the `colosim agent` of its machine; None: this machine.
+    """
 
     name: str
     node: NodeConfig
     qemu: Qemu
     strikes: tuple[StrikePlan, ...] = ()
+    at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,9 @@ class LivePlan:
 
     link: how the link between the hosts is while the run proper lasts: delay_ns, bandwidth_bps.
     fence_fails: fencing is reported to fail, to see what the core makes of it.
-    forwards: (port on this machine, port of the guest) where there is a net.  ready: what the
-    guest says on its console when it has booted.
+    forwards: (port on this machine, port of the guest) where there is a net.  tap: the TAP by
+    which clients reach the guest, instead of passt.  ready: what the guest says on its console when
+    it has booted.  remote: for hosts on other machines.
     """
 
     machine: Machine
@@ -54,3 +60,5 @@ class LivePlan:
     boot_limit_s: float = BOOT_LIMIT_S
     link: tuple[tuple[str, int], ...] = ()
     fence_fails: bool = False
+    tap: str | None = None
+    remote: Remote | None = None

@@ -7,7 +7,8 @@ in both worlds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,24 @@ def read_host(path: Path) -> Iterator[Line]:
     return decode(whole.splitlines())
 
 
-def merged(paths: Sequence[Path]) -> list[Line]:
-    """The hosts' traces as one, by happens-before."""
-    return merge(read_host(path) for path in paths)
+def merged(paths: Sequence[Path], lost: Collection[str] = ()) -> list[Line]:
+    """The hosts' traces as one, by happens-before.
+
+    lost: nodes the end of whose trace died with their machine.  What came of lines that nobody has
+    any more has no cause in the result; everywhere else such a line is an error.
+    """
+    traces = [list(read_host(path)) for path in paths]
+    ends = dict.fromkeys(lost, -1)
+    for trace in traces:
+        ends.update({line.node: line.n for line in trace if line.node in ends})
+    return merge([_known(line, ends) for line in trace] for trace in traces)
+
+
+def _known(line: Line, ends: Mapping[str, int]) -> Line:
+    """Without its cause, if that comes after the end of its node's trace."""
+    if line.cause is None or line.cause[1] <= ends.get(line.cause[0], line.cause[1]):
+        return line
+    return replace(line, cause=None)
 
 
 class _Told:
@@ -34,21 +50,29 @@ class _Told:
 
     def __init__(self, start_ns: int) -> None:
         self.start_ns = start_ns
-        self.line_ns = start_ns
+        self.line_ns = start_ns  # by the runner's clock
 
     def now_ns(self) -> int:
         return self.line_ns - self.start_ns
 
 
-def recorded(lines: Iterable[Line], saves: Mapping[str, Path], start_ns: int) -> Recorder:
-    """Checkpoints, exits and counters of a merged trace; saves: of each primary, by its id."""
+def recorded(
+    lines: Iterable[Line],
+    saves: Mapping[str, Path],
+    start_ns: int,
+    ahead_ns: Mapping[str, int] | None = None,
+) -> Recorder:
+    """Checkpoints, exits and counters of a merged trace; saves: of each primary, by its id.
+
+    ahead_ns: how far the clock of a node's machine is ahead of the runner's.
+    """
     clock = _Told(start_ns)
     recorder = Recorder(clock)
     ears = recorder.ears()
     rows = {node: _saves(path) for node, path in saves.items()}
     cut_ns = start_ns  # of the checkpoint before
     for line in lines:
-        clock.line_ns = line.now_ns
+        now_ns = clock.line_ns = line.now_ns - (ahead_ns or {}).get(line.node, 0)
         hear = ears.get(type(line.body)) if line.kind == "signal" else None
         if hear is not None:
             hear(line.node, line.body)
@@ -59,8 +83,8 @@ def recorded(lines: Iterable[Line], saves: Mapping[str, Path], start_ns: int) ->
             case t.StopVm():
                 recorder.stopped(line.node)
             case t.Save(_, checkpoint) | t.Copy(_, checkpoint) if checkpoint in saved:
-                recorder.saved(line.now_ns - cut_ns, saved[checkpoint]["pages"])
-                cut_ns = line.now_ns
+                recorder.saved(now_ns - cut_ns, saved[checkpoint]["pages"])
+                cut_ns = now_ns
             case t.SendState(_, chunks):
                 recorder.sent(sum(c.size if isinstance(c, t.Blob) else len(c) for c in chunks))
             case _:

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from backends.nodes import of_pair
+from backends.qemu.address import UnixAddress
 from backends.qemu.errors import LiveError
 from backends.qemu.launch import MAC, Paths, argv
-from backends.qemu.net.config import GATEWAY, NetConfig
+from backends.qemu.net.config import CONTROL, GATEWAY, NetConfig
 from backends.qemu.net.control import Control
 from backends.qemu.net.passt import passt_argv
+from backends.qemu.places import LocalPlace, Place, Places
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.stream import Lines, Peer
 from backends.qemu.supervisor import Ended, Supervisor
@@ -57,6 +59,7 @@ class _Host:
 
     plan: HostPlan
     paths: Paths
+    place: Place
     lines: Lines | None = None
     up: asyncio.Event = field(default_factory=asyncio.Event)
     trouble: str | None = None
@@ -85,10 +88,13 @@ class LiveRun:
         self._pairs = 1
         self.nodes: dict[str, str] = {}  # id of a node -> its host
         self._changed = asyncio.Event()
+        self._over: set[str] = set()  # domains of which a process has ended
         self._healing: set[asyncio.Task[None]] = set()
         self.directory = Path()
         self._network: Control | None = None
         self._supervisor: Supervisor
+        self._places: Places
+        self.lost: set[str] = set()  # hosts whose machine is out of reach
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[LiveRun]:
@@ -96,8 +102,19 @@ class LiveRun:
         self.directory = self._new_directory()
         try:
             async with Supervisor(self.directory, self._process_ended) as self._supervisor:
+                self._places = Places(
+                    LocalPlace(self._supervisor, self.directory, self._scratch),
+                    self.plan.remote,
+                    self._scratch,
+                    self._memory_needed(),
+                    self._agent_connected,
+                    self._process_ended,
+                    self._machine_lost,
+                )
                 server = await asyncio.start_unix_server(
-                    self._agent_connected, str(self.directory / "runner"), limit=1 << 20
+                    lambda *ends: self._agent_connected(Peer(*ends), None),
+                    str(self.directory / "runner"),
+                    limit=1 << 20,
                 )
                 try:
                     await self._start_network()
@@ -108,9 +125,9 @@ class LiveRun:
                     server.close()
                     if self._network is not None:
                         await self._network.close()
-                    for domain in (*self._hosts, "network"):
-                        with contextlib.suppress(LiveError, TimeoutError):
-                            await self._supervisor.kill(domain)
+                    await self._places.end()
+                    with contextlib.suppress(LiveError, TimeoutError):
+                        await self._supervisor.kill("network")
                     self._keep()
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -145,7 +162,10 @@ class LiveRun:
             raise LiveError(f"a run has at most {len(HOSTS)} hosts")
         first, second = self.plan.hosts
         lead = of_pair(first.node, self._pairs)
-        fresh = HostPlan(name, of_pair(second.node, self._pairs), second.qemu)
+        # not on the survivor's machine, where there are two
+        away = first if second.at == self._hosts[survivor].plan.at else second
+        where = away if first.at != second.at else second
+        fresh = HostPlan(name, of_pair(second.node, self._pairs), where.qemu, at=where.at)
         self.tell(survivor, "re-protection", f"with host {name}")
         self._hosts[survivor].plan = replace(self._hosts[survivor].plan, node=lead)
         self.nodes[lead.id] = survivor
@@ -158,7 +178,8 @@ class LiveRun:
             await ask("lead", _UP_LIMIT_S, node=header, peer=name, peer_qemu=peer_qemu)
             await self._pair(survivor, name)
         except LiveError:
-            await self._discard(name)
+            if name in self._hosts:
+                await self._discard(name)
             raise
         self.tell(survivor, "protected", f"by host {name}")
 
@@ -184,12 +205,10 @@ class LiveRun:
         if self.plan.machine.mac is not None:
             await self.network.ask("listen", _NET_LIMIT_S, host=plan.name, on=True)
 
-    async def _discard(self, name: str) -> None:
-        """End a host's domain and free its memory."""
+    async def _discard(self, name: str) -> str:
+        """Shut a host out, end its domain and free its memory; what there is to say of that."""
         await self.network.ask("fence", _NET_LIMIT_S, host=name)
-        await self._supervisor.kill(name)
-        if (host := self._hosts.get(name)) is not None:
-            host.paths.ram.unlink(missing_ok=True)
+        return await self._hosts[name].place.fence(name)
 
     def words(self) -> str:
         """How it goes, for a person."""
@@ -243,7 +262,7 @@ class LiveRun:
         else:
             number = signal.SIGKILL if kind == "crash" else signal.SIGSTOP
             name = {"vm": "qemu", "node": "agent", "host": None}[scope]
-            await self._supervisor.signal(host, number, name)
+            await self._hosts[host].place.signal(host, number, name)
             self._heal_later(host, scope, duration_ns, {})
 
     def _heal_later(
@@ -256,7 +275,7 @@ class LiveRun:
             if scope == "link":
                 await self.network.ask("link", _NET_LIMIT_S, **link)
             else:
-                await self._supervisor.signal(host, signal.SIGCONT)
+                await self._hosts[host].place.signal(host, signal.SIGCONT)
 
         if duration_ns is not None:
             task = asyncio.create_task(heal())
@@ -292,8 +311,11 @@ class LiveRun:
 
     # -- starting --------------------------------------------------------------------------
 
+    def _memory_needed(self) -> int:
+        return 3 * self.plan.machine.memory_bytes  # two guests and the shadow, which may swap
+
     def _new_directory(self) -> Path:
-        need = 3 * self.plan.machine.memory_bytes  # two guests and the shadow, which may swap
+        need = self._memory_needed()
         if not _TMPFS.is_dir():
             raise LiveError(f"{_TMPFS}: not there; guest memory must be in a tmpfs")
         free = shutil.disk_usage(_TMPFS).free
@@ -314,25 +336,38 @@ class LiveRun:
             has_gateway=forwards is not None,
             guest_mac=MAC,
             capture=None if forwards is None else self._scratch / "gateway.pcap",
+            tap=self.plan.tap,
+            **self._places.expect(HOSTS if any(plan.at for plan in self.plan.hosts) else ()),
         )
         path = self.directory / "network.json"
         path.write_text(config.to_json())
-        if forwards is not None:
+        if forwards is not None and self.plan.tap is None:
             command = passt_argv(config.path(GATEWAY), forwards)
             await self._supervisor.spawn("network", "passt", command, log)
         command = [sys.executable, "-m", "backends.qemu.net", str(path)]
         await self._supervisor.spawn("network", "hub", command, log)
-        self._network = await Control.connect(self.directory)
+        self._network = await self._connected_network()
+
+    async def _connected_network(self) -> Control:
+        """Its control; or, where it ends at once, its last words."""
+        connecting = asyncio.create_task(Control.connect(UnixAddress(self.directory / CONTROL)))
+        try:
+            while not connecting.done() and "network" not in self._over:
+                await asyncio.wait([connecting], timeout=0.1)
+            if not connecting.done():
+                raise LiveError(_last_line(self._scratch / "network.log"))
+            return await connecting
+        finally:
+            connecting.cancel()
 
     async def _start_host(self, plan: HostPlan, incoming: bool, peer: HostPlan) -> None:
-        paths = Paths(self.directory, plan.name)
-        host = self._hosts[plan.name] = _Host(plan, paths)
+        place = await self._places.at(plan.at)
+        paths = Paths(place.directory, plan.name)
+        host = self._hosts[plan.name] = _Host(plan, paths, place)
         self.nodes[plan.node.id] = plan.name
-        command = argv(plan.qemu, self.plan.machine, paths, incoming)
-        log = self._scratch / f"{plan.name}.log"
-        paths.ram.touch(0o600)
+        command = argv(plan.qemu, await place.machine(self.plan.machine), paths, incoming)
         await self._start_agent(host, peer)  # first: it listens for the guest's network
-        vm_pid = await self._supervisor.spawn(plan.name, "qemu", command, log)
+        vm_pid = await place.start_qemu(plan.name, command)
         adopt = asyncio.create_task(self._lines(plan.name).ask("adopt", _UP_LIMIT_S, vm_pid=vm_pid))
         try:
             while not adopt.done():  # if QEMU ends at once, its own last words say more
@@ -348,30 +383,23 @@ class LiveRun:
         config = {
             "host": plan.name,
             "peer": other.name,
-            "directory": str(self.directory),
+            "services": await self._places.services(plan.at, plan.name, self.network),
             "node": encode_line(header),
             "memory_bytes": self.plan.machine.memory_bytes,
             "qemu": [plan.qemu.path, plan.qemu.version],
             "peer_qemu": [other.qemu.path, other.qemu.version],
-            "trace": str(self._scratch / f"{plan.name}.trace"),
-            "saves": str(self._scratch / f"{plan.name}.saves"),
+            "trace": None if plan.at else str(self._scratch / f"{plan.name}.trace"),
+            "saves": None if plan.at else str(self._scratch / f"{plan.name}.saves"),
             "has_net": self.plan.machine.mac is not None,
             "strikes": [astuple(strike) for strike in plan.strikes],
         }
-        path = self.directory / f"{plan.name}.json"
-        path.write_text(json.dumps(config))
-        await self._supervisor.spawn(
-            plan.name,
-            "agent",
-            [sys.executable, "-m", "backends.qemu.agent", str(path)],
-            self._scratch / f"{plan.name}.log",
-        )
+        await host.place.start_agent(plan.name, config)
         await self._wait(host, host.up, _UP_LIMIT_S, "its agent did not come up")
 
     async def _until_ready(self, name: str) -> None:
         """Until the guest says so on its console."""
         host = self._hosts[name]
-        path, ready = host.paths.console, self.plan.ready.encode()
+        path, ready = host.place.console(name), self.plan.ready.encode()
         self._say("booting the guest")
         end_s = time.monotonic() + self.plan.boot_limit_s
         while time.monotonic() < end_s:
@@ -410,23 +438,33 @@ class LiveRun:
 
     # -- what agents and the supervisor tell -----------------------------------------------
 
-    async def _agent_connected(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        hello = json.loads(await reader.readline() or b"{}")
+    async def _agent_connected(self, peer: Peer, speaker: str | None) -> None:
+        """A node agent; one of another machine proved to be that of the host ``speaker``."""
+        hello = json.loads(await peer.reader.readline() or b"{}")
         host = self._hosts.get(hello.get("host", ""))
-        if host is None:
-            writer.close()
+        if host is None or speaker not in (None, host.plan.name):
+            peer.close()
             return
 
         async def perform(name: str, arguments: dict[str, Any]) -> Any:
             return await getattr(self, f"do_{name}")(host, **arguments)
 
-        host.lines = Lines(Peer(reader, writer), perform)
+        host.lines = Lines(peer, perform)
         await host.lines.serve()
 
     async def do_up(self, host: _Host) -> None:
         host.up.set()
+
+    async def do_trace(self, host: _Host, text: str) -> None:
+        """Lines of a host whose files are not here."""
+        self._append(f"{host.plan.name}.trace", text)
+
+    async def do_saves(self, host: _Host, text: str) -> None:
+        self._append(f"{host.plan.name}.saves", text)
+
+    def _append(self, name: str, text: str) -> None:
+        with (self._scratch / name).open("a") as file:
+            file.write(text)
 
     async def do_trouble(self, host: _Host, why: str) -> None:
         host.trouble = why
@@ -469,10 +507,21 @@ class LiveRun:
         """The other host can do nothing any more when this returns."""
         if self.plan.fence_fails:
             raise LiveError("manager.fence_fails: fencing fails, as the scenario says")
-        await self._discard(host)
-        self.tell(host, "fenced", f"by {asking.plan.name}")
+        how = await self._discard(host)
+        self.tell(host, "fenced", f"by {asking.plan.name}{how}")
+
+    def ahead_ns(self) -> dict[str, int]:
+        """How far the clock of each node's machine is ahead of ours."""
+        return {node: self._hosts[name].place.ahead_ns for node, name in self.nodes.items()}
+
+    def _machine_lost(self, place: Place, why: str) -> None:
+        for name, host in self._hosts.items():
+            if host.place is place:
+                self.lost.add(name)
+                self.tell(name, "lost", why)
 
     def _process_ended(self, ended: Ended) -> None:
+        self._over.add(ended.domain)
         host = self._hosts.get(ended.domain)
         if host is not None:
             host.ended.add(ended.name)
@@ -490,8 +539,9 @@ class LiveRun:
 
     def _keep(self) -> None:
         for name, host in self._hosts.items():
-            if host.paths.console.exists():
-                shutil.copy(host.paths.console, self._scratch / f"{name}.console.log")
+            kept, console = self._scratch / f"{name}.console.log", host.place.console(name)
+            if console != kept and console.exists():
+                shutil.copy(console, kept)
 
 
 def _last_line(path: Path) -> str:

@@ -10,17 +10,19 @@ import asyncio
 import contextlib
 import itertools
 import json
+import socket
 import struct
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
+from backends.qemu.address import Address, connected
 from backends.qemu.errors import LiveError
 
 _HEADER = struct.Struct(">IB")
 _CAUSE = struct.Struct(">Q")
 _LARGEST = 1 << 20
+_LINE_BYTES = 1 << 20
 PIECE_BYTES = 1 << 18
 
 
@@ -53,21 +55,19 @@ def with_cause(payload: bytes) -> tuple[int, bytes]:
     return _CAUSE.unpack_from(payload)[0], payload[_CAUSE.size :]
 
 
-async def connect(path: Path, hello: dict[str, Any] | None, limit_s: float = 10.0) -> Peer:
-    """Connect to a unix socket as soon as it is there, and say hello."""
-    try:
-        async with asyncio.timeout(limit_s):
-            while True:
-                try:
-                    reader, writer = await asyncio.open_unix_connection(str(path), limit=1 << 20)
-                    break
-                except (FileNotFoundError, ConnectionRefusedError):
-                    await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise LiveError(f"{path.name}: nobody listened within {limit_s:g} s") from None
+async def connect(
+    address: Address, hello: dict[str, Any] | None, limit_s: float = 10.0, who: str = "the listener"
+) -> Peer:
+    """Connect as soon as somebody listens there, and say hello."""
+    peer = await peer_of(await connected(address, limit_s, who))
     if hello is not None:
-        writer.write(json.dumps(hello).encode() + b"\n")
-    return Peer(reader, writer)
+        peer.writer.write(json.dumps(hello).encode() + b"\n")
+    return peer
+
+
+async def peer_of(sock: socket.socket) -> Peer:
+    """A connected socket, unix or TCP, as reader and writer."""
+    return Peer(*await asyncio.open_connection(sock=sock, limit=_LINE_BYTES))
 
 
 class Peer:

@@ -48,10 +48,13 @@ class Authority(Protocol):
 
 
 class Trace:
-    """Writes a host's lines so that a SIGKILL loses none whose action was started."""
+    """Writes a host's lines so that a SIGKILL loses none whose action was started.
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    write(data) gives them to the kernel at once.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
         self._lines: list[str] = []
 
     def see(self, line: Line) -> None:
@@ -61,7 +64,7 @@ class Trace:
         if self._lines:
             text = "\n".join(self._lines) + "\n"
             self._lines.clear()
-            os.write(self._descriptor, text.encode())
+            self._write(text.encode())
 
 
 class LiveHost(ABC):

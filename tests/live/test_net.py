@@ -28,10 +28,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.qemu.address import UnixAddress
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import build, cached
 from backends.qemu.guest.ground import stream as ground_stream
-from backends.qemu.net.config import NetConfig
+from backends.qemu.net.config import CONTROL, NetConfig
 from backends.qemu.net.control import Control
 from backends.qemu.net.frames import (
     FrameError,
@@ -162,7 +163,7 @@ class Net:
             stdin=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        self.control = await Control.connect(self.directory, LIMIT_S)
+        self.control = await Control.connect(UnixAddress(self.directory / CONTROL), LIMIT_S)
         if with_gateway:
             self.gateway = await connected
             self.gateway.read_on()
@@ -582,7 +583,10 @@ def test_nothing_of_a_fenced_host_leaves(directory: Path) -> None:
             gone: list[str] = []
             port, _ = await net.port("a", hub_gone=lambda: gone.append("port"))
             agent = await Control.connect(
-                directory, LIMIT_S, host="a", lost=lambda: gone.append("control")
+                UnixAddress(directory / CONTROL),
+                LIMIT_S,
+                host="a",
+                lost=lambda: gone.append("control"),
             )
             link = {host: await net.link(host) for host in "ab"}
             link["a"].write(b"the last words")
@@ -1048,7 +1052,7 @@ def test_a_network_that_was_killed_can_be_started_again(directory: Path) -> None
         net = Net(directory, NetConfig(directory, has_gateway=False))
         await net.start(with_gateway=False)
         lost = asyncio.Event()
-        client = await Control.connect(directory, LIMIT_S, lost=lost.set)
+        client = await Control.connect(UnixAddress(directory / CONTROL), LIMIT_S, lost=lost.set)
         second = await started(directory)
         assert second == (2, f"network: {directory}/hub: another process listens here already\n")
         net.process.kill()
@@ -1099,7 +1103,7 @@ async def started(directory: Path, text: str | None = None) -> tuple[int | None,
         ('{"directory": "DIR", "capture": "DIR/none/x"}', "cannot capture frames here: No such"),
         (
             '{"directory": "DIR", "connect_limit_s": 0.2}',
-            "DIR/gw: passt was not there within 0.2 s: No such file or directory",
+            "unix:DIR/gw: passt was not there within 0.2 s: No such file or directory",
         ),
         ('{"directory": "DIR/%s"}' % ("x" * 120), "a socket's path has at most 107 bytes"),
     ],

@@ -12,14 +12,16 @@ import os
 import selectors
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from backends.qemu.door import Door, Service
 from backends.qemu.errors import LiveError
-from backends.qemu.net.config import CONTROL, NetConfig
+from backends.qemu.net.config import CONTROL, HUB, LINK, NetConfig
 from backends.qemu.net.control import Desk
 from backends.qemu.net.hub import Hub
 from backends.qemu.net.relay import Relay
+from backends.qemu.net.sockets import Stream
 
 _FLUSH_S = 0.5
 
@@ -79,11 +81,30 @@ async def serve(config: NetConfig) -> str | None:
             stop.add_done_callback(lambda _: connecting.cancel())
             with contextlib.suppress(asyncio.CancelledError):
                 await connecting
-        open_.callback(Desk(config.path(CONTROL), hub, relay).close)  # its socket says: ready
+        accept = {HUB: hub.accept, LINK: relay.accept}
+        door = await _door(config, accept)
+        if door is not None:
+            open_.callback(door.close)
+        desk = Desk(config.path(CONTROL), hub, relay, None if door is None else door.at)
+        open_.callback(desk.close)  # its socket says: ready; nobody knows the door before
+        accept[CONTROL] = desk.accept
         while not stop.done():
             await asyncio.wait([stop], timeout=_FLUSH_S)
             hub.flush()
     return stop.result()
+
+
+async def _door(config: NetConfig, accept: Mapping[str, Callable[[Stream], None]]) -> Door | None:
+    """Where hosts of other machines come in."""
+    if config.listen is None:
+        return None
+    keys = {host: bytes.fromhex(key) for host, key in config.keys}
+
+    def service(name: str) -> Service:
+        return lambda sock, host: accept[name](Stream(sock, host))
+
+    services = {name: service(name) for name in (HUB, LINK, CONTROL)}
+    return await Door.opened(config.listen, config.port, keys, services, _say)
 
 
 def main(argv: list[str]) -> int:

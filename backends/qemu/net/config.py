@@ -17,6 +17,8 @@ GATEWAY = "gw"
 HUB = "hub"
 CONTROL = "net-control"
 LINK = "link"
+GUEST_IP = "10.0.0.2"
+GATEWAY_IP = "10.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +26,21 @@ class NetConfig:
     """The network process's configuration file.
 
     directory holds the sockets.  has_gateway is False for a run without clients: then nothing
-    is connected at ``gw``.  The limits bound memory: what does not fit is dropped and counted
-    (frames) or waits at its sender (link).
+    is connected at ``gw``.  tap: the name of a TAP, instead of passt.  listen, port: where hosts of
+    other machines come in, with their keys (host, in hex).  The limits bound memory: what does not
+    fit is dropped and counted (frames) or waits at its sender (link).
     """
 
     directory: Path
     hosts: tuple[str, ...] = ("a", "b")
     has_gateway: bool = True
+    tap: str | None = None
+    listen: str | None = None
+    port: int = 0
+    keys: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     guest_mac: str = "52:54:00:12:34:56"
-    guest_ip: str = "10.0.0.2"
-    gateway_ip: str = "10.0.0.1"
+    guest_ip: str = GUEST_IP
+    gateway_ip: str = GATEWAY_IP
     seed: int = 0
     capture: Path | None = None
     capture_limit_bytes: int = 1024 * MIB
@@ -68,12 +75,16 @@ class NetConfig:
 _READERS: dict[Any, Any] = {
     Path: Path,
     Path | None: lambda value: None if value is None else Path(value),
+    str | None: lambda value: value,
     tuple[str, ...]: tuple,
+    tuple[tuple[str, str], ...]: lambda value: tuple((host, key) for host, key in value),
 }
 _JSON_TYPES: dict[Any, tuple[type, ...]] = {
     Path: (str,),
     Path | None: (str, type(None)),
+    str | None: (str, type(None)),
     tuple[str, ...]: (list,),
+    tuple[tuple[str, str], ...]: (list,),
     str: (str,),
     bool: (bool,),
     int: (int,),

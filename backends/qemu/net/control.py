@@ -12,14 +12,14 @@ import contextlib
 import itertools
 import json
 import math
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.qemu.address import Address, connected
 from backends.qemu.errors import LiveError
-from backends.qemu.net.config import CONTROL, HUB, LINK
+from backends.qemu.net.config import HUB, LINK
 from backends.qemu.net.fluid import Direction
 from backends.qemu.net.hub import Hub
 from backends.qemu.net.line import Line
@@ -29,7 +29,6 @@ from backends.qemu.net.sockets import Listener, Stream
 _LINE_BYTES = 1 << 16
 _CLIENTS = 16
 _REQUESTS_A_CLIENT = 64
-_RETRY_S = 0.01
 _LONGEST_S = 3600.0
 
 # --------------------------------------------------------------------------------------------
@@ -123,24 +122,33 @@ class _Client:
 
 
 class Desk:
-    """Answers at ``net-control``."""
+    """Answers at ``net-control``, and to the clients that it is given.
 
-    def __init__(self, path: Path, hub: Hub, relay: Relay) -> None:
+    door: where those of other machines come in.
+    """
+
+    def __init__(
+        self, path: Path, hub: Hub, relay: Relay, door: tuple[str, int] | None = None
+    ) -> None:
+        self._door = door
         self._hub = hub
         self._relay = relay
         self._clients: set[_Client] = set()
-        self._listener = Listener(path, self._accepted)
+        self._listener = Listener(path, self.accept)
 
     def close(self) -> None:
         self._listener.close()
         for client in list(self._clients):
             self._lost(client)
 
-    def _accepted(self, stream: Stream) -> None:
-        if len(self._clients) >= _CLIENTS:
+    def accept(self, stream: Stream) -> None:
+        """A client; one of another machine speaks for its host from the start."""
+        fenced = stream.speaker is not None and stream.speaker in self._hub.stats()["fenced"]
+        if len(self._clients) >= _CLIENTS or fenced:
             stream.close()
             return
         client = _Client(stream)
+        client.host = stream.speaker
         self._clients.add(client)
         stream.received = lambda data: self._received(client, data)
         stream.ended = lambda: self._lost(client)
@@ -199,6 +207,8 @@ class Desk:
         return await waiting[do](**given)
 
     async def _hello(self, client: _Client, host: str) -> dict[str, Any]:
+        if client.stream.speaker not in (None, host):
+            raise LiveError(f"host {client.stream.speaker} says that it is {host}")
         if host in self._hub.stats()["fenced"]:
             raise LiveError(f"host {host} is fenced")
         client.host = host
@@ -234,7 +244,7 @@ class Desk:
 
     async def _stats(self) -> dict[str, Any]:
         self._hub.flush()
-        return {HUB: self._hub.stats(), LINK: self._relay.stats()}
+        return {HUB: self._hub.stats(), LINK: self._relay.stats(), "door": self._door}
 
 
 def _set(way: Line | Direction, given: Mapping[str, Any]) -> None:
@@ -265,7 +275,7 @@ class Control:
     @classmethod
     async def connect(
         cls,
-        directory: Path,
+        address: Address,
         limit_s: float = 10.0,
         host: str | None = None,
         lost: Callable[[], None] = lambda: None,
@@ -275,18 +285,8 @@ class Control:
         host is for a host's agent, which loses the connection when its host is fenced.  lost()
         is called once if the connection ends by itself.
         """
-        path = directory / CONTROL
-        end_s = time.monotonic() + limit_s
-        while True:
-            try:
-                connected = await asyncio.open_unix_connection(str(path), limit=_LINE_BYTES)
-                break
-            except OSError as error:
-                if time.monotonic() > end_s:
-                    why = f"the network process was not ready within {limit_s:g} s"
-                    raise LiveError(f"{path}: {why}: {error.strerror}") from None
-            await asyncio.sleep(_RETRY_S)
-        control = cls(*connected, lost)
+        sock = await connected(address, limit_s, "the network process")
+        control = cls(*await asyncio.open_connection(sock=sock, limit=_LINE_BYTES), lost)
         if host is not None:
             try:
                 await control.ask("hello", limit_s, host=host)

@@ -16,17 +16,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from backends.qemu.address import UnixAddress
 from backends.qemu.errors import LiveError
 from backends.qemu.net.config import GATEWAY, HUB, NetConfig
 from backends.qemu.net.frames import (
     SMALLEST_FRAME_BYTES,
     Splitter,
     arp_request,
-    pack,
     pack_for_hub,
     pack_message,
     unpack,
 )
+from backends.qemu.net.gateway import Gateway, Passt, Tap
 from backends.qemu.net.line import Line
 from backends.qemu.net.pcap import Capture
 from backends.qemu.net.sockets import Listener, Stream, connect
@@ -62,7 +63,7 @@ class _Ask:
 
 
 class Hub:
-    """Listens at ``hub`` and is connected at ``gw``.
+    """Listens at ``hub`` and is connected at ``gw``, or has a TAP.
 
     lost(why) is called once if the gateway ends.
     """
@@ -73,8 +74,7 @@ class Hub:
         self._config = config
         self._lost = lost
         self._say = say
-        self._gateway: Stream | None = None
-        self._splitter = Splitter()
+        self._gateway: Gateway | None = None
         self._ports: dict[str, _Port] = {}
         self._pending: set[Stream] = set()
         self._owner: str | None = None
@@ -94,29 +94,35 @@ class Hub:
         self._to: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
-        self._listener = Listener(config.path(HUB), self._accepted)
+        self._listener = Listener(config.path(HUB), self.accept)
 
     # -- the gateway
 
     async def connect_gateway(self) -> None:
         """Connect to passt, and let it know the guest's MAC: it resets clients until then."""
         config = self._config
-        gateway = await connect(config.path(GATEWAY), config.connect_limit_s, "passt")
+        if config.tap is not None:
+            self._start_gateway(Tap(config.tap, config.gateway_ip, config.guest_ip))
+            return
+        address = UnixAddress(config.path(GATEWAY))
+        self._start_gateway(Passt(await connect(address, config.connect_limit_s, "passt")))
+        self._leave([arp_request(config.guest_mac, config.guest_ip, config.gateway_ip)])
+
+    def _start_gateway(self, gateway: Gateway) -> None:
         gateway.received = self._from_gateway
         gateway.ended = self._gateway_ended
         self._gateway = gateway
-        self._leave([arp_request(config.guest_mac, config.guest_ip, config.gateway_ip)])
 
     def _gateway_ended(self) -> None:
         assert self._gateway is not None
-        why = self._gateway.fault or "it closed its socket"
+        why = self._gateway.why
         self._gateway.close()
-        self._lost(f"passt is lost: {why}")
+        self._lost(why)
 
-    def _from_gateway(self, data: bytes) -> None:
-        frames = self._sound(self._splitter.feed(data))
+    def _from_gateway(self, frames: list[bytes]) -> None:
+        frames = self._sound(frames)
         self._from[GATEWAY] += len(frames)
-        self._bytes["from gateway"] += len(data)
+        self._bytes["from gateway"] += sum(map(len, frames))
         if self._capture is not None:
             self._capture.see(frames)
         self.inward.put(frames, GATEWAY)
@@ -130,11 +136,9 @@ class Hub:
             self._dropped["gateway backlog"] += len(frames)
         else:
             self._to[GATEWAY] += len(frames)
-            data = pack(frames)
-            self._bytes["to gateway"] += len(data)
             if self._capture is not None:
                 self._capture.see(frames)
-            gateway.write(data)
+            self._bytes["to gateway"] += gateway.write(frames)
 
     # -- toward the hosts
 
@@ -166,7 +170,8 @@ class Hub:
 
     # -- from the hosts
 
-    def _accepted(self, stream: Stream) -> None:
+    def accept(self, stream: Stream) -> None:
+        """A connection that has yet to say which host's port it is."""
         if len(self._pending) >= _PENDING:
             stream.close()
             return
@@ -206,6 +211,8 @@ class Hub:
         if not isinstance(host, str):
             raise LiveError("its first message is no hello with a host")
         self._check(host)
+        if stream.speaker not in (None, host):
+            raise LiveError(f"host {stream.speaker} says that it is {host}")
         if host in self._fenced:
             raise LiveError(f"host {host} is fenced")
         if host in self._ports:
@@ -342,6 +349,8 @@ class Hub:
         dropped = Counter({k: n for k, n in self._dropped.items() if n})
         for name, line in (("in", self.inward), ("out", self.outward)):
             dropped.update({f"{why} {name}": n for why, n in line.dropped.items() if n})
+        if self._gateway is not None:
+            dropped.update(self._gateway.dropped)
         capture = self._capture
         return {
             "gateway": self._gateway is not None and not self._gateway.is_closed,

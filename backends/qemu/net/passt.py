@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from backends.qemu.address import check_path
 from backends.qemu.errors import LiveError
-from backends.qemu.net.sockets import check_path
 
 GATEWAY_MAC = "52:55:0a:00:00:01"
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from backends.qemu.address import Address, UnixAddress
 from backends.qemu.errors import LiveError
 from backends.qemu.net.config import HUB, MIB
 from backends.qemu.net.frames import Splitter, pack, pack_for_hub, pack_message, unpack
@@ -38,7 +39,8 @@ class Port:
     """Make it, `start` it, then start QEMU: it connects to ``HOST.net`` in the directory.
 
     output(frames) gets what the guest sent, in batches and in order.  guest_gone() is called when
-    QEMU's socket has ended, after its last frames; hub_gone() when the hub's has.
+    QEMU's socket has ended, after its last frames; hub_gone() when the hub's has.  hub: where it
+    is; else in the directory.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Port:
         host: str,
         output: Callable[[list[bytes]], None],
         *,
+        hub: Address | None = None,
         keeps: bool = False,
         guest_gone: Callable[[], None] = _nothing,
         hub_gone: Callable[[], None] = _nothing,
@@ -57,7 +60,7 @@ class Port:
         self.host = host
         self.path = directory / f"{host}.net"
         self.keeps = keeps
-        self._hub_path = directory / HUB
+        self._hub_address = hub or UnixAddress(directory / HUB)
         self._output = output
         self._guest_gone = guest_gone
         self._hub_gone = hub_gone
@@ -83,7 +86,7 @@ class Port:
         """Listen for QEMU and connect to the hub; `LiveError` if it refuses."""
         self._listener = Listener(self.path, self._accepted)
         try:
-            self._hub = hub = await connect(self._hub_path, limit_s, "the network process")
+            self._hub = hub = await connect(self._hub_address, limit_s, "the network process")
             greeted: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
             hub.received = lambda data: self._greeted(greeted, data)
             hub.ended = lambda: _settle(greeted, "it closed the connection")
@@ -94,7 +97,7 @@ class Port:
             except TimeoutError:
                 why = f"no answer within {_HELLO_LIMIT_S:g} s"
             if why is not None:
-                raise LiveError(f"{self._hub_path}: host {self.host} is not let in: {why}")
+                raise LiveError(f"{self._hub_address}: host {self.host} is not let in: {why}")
         except BaseException:
             await self.close()
             raise
@@ -251,7 +254,7 @@ class Port:
     def _hub_ended(self) -> None:
         assert self._hub is not None
         if self._hub.fault is not None:
-            self._say(f"{self._hub_path}: {self._hub.fault}")
+            self._say(f"{self._hub_address}: {self._hub.fault}")
         self._hub.close()
         self._hub_gone()
 

@@ -101,7 +101,7 @@ class Relay:
         self._pending: set[Stream] = set()
         self._made = 0
         self.directions = {host: Direction() for host in config.hosts}
-        self._listener = Listener(config.path(LINK), self._accepted)
+        self._listener = Listener(config.path(LINK), self.accept)
 
     def fence(self, host: str) -> None:
         """End the host's connections and refuse new ones; what it has sent still arrives."""
@@ -126,7 +126,8 @@ class Relay:
         for way in self.directions.values():
             way.close()
 
-    def _accepted(self, stream: Stream) -> None:
+    def accept(self, stream: Stream) -> None:
+        """A connection that has yet to say whose it is, and for which channel."""
         if len(self._pending) >= _PENDING:
             stream.close()
             return
@@ -149,6 +150,8 @@ class Relay:
                 return
             try:
                 host, channel = _hello(bytes(line), self._config.hosts, self._refused)
+                if stream.speaker not in (None, host):
+                    raise ValueError(f"host {stream.speaker} says that it is {host}")
                 pair = self._pair(host, channel)
             except ValueError as error:
                 refuse(str(error))

@@ -21,13 +21,12 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from backends.qemu.address import Address, check_path, connected
 from backends.qemu.errors import LiveError
 from backends.qemu.net.frames import FrameError
 
 _READ_BYTES = 1 << 18
 _BUFFERS_A_WRITE = 64
-_PATH_BYTES = 107  # a unix socket's name, by the kernel
-_RETRY_S = 0.01
 _SPIN_NS = 200_000
 _POLL_S = 0.0005
 
@@ -44,8 +43,9 @@ class Stream:
     takes all it is given, so whoever writes looks at ``backlog_bytes`` first.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, speaker: str | None = None) -> None:
         sock.setblocking(False)
+        self.speaker = speaker  # who proved to be at the other end; None: it need not
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._queue: deque[memoryview] = deque()
@@ -248,13 +248,6 @@ class Listener:
         self._path.unlink(missing_ok=True)
 
 
-def check_path(path: Path) -> None:
-    """`LiveError` unless a socket can have this name."""
-    size = len(bytes(path))
-    if size > _PATH_BYTES:
-        raise LiveError(f"{path}: a socket's path has at most {_PATH_BYTES} bytes, this {size}")
-
-
 def _bound(path: Path) -> socket.socket:
     check_path(path)
     _remove_stale(path)
@@ -288,25 +281,6 @@ def _remove_stale(path: Path) -> None:
     raise LiveError(f"{path}: another process listens here already")
 
 
-async def connect(path: Path, limit_s: float, who: str) -> Stream:
+async def connect(address: Address, limit_s: float, who: str) -> Stream:
     """Connect as soon as the socket is there; ``who`` is named if it is not in time."""
-    check_path(path)
-    end_s = time.monotonic() + limit_s
-    loop = asyncio.get_running_loop()
-    while True:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        try:
-            async with asyncio.timeout(max(0.0, end_s - time.monotonic())):
-                await loop.sock_connect(sock, str(path))
-        except OSError as error:  # a time limit that was reached is one too
-            sock.close()
-            why = error.strerror or "it does not answer"
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return Stream(sock)
-        if time.monotonic() > end_s:
-            raise LiveError(f"{path}: {who} was not there within {limit_s:g} s: {why}")
-        await asyncio.sleep(_RETRY_S)
+    return Stream(await connected(address, limit_s, who))
