@@ -475,7 +475,8 @@ async def run_live(
     One run in real time; `live` is the form that blocks.  say: called with what goes on.
     watch: called twice a second with (seconds, seconds in all, a few words); None draws a bar on
     stderr if that is a terminal.  Otherwise like `simulate`.  ``out`` also gets the guests'
-    consoles and logs.  Raises besides `LiveError`, one line, for what cannot be done on this machine.
+    consoles and logs.  Raises besides `LiveError`, one line, for what cannot be done on this
+    machine.
     """
     from backends.qemu.live import run_live as run
 
