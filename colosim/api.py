@@ -23,7 +23,7 @@ import pandas as pd
 from colosim import parallel, store
 from colosim.analysis import summary as tables
 from colosim.model.results import RunRecord
-from colosim.progress import Watch, watcher
+from colosim.progress import Progress, Watch, watcher
 from colosim.protocol import invariants
 from colosim.protocol import trace as protocol_trace
 from colosim.protocol.policies import POLICIES
@@ -305,7 +305,7 @@ def simulate(
     replications: int | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
-    progress: parallel.Progress | None = None,
+    progress: Progress | None = None,
     trace: Traced = "first",
 ) -> Result:
     """Simulate a scenario (object, mapping or path of a file) under one policy.
@@ -332,7 +332,7 @@ def compare(
     replications: int | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
-    progress: parallel.Progress | None = None,
+    progress: Progress | None = None,
     trace: Traced = "first",
 ) -> Comparison:
     """Simulate a scenario under several policies, which meet the same random draws.
@@ -384,7 +384,7 @@ def _run(
     make: Callable[[Sequence[Result]], AnyOutcome],
     out: str | Path | None,
     jobs: int | None,
-    progress: parallel.Progress | None,
+    progress: Progress | None,
 ) -> AnyOutcome:
     """Run and write; ``make`` makes the outcome of the results that there are."""
     parallel.check_jobs(jobs)
