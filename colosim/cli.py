@@ -134,7 +134,7 @@ def live(file: Path, as_json: bool, out: str | None, **options: Any) -> int:
     """
     from colosim import api
 
-    return _run(lambda: api.live(file, out=out, say=_say, **options), as_json, out)
+    return _run(lambda: api.live(file, out=out, say=_say, **options), as_json, out, phases=True)
 
 
 @cli.command(epilog="Example: colosim doctor --qemu /opt/qemu/bin/qemu-system-x86_64")
@@ -310,8 +310,13 @@ def _parameters(params: Any) -> list[str]:
     return lines
 
 
-def _run(start: Callable[[], Result | Comparison], as_json: bool, out: str | None) -> int:
-    """Run and show the outcome, also what Ctrl-C left of it."""
+def _run(
+    start: Callable[[], Result | Comparison],
+    as_json: bool,
+    out: str | None,
+    phases: bool = False,
+) -> int:
+    """Run and show the outcome, also what Ctrl-C left of it; ``phases``: those too."""
     from colosim.api import Interrupted
 
     status, outcome = 0, None
@@ -321,11 +326,11 @@ def _run(start: Callable[[], Result | Comparison], as_json: bool, out: str | Non
         status, outcome = 130, interrupted.result
         _say(str(interrupted))
     if outcome is not None:
-        (_show_json if as_json else _show)(outcome, out)
+        (_show_json if as_json else _show)(outcome, out, phases)
     return status
 
 
-def _show(outcome: Result | Comparison, out: str | None) -> None:
+def _show(outcome: Result | Comparison, out: str | None, phases: bool) -> None:
     click.echo(f"{outcome.title}\n")
     for violation in outcome.violations[:_MOST_SHOWN]:
         click.secho(f"VIOLATION: {violation}", fg="red", bold=True)
@@ -335,12 +340,15 @@ def _show(outcome: Result | Comparison, out: str | None) -> None:
         click.secho(f"FLAG: {flag}", fg="yellow", bold=True)
     for table in outcome.readable():
         click.echo(f"{table.to_string()}\n")
+    if phases and len(outcome.phases):
+        summary = outcome.phase_summary.drop(columns="policy").round(3)
+        click.echo(f"phases of a checkpoint\n{summary.to_string(index=False)}\n")
     click.echo("mean ± half of the 95 % interval over replications")
     click.echo(f"fingerprint {outcome.fingerprint}")
     click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the run")
 
 
-def _show_json(outcome: Result | Comparison, out: str | None) -> None:
+def _show_json(outcome: Result | Comparison, out: str | None, phases: bool) -> None:
     import json
 
     body = {
@@ -352,6 +360,7 @@ def _show_json(outcome: Result | Comparison, out: str | None) -> None:
         "violations": outcome.violations,
         "out": out,
         "summary": _rows(outcome.summary),
+        **({"phases": _rows(outcome.phase_summary)} if phases and len(outcome.phases) else {}),
     }
     click.echo(json.dumps(body, allow_nan=False))
 

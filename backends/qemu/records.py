@@ -13,7 +13,9 @@ from typing import Any
 
 from backends.nodes import PRIMARY
 from backends.recorder import Recorder
+from colosim.phases import Phase, phases
 from colosim.protocol import types as t
+from colosim.protocol.checkpoint import P
 from colosim.protocol.trace import Line, decode, merge
 
 
@@ -41,30 +43,60 @@ class _Told:
 
 
 def recorded(lines: Iterable[Line], saves: Path, start_ns: int) -> Recorder:
-    """Checkpoints, exits and counters of a merged trace."""
+    """Checkpoints, exits and counters of a merged trace.
+
+    Exposure is the time from the moment the guest was known to run until it was asked to stop, as
+    in the simulator: the same definition is calibrated and predicted.
+    """
     clock = _Told(start_ns)
     recorder = Recorder(clock)
     ears = recorder.ears()
     rows = _saves(saves)
-    cut_ns = start_ns  # of the checkpoint before
+    running_ns = start_ns  # since when the guest runs
+    exposure_ns = 0  # how long it had run when it was stopped
     for line in lines:
         clock.line_ns = line.now_ns
         hear = ears.get(type(line.body)) if line.kind == "signal" else None
         if hear is not None:
             hear(line.node, line.body)
-        if line.node != PRIMARY or line.kind != "action" or not recorder.checkpoints:
+        if line.node != PRIMARY:
+            continue
+        if isinstance(line.body, t.Protected | t.Resumed):
+            running_ns = line.now_ns
+        if line.kind != "action" or not recorder.checkpoints:
             continue
         match line.body:
             case t.StopVm():
+                exposure_ns = line.now_ns - running_ns
                 recorder.stopped(line.node)
             case t.Save(_, checkpoint) | t.Copy(_, checkpoint) if checkpoint in rows:
-                recorder.saved(line.now_ns - cut_ns, rows[checkpoint]["pages"])
-                cut_ns = line.now_ns
+                recorder.saved(exposure_ns, rows[checkpoint]["pages"])
             case t.SendState(_, chunks):
                 recorder.sent(sum(c.size if isinstance(c, t.Blob) else len(c) for c in chunks))
             case _:
                 pass
     return recorder
+
+
+def phased(lines: Iterable[Line], saves: Path, start_ns: int) -> list[Phase]:
+    """Phases of a merged trace, times from the start of protection; and the parts of each save.
+
+    `save/device` and `save/scan` are done at the same time and begin with the save, as far as is
+    known; `save/encode` begins when both have ended.
+    """
+    rows = _saves(saves)
+    found = []
+    for phase in phases(lines):
+        begin_ns = phase.start_ns - start_ns
+        found.append(phase._replace(start_ns=begin_ns))
+        row = rows.get(phase.checkpoint)
+        if phase.phase in (P.SAVE, P.COPY) and row is not None:
+            encode_ns = begin_ns + max(row["device_ns"], row["scan_ns"])
+            found += [
+                Phase(phase.checkpoint, f"{phase.phase}/{part}", at_ns, row[f"{part}_ns"])
+                for part, at_ns in (("device", begin_ns), ("scan", begin_ns), ("encode", encode_ns))
+            ]
+    return found
 
 
 def _saves(path: Path) -> Mapping[int, dict[str, Any]]:
