@@ -179,6 +179,66 @@ def doctor(file: Path | None, qemus: Sequence[str], no_test: bool, as_json: bool
     return 1 if any(finding.status == "fail" for finding in findings) else 0
 
 
+_LIVE_RUNS = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+
+
+@cli.command(epilog="Example: colosim calibrate out/r50 out/r200 out/none --out redis.toml")
+@_LIVE_RUNS
+@click.option("--out", metavar="SCENARIO.toml", required=True, help="Scenario file to write.")
+def calibrate(runs: Sequence[str], out: str) -> int:
+    """Turn live runs into a scenario for the simulator.
+
+    RUN is a directory that 'colosim live --out' wrote. Give runs of one guest at two checkpoint
+    intervals or more, and for a service one with policy none. The file says of every number where
+    it came from; beside it go NAME.calibration.json and, where dirty pages are a measured curve,
+    NAME.pages.csv.
+    """
+    from colosim.calibration import calibrate as run
+
+    found = run(runs, out)
+    click.echo(f"{found.runs.drop(columns='fingerprint').to_string(index=False)}\n")
+    click.echo("models of dirty pages; score: mean error at an interval left out of the fit")
+    click.echo(f"{found.memory.sort_values('score').round(4).to_string(index=False)}\n")
+    click.echo(f"{found.numbers.to_string(index=False)}\n")
+    click.echo(f"written: {found.path}")
+    return 0
+
+
+@cli.command(epilog="Example: colosim validate redis.toml out/r100 out/r100-slow-link")
+@_FILE
+@_LIVE_RUNS
+@click.option("--out", metavar="DIR", help="Directory for validation.csv and a figure.")
+@click.option(
+    "--replications",
+    metavar="N",
+    type=click.IntRange(2),
+    default=20,
+    show_default=True,
+    help="Simulated runs for each live one.",
+)
+@_JOBS
+def validate(file: Path, runs: Sequence[str], **options: Any) -> int:
+    """Predict live runs with a calibrated scenario, and compare.
+
+    Each RUN's own policy, load and link are simulated with FILE's costs, memory and service times.
+    A run that FILE was calibrated on is marked as fitted, for that proves nothing.
+    """
+    from colosim.calibration import readable
+    from colosim.calibration import validate as run
+
+    found = run(file, runs, **options)
+    click.echo(f"{readable(found).to_string(index=False)}\n")
+    medians = found.median_errors()
+    medians["median_error"] = [f"{each:.1%}" for each in medians["median_error"]]
+    medians["inside"] = [f"{each:.0%}" for each in medians["inside"]]
+    click.echo(f"{medians.to_string(index=False)}\n")
+    if found.median_error == found.median_error:  # not NaN
+        click.echo(f"median error of what was not fitted: {found.median_error:.1%}")
+    if options["out"]:
+        click.echo(f"written to {options['out']}")
+    return 0
+
+
 @cli.command("import-qemu-log", epilog="Example: colosim import-qemu-log p.log s.log --out p.csv")
 @click.argument("primary", type=click.Path(path_type=Path))
 @click.argument("secondary", required=False, type=click.Path(path_type=Path))
@@ -418,6 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _is_expected(error: Exception) -> bool:
     """Something that was given cannot be used."""
     from backends.qemu.errors import LiveError
+    from colosim.calibration.errors import CalibrationError
     from colosim.model.errors import ModelError
     from colosim.protocol.trace import TraceError
     from colosim.scenario import ScenarioError
@@ -425,6 +486,7 @@ def _is_expected(error: Exception) -> bool:
     from colosim.sweeps import SweepError
 
     expected = (
+        CalibrationError,
         LiveError,
         ModelError,
         ScenarioError,

@@ -179,12 +179,13 @@ class SimWorld:
         host = self.hosts[node_id]
         host.due_ns = when_ns
         # Most calls only put the wake-up off: the one that is planned will then plan the next.
-        if when_ns is not None and (host.wake_ns is None or when_ns < host.wake_ns):
+        late_ns = self._costs.wake_up_ns
+        if when_ns is not None and (host.wake_ns is None or when_ns + late_ns < host.wake_ns):
             self._plan_wake(host, when_ns)
 
     def _plan_wake(self, host: Host, when_ns: int) -> None:
         host.turn += 1
-        host.wake_ns = max(when_ns, self.now_ns())
+        host.wake_ns = max(when_ns, self.now_ns()) + self._costs.wake_up_ns
         self.clock.after(host.wake_ns - self.now_ns(), self._wake, (host, host.turn))
 
     def _wake(self, woken: tuple[Host, int]) -> None:

@@ -67,6 +67,9 @@ class Costs:
         "time",
         "delay of the first write to a page after a checkpoint; not measured, to be fitted",
     )
+    wake_up_ns: int = parameter(
+        0, "time", "how late a host notices that a time has come; not measured, to be calibrated"
+    )
     fence_ns: int = parameter(10_000_000, "time", "fence the other host; assumed, not measured")
     page_bytes: int = parameter(4_096, "size", "size of a page", 1)
     page_header_bytes: int = parameter(
