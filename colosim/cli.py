@@ -197,7 +197,7 @@ def calibrate(runs: Sequence[str], out: str) -> int:
 
     found = run(runs, out)
     click.echo(f"{found.runs.drop(columns='fingerprint').to_string(index=False)}\n")
-    click.echo("models of dirty pages; score: mean error at an interval left out of the fit")
+    click.echo("models of dirty pages; score: mean error at a run left out of the fit")
     click.echo(f"{found.memory.sort_values('score').round(4).to_string(index=False)}\n")
     click.echo(f"{found.numbers.to_string(index=False)}\n")
     click.echo(f"written: {found.path}")

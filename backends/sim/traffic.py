@@ -91,9 +91,9 @@ class Network:
         if self.served_ns[row] < 0:
             self.served_ns[row] = self._clock.now_ns()
 
-    def release(self, ranges: tuple[Range, ...]) -> None:
-        """Answers leave for their clients; one they have already is recognised and ignored."""
-        reaches_ns = self._clock.now_ns() + self._delay_ns
+    def release(self, ranges: tuple[Range, ...], late_ns: int = 0) -> None:
+        """Answers leave for their clients, in ``late_ns``; one they have is ignored."""
+        reaches_ns = self._clock.now_ns() + late_ns + self._delay_ns
         for range_ in ranges:
             client = int(range_.stream)
             for request in range(range_.first, range_.end):
@@ -102,7 +102,13 @@ class Network:
                     self.duplicates += 1
                     continue
                 self.released_ns[row] = reaches_ns
-                self.answered(client, request)
+                if late_ns:
+                    self._clock.after(late_ns, self._left, (client, request))
+                else:
+                    self.answered(client, request)
+
+    def _left(self, answer: tuple[int, int]) -> None:
+        self.answered(*answer)
 
     def has(self, client: int, request: int) -> bool:
         """Whether the client has its answer."""

@@ -365,7 +365,10 @@ class SimWorld:
 
     def _release(self, host: Host, action: t.Release, cause: Cause) -> None:
         self._drop(host, action, cause)
-        self.network.release(action.ranges)
+        # without protection nothing was held: what output takes is part of the service
+        mean_ns = self._costs.release_ns if self._tracked else 0
+        late_ns = self._cost_ns(host, "release", mean_ns) if mean_ns else 0
+        self.network.release(action.ranges, late_ns)
 
     def _drop(self, host: Host, action: t.Release | t.Drop, cause: Cause) -> None:
         for range_ in action.ranges:

@@ -68,8 +68,11 @@ def line(pages: Values, took_ns: Values) -> Line:
     return Line(float(found[0]), float(found[1]) / scale, spread)
 
 
-def fit(runs: Sequence[LiveRun]) -> list[Fitted]:
-    """All costs that the runs show, keys as in a scenario file."""
+def fit(runs: Sequence[LiveRun], delay_ns: int) -> list[Fitted]:
+    """All costs that the runs show, keys as in a scenario file.
+
+    delay_ns: one way from host to client, without protection.
+    """
     table = pd.concat([_with_link(run) for run in runs], ignore_index=True)
     pages = table["pages"].to_numpy(dtype=float)
     early = runs[0].scenario.transfer is Transfer.COPY_THEN_SEND
@@ -92,6 +95,10 @@ def fit(runs: Sequence[LiveRun]) -> list[Fitted]:
 
     late = np.concatenate([_late_ns(run) for run in runs])
     late_ns = float(late.mean()) if late.size else 0.0
+    release_ns = table["release_ns"].dropna().to_numpy(dtype=float) - delay_ns
+    release = Line(0.0, 0.0, 0.0)
+    if release_ns.size:
+        release = line(np.zeros_like(release_ns), np.maximum(release_ns, 0))
     scan_ns = float(table["scan_ns"].median())
     find_ns = min(scan_ns, save.fixed_ns)
     mib = runs[0].scenario.memory.guest_memory_bytes / 2**20
@@ -111,6 +118,7 @@ def fit(runs: Sequence[LiveRun]) -> list[Fitted]:
         ("load_fixed_ns", load.fixed_ns, "wait-loaded - resume; below 0 it went into transfer"),
         ("load_per_page_ns", load.per_page_ns, "the same"),
         ("resume_ns", resume.fixed_ns, f"step {names[1]}"),
+        ("release_ns", release.fixed_ns, "from commit to clients - workload.client_delay"),
         ("wake_up_ns", late_ns, "from interval to interval, where no checkpoint was under way"),
         ("device_state_bytes", float(table["device_bytes"].median()), "median of a.saves"),
         ("zero_pages", zero, "bytes of RAM on the wire against whole pages"),
@@ -120,6 +128,7 @@ def fit(runs: Sequence[LiveRun]) -> list[Fitted]:
         ("transfer_spread", moved.spread, "of send + wait-received + wait-loaded: they make up"),
         ("load_spread", 0.0, "in that of transfer"),
         ("resume_spread", resume.spread, f"of {names[1]}"),
+        ("release_spread", release.spread, "of release"),
     ]
     return [Fitted(f"cost.{key}", _rounded(key, value), how) for key, value, how in found]
 

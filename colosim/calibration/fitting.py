@@ -34,8 +34,8 @@ class Calibration:
     """What `calibrate` found and wrote.
 
     path: the scenario file.  numbers: key, value, how; every one that was fitted.  runs: what was
-    used, one row each.  memory: models of dirty pages, with the relative error of each at an
-    interval left out of its fit.
+    used, one row each.  memory: models of dirty pages, with the mean relative error of each at
+    a run left out of its fit.
     """
 
     path: Path
@@ -62,10 +62,10 @@ def calibrate(runs: Sequence[str | Path], out: str | Path) -> Calibration:
     _check(read, protected, bare)
     base = protected[0]
     memory = pages.fit(protected)
-    fitted = costs.fit(protected)
     service = None
     if isinstance(base.scenario.workload, Service):
         service = latency.fit(max(bare, key=lambda run: len(run.latency_ms)))
+    fitted = costs.fit(protected, 0 if service is None else service.delay_ns)
     path = Path(out)
     mapping = _scenario(base, memory, fitted, service, path)
     notes = _notes(protected, bare, memory, fitted, service)

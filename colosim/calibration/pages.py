@@ -1,7 +1,9 @@
 """Dirty pages over exposure: which of the memory models fits what live runs show.
 
-Every model is scored by leaving one interval out: fitted to the others, how far off is it there?
-The mean of that relative error over the intervals is its score, and the best is taken.
+Every model is scored by leaving one run out: fitted to the others, how far off is it there? The
+mean of that relative error over the runs is its score. The best is taken, but a simpler one if it
+is as good within half a percent, the measured curve first, for it assumes least. Where leaving one
+out leaves less than two intervals, nothing can be scored and the measured curve is taken.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from colosim.model.memory import (
 
 _PAGE_BYTES = 4096
 _MEASURED = "measured"
+_AS_GOOD = 0.005
 
 
 class Point(NamedTuple):
@@ -44,7 +47,7 @@ class PagesFit:
     """The chosen model.
 
     memory: keys of `[memory]`, without guest_memory.  candidates: model, score (mean relative
-    error at an interval that was left out; NaN where too few intervals tell), chosen.
+    error at a run that was left out; NaN where too few tell), chosen.
     curve: rows of the measured curve's CSV file if that is the model, else None.
     per_request: further pages of a request, and the standard error of that number.
     """
@@ -58,11 +61,13 @@ class PagesFit:
     def said(self) -> str:
         """Which, and how well, in words."""
         ranked = self.candidates.sort_values("score").itertuples(index=False, name=None)
-        (model, score, _), (second, next_score, _), *_rest = ranked
+        rows = [(str(model), float(score), bool(chosen)) for model, score, chosen in ranked]
+        [(model, score)] = [row[:2] for row in rows if row[2]]
         if np.isnan(score):
-            return f"{_MEASURED}: two intervals, so nothing says how well it fits between"
-        text = f"{model}: off by {score:.1%} at an interval left out of the fit"
-        return f"{text} (next best {second}, {next_score:.1%})"
+            return f"{_MEASURED}: too few intervals to say how well it fits between them"
+        second, next_score = next(row[:2] for row in rows if not row[2])
+        text = f"{model}: off by {score:.1%} at a run left out of the fit"
+        return f"{text} ({second}: {next_score:.1%})"
 
 
 def fit(runs: Sequence[LiveRun]) -> PagesFit:
@@ -83,7 +88,7 @@ def fit(runs: Sequence[LiveRun]) -> PagesFit:
     forms: dict[str, _Form] = {_MEASURED: _measured(per_request[0])}
     forms |= dict(_closed_forms(any(point.requests for point in points)))
     scores = {name: _score(form, points, guest_pages) for name, form in forms.items()}
-    best = min(scores, key=lambda name: (np.isnan(scores[name]), scores[name]))
+    best = _best(scores)
     candidates = pd.DataFrame(
         {"model": list(scores), "score": list(scores.values())}, columns=["model", "score"]
     )
@@ -98,6 +103,14 @@ def fit(runs: Sequence[LiveRun]) -> PagesFit:
         return PagesFit(memory, candidates, curve, per_request)
     memory = forms[best](points, guest_pages)[1]
     return PagesFit(memory, candidates, None, per_request)
+
+
+def _best(scores: Mapping[str, float]) -> str:
+    """The lowest score; of those about as good the first, which are listed simplest first."""
+    if np.isnan(scores[_MEASURED]):
+        return _MEASURED
+    limit = min(scores.values()) + _AS_GOOD
+    return next(name for name, score in scores.items() if score <= limit)
 
 
 _ROW = ("exposure_ns", "requests", "pages")
@@ -230,13 +243,11 @@ def _error(model: MemoryModel, point: Point) -> float:
 
 
 def _score(form: _Form, points: Sequence[Point], guest_pages: int) -> float:
-    """Mean relative error at an interval that was left out; NaN where too few are left."""
-    intervals = sorted({point.interval_ns for point in points})
-    if len(intervals) < 3:
-        return float("nan")
+    """Mean relative error at a run that was left out; NaN where too few are left."""
     errors = []
-    for left_out in intervals:
-        rest = [point for point in points if point.interval_ns != left_out]
-        model, _ = form(rest, guest_pages)
-        errors += [abs(_error(model, p)) for p in points if p.interval_ns == left_out]
-    return float(np.mean(errors))
+    for i, left_out in enumerate(points):
+        rest = [*points[:i], *points[i + 1 :]]
+        if len({point.interval_ns for point in rest}) >= 2:
+            model, _ = form(rest, guest_pages)
+            errors.append(abs(_error(model, left_out)))
+    return float(np.mean(errors)) if len(errors) == len(points) else float("nan")

@@ -29,9 +29,10 @@ class LiveRun:
     """What a live run's directory holds.
 
     scenario: as it was run, but for the memory model, which a live run does not look at.
-    checkpoints: one row per measured checkpoint that was completed: checkpoint,
-    started_ns, committed_ns, exposure_ns, pages, sent_bytes, requests (served in that exposure), a column per phase (ns), and of the
-    save's parts scan_ns, device_bytes, ram_bytes.
+    checkpoints: one row per measured checkpoint that was completed: checkpoint, started_ns,
+    committed_ns, exposure_ns, pages, sent_bytes, requests (served in that exposure), a column per
+    phase (ns), of the save's parts scan_ns, device_bytes, ram_bytes, and release_ns (mean time from
+    the commit to the answers that waited for it, at their clients; NaN if there were none).
     latency_ms: of the measured requests that were answered.
     """
 
@@ -132,12 +133,14 @@ def _checkpoints(directory: Path, table: pd.DataFrame, responses: pd.DataFrame) 
     columns = used[["started_ns", "committed_ns", "exposure_ns", "pages", "sent_bytes"]].assign(
         requests=_served(table, responses).reindex(used.index)
     )
+    released = _released(table, responses).reindex(used.index)
     phases = pd.read_csv(directory / "phases.csv")
     wide = phases.pivot(index="checkpoint", columns="phase", values="duration_ns")
     lines = (directory / _SAVES).read_text("utf-8").splitlines()
     saves = pd.DataFrame([json.loads(line) for line in lines]).set_index("checkpoint")
     parts = saves[["scan_ns", "device_bytes", "ram_bytes"]]
-    return columns.join(wide, how="inner").join(parts, how="inner").dropna().reset_index()
+    complete = columns.join(wide, how="inner").join(parts, how="inner").dropna()
+    return complete.join(released.rename("release_ns")).reset_index()
 
 
 def _served(table: pd.DataFrame, responses: pd.DataFrame) -> pd.Series[float]:
@@ -151,6 +154,18 @@ def _served(table: pd.DataFrame, responses: pd.DataFrame) -> pd.Series[float]:
     before = np.searchsorted(released, committed["committed_ns"].to_numpy())
     counts = np.append(np.diff(before), np.nan)
     return pd.Series(counts, index=committed["checkpoint"].to_numpy())
+
+
+def _released(table: pd.DataFrame, responses: pd.DataFrame) -> pd.Series[float]:
+    """Checkpoint -> mean time from its commit to the answers that waited for it; NaN if none."""
+    committed = table[table["committed_ns"] >= 0]
+    at_ns = committed["committed_ns"].to_numpy()
+    answers = np.sort(responses.loc[responses["released_ns"] >= 0, "released_ns"].to_numpy())
+    place = np.searchsorted(at_ns, answers) - 1
+    answers, place = answers[place >= 0], place[place >= 0]
+    took = pd.Series(answers - at_ns[place], dtype=float).groupby(place).mean()
+    took.index = pd.Index(committed["checkpoint"].to_numpy()[took.index.to_numpy(dtype=int)])
+    return took
 
 
 # --------------------------------------------------------------------------------------------

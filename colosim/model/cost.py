@@ -67,6 +67,12 @@ class Costs:
         "time",
         "delay of the first write to a page after a checkpoint; not measured, to be fitted",
     )
+    release_ns: int = parameter(
+        0,
+        "time",
+        "what output that was held takes to leave the host once it is released; not measured, to "
+        "be calibrated",
+    )
     wake_up_ns: int = parameter(
         0, "time", "how late a host notices that a time has come; not measured, to be calibrated"
     )
@@ -90,6 +96,7 @@ class Costs:
     transfer_spread: float = _spread("the hosts' own time to move a state")
     load_spread: float = _spread("load")
     resume_spread: float = _spread("resume")
+    release_spread: float = _spread("release")
 
     def __post_init__(self) -> None:
         for each in fields(self):
