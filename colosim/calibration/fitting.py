@@ -24,6 +24,7 @@ from colosim.calibration.runs import (
 from colosim.scenario import Scenario, Service, load_scenario
 from colosim.units import TIME, dimension_of, without_unit
 
+_HEAD = "Calibrated on live runs by `colosim calibrate`"
 _REPLICATIONS = 10
 _CURVE = ".pages.csv"
 _SIDECAR = ".calibration.json"
@@ -56,7 +57,8 @@ def calibrate(runs: Sequence[str | Path], out: str | Path) -> Calibration:
     runs and numbers, and for a measured curve ``NAME.pages.csv``.  Raises CalibrationError, one
     line, if the runs do not fit together or say too little; StoreError if nothing can be written.
     """
-    read = [read_run(path) for path in runs]
+    path = _free(Path(out))
+    read = [read_run(each) for each in runs]
     protected = [run for run in read if run.protects]
     bare = [run for run in read if not run.protects]
     _check(read, protected, bare)
@@ -66,7 +68,6 @@ def calibrate(runs: Sequence[str | Path], out: str | Path) -> Calibration:
     if isinstance(base.scenario.workload, Service):
         service = latency.fit(max(bare, key=lambda run: len(run.latency_ms)))
     fitted = costs.fit(protected, 0 if service is None else service.delay_ns)
-    path = Path(out)
     mapping = _scenario(base, memory, fitted, service, path)
     notes = _notes(protected, bare, memory, fitted, service)
     scenario = _write(path, mapping, notes, memory, read)
@@ -80,6 +81,16 @@ def calibrate(runs: Sequence[str | Path], out: str | Path) -> Calibration:
 
 
 _NUMBERS = ["key", "value", "how"]
+
+
+def _free(path: Path) -> Path:
+    """The file to write, if nothing but an older calibration is lost; else `CalibrationError`."""
+    if path.suffix != ".toml":
+        raise CalibrationError(f"{path}: is no scenario file; give a name that ends in .toml")
+    with store.explained(path):
+        if path.exists() and not path.read_text("utf-8", "replace").startswith(f"# {_HEAD}"):
+            raise CalibrationError(f"{path}: was not written by colosim calibrate; give a new name")
+    return path
 
 
 def _check(read: Sequence[LiveRun], protected: Sequence[LiveRun], bare: Sequence[LiveRun]) -> None:
@@ -190,7 +201,7 @@ def _write(
     if memory.curve is not None:
         written["memory"]["file"] = mapping["memory"]["file"]
     head = [
-        "Calibrated on live runs by `colosim calibrate`; numbers that were fitted say from what.",
+        f"{_HEAD}; numbers that were fitted say from what.",
         *(f"{run.name}: {_kind(run)}" for run in read),
         *(f"{key}: {value}" for key, value in read[0].about.items()),
     ]

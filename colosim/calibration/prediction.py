@@ -101,6 +101,9 @@ def validate(
     for run in read:
         check_long_enough(run)
     check_alike(read, about.get("traits"))
+    if out is not None:
+        with store.explained(out):
+            Path(out).mkdir(parents=True, exist_ok=True)
     used = {each["fingerprint"] for each in about.get("runs", [])}
     rows: list[dict[str, Any]] = []
     for run in read:
@@ -223,6 +226,5 @@ def readable(validation: Validation) -> pd.DataFrame:
 
 def _write(validation: Validation, out: Path) -> None:
     with store.explained(out):
-        out.mkdir(parents=True, exist_ok=True)
         validation.table.to_csv(out / "validation.csv", index=False)
         validation.plot().save(out / "validation")

@@ -48,7 +48,7 @@ BASE: dict[str, Any] = {
         "release_spread": 0.5,
     },
 }
-IDLE = {"workload": {"kind": "batch", "work": "25 s"}, "warm_up": "0 s"}
+IDLE: dict[str, Any] = {"workload": {"kind": "batch", "work": "25 s"}, "warm_up": "0 s"}
 
 
 def scenario(policy: str, interval: str = "", **changes: Any) -> Scenario:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
 import pytest
 
@@ -122,9 +121,6 @@ def test_every_number_says_where_it_came_from(calibration):
 # -- what does not fit together ------------------------------------------------------------------
 
 
-SHORT: dict[str, Any] = {"duration": "3 s"}
-
-
 def refusal(given, tmp_path):
     with pytest.raises(CalibrationError) as caught:
         colosim.calibrate(given, tmp_path / "x.toml")
@@ -141,7 +137,7 @@ def refusal(given, tmp_path):
         ({"about": {"qemu of primary": "11.1.3"}}, "qemu of primary is 11.1.3, but 7.2.22 in"),
         ({"guest": {"machine": "q35"}}, "guest.machine is q35, but pc in"),
         ({"client": {"kind": "redis"}}, "client.kind is redis, but none in"),
-        (SHORT, "too short: "),
+        ({"duration": "3 s"}, "too short: "),
         ({"transfer": "copy-then-send"}, "transfer differs: stop-and-send in"),
         ({"about": {"world": "simulated"}}, "was not run live; give directories of colosim live"),
         ({"about": {"interrupted": True}}, "was interrupted; run it again to its end"),
@@ -163,7 +159,7 @@ def test_what_is_missing_is_said(runs, tmp_path):
     assert "has faults; give runs where nothing fails" in refusal([remus, none, killed], tmp_path)
     bare = live(tmp_path / "bare", "none", **IDLE)
     assert "nothing was measured; leave it out" in refusal([remus, bare], tmp_path)
-    untraced = live(tmp_path / "untraced", "remus", "100 ms", **SHORT)
+    untraced = live(tmp_path / "untraced", "remus", "100 ms", duration="3 s")
     (untraced / "phases.csv").unlink()
     assert "holds no phases.csv" in refusal([remus, none, untraced], tmp_path)
 
