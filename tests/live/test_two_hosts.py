@@ -217,6 +217,39 @@ def test_only_the_primary_is_elsewhere(tmp_path):
         assert len(received) == 2, "kernel and initramfs, once each"
 
 
+@needs_qemu
+def test_a_survivor_is_protected_again_on_the_other_machine(tmp_path):
+    """Three hosts on two machines: the third where the first was, and it takes over too."""
+    secret = secret_file(tmp_path)
+    with agent(secret) as a, agent(secret) as b:
+        kill = {"target": "primary", "scope": "host", "kind": "crash"}
+        tables = {
+            **scenario_of("127.0.0.1", secret, a.at, b.at),
+            "duration": "22 s",
+            "manager": {**SCENARIO["manager"], "reprotect": True},
+            "fault": [{**kill, "at": "3 s"}, {**kill, "at": "17 s"}],
+        }
+
+        async def run() -> LiveOutcome:
+            running = asyncio.create_task(
+                run_live(Scenario.from_mapping(tables), "remus", tmp_path, print)
+            )
+            while not (third := [*a.directory.glob("colosim-*/c.ram")]) and not running.done():
+                await asyncio.sleep(0.1)
+            assert third or running.result()
+            assert not [*a.directory.glob("colosim-*/a.ram")], "the dead host's memory is free"
+            return await running
+
+        outcome = asyncio.run(asyncio.wait_for(run(), RUN_LIMIT_S))
+        print(*outcome.record.events, sep="\n")
+    alone = [line.node for line in outcome.lines if isinstance(line.body, t.Alone)]
+    assert alone == ["secondary", "secondary.2"]
+    assert outcome.record.violations == []
+    assert replay(decode_line(encode_line(line)) for line in outcome.lines) == []
+    assert outcome.record.counters["lost_responses"] == 0
+    assert outcome.record.responses["released_ns"].max() > 18e9, "after the second kill"
+
+
 # --------------------------------------------------------------------------------------------
 # The agent as a user meets it
 
