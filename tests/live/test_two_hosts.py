@@ -234,9 +234,9 @@ def test_a_survivor_is_protected_again_on_the_other_machine(tmp_path):
             running = asyncio.create_task(
                 run_live(Scenario.from_mapping(tables), "remus", tmp_path, print)
             )
-            while not (third := [*a.directory.glob("colosim-*/c.ram")]) and not running.done():
+            while not [*a.directory.glob("colosim-*/c.ram")]:
+                assert not running.done(), running.result()
                 await asyncio.sleep(0.1)
-            assert third or running.result()
             assert not [*a.directory.glob("colosim-*/a.ram")], "the dead host's memory is free"
             return await running
 
