@@ -37,7 +37,7 @@ SERVICES = (RUNNER, HUB, LINK, CONTROL)
 _CONNECT_LIMIT_S = 5.0
 _ASK_LIMIT_S = 20.0
 _PROBE_LIMIT_S = 60.0
-_FENCE_LIMIT_S = 2.0  # the witness's fence must end within manager.fence_timeout
+_FENCE_LIMIT_S = 1.0  # that it is shut out makes it safe; clients wait for this
 _MIRROR_LIMIT_BYTES = 64 << 20
 _CLOCK_ASKS = 9
 
@@ -415,4 +415,6 @@ class Places:
         """Nothing of the run is left on any machine that can be reached."""
         if self._door is not None:
             self._door.close()
+        for task in self._coming:  # a connection with a dead machine would last
+            task.cancel()
         await asyncio.gather(*(place.end() for place in (self._local, *self._places.values())))

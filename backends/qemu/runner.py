@@ -315,7 +315,7 @@ class LiveRun:
         return 3 * self.plan.machine.memory_bytes  # two guests and the shadow, which may swap
 
     def _new_directory(self) -> Path:
-        need = self._memory_needed()
+        need = self._memory_needed() if any(plan.at is None for plan in self.plan.hosts) else 0
         if not _TMPFS.is_dir():
             raise LiveError(f"{_TMPFS}: not there; guest memory must be in a tmpfs")
         free = shutil.disk_usage(_TMPFS).free

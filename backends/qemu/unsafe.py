@@ -45,6 +45,11 @@ class _Asked:
         object.__setattr__(self, "protects", POLICIES[self.s.policy.name].protects())
 
     @property
+    def is_remote(self) -> bool:
+        """A host is on another machine."""
+        return not (self.s.hosts.primary is None and self.s.hosts.secondary is None)
+
+    @property
     def oldest(self) -> Version | None:
         return min(self.versions, default=None)
 
@@ -139,6 +144,7 @@ _LIMIT_TIMEOUTS = 60  # a limit of more heartbeat time-outs than these finds wha
 _PAUSES = 3  # a heartbeat time-out shorter than these pauses suspects a busy peer
 _SHORTEST_TIMEOUT_NS = 200 * _MS  # a loaded machine does not run a process for so long
 _SHORTEST_FENCE_NS = 1 * _S
+_SHORTEST_REMOTE_FENCE_NS = 5 * _S
 _PAIR_NS = 180 * _S  # the runner's limit for the first synchronisation
 
 _Rule = tuple[Status, Callable[[_Asked], Any], str, str, str]
@@ -209,6 +215,20 @@ _UNSAFE: tuple[_Rule, ...] = (
         "manager.fence_timeout",
         "a process with much memory takes long to end, and a fence that is given up strands both",
         "give 1 s or more",
+    ),
+    (
+        "warn",
+        lambda a: a.is_remote and a.s.manager.fence_timeout_ns < _SHORTEST_REMOTE_FENCE_NS,
+        "manager.fence_timeout",
+        "a machine that does not answer is given up only after seconds, and then there is no vote",
+        "give 5 s or more",
+    ),
+    (
+        "warn",
+        lambda a: a.is_remote and not str(a.s.hosts.listen).startswith("127."),
+        "hosts.listen",
+        "what machines send each other is not encrypted: memory, and all that clients say",
+        "use a private network, WireGuard or an ssh tunnel",
     ),
     (
         "warn",
@@ -455,7 +475,9 @@ def unsafe(scenario: Scenario) -> list[Finding]:
 
 
 def _versions(scenario: Scenario) -> Iterator[Version]:
-    guest = scenario.guest
+    guest, hosts = scenario.guest, scenario.hosts
+    if hosts.primary or hosts.secondary:  # only their machines can tell
+        return
     try:
         yield from [
             release(path).version for path in filter(None, (guest.qemu, guest.secondary_qemu))

@@ -234,6 +234,7 @@ SAFE = {
     "guest": {"qemu": "no-such-qemu"},
     "memory": {**SCENARIO["memory"], "guest_memory": "131080 KiB"},
 }
+REMOTE = {"primary": "10.0.0.2:7070", "listen": "10.0.0.1", "secret_file": "secret"}
 SERVICE = {
     "kind": "service",
     "load": "open",
@@ -269,6 +270,12 @@ def test_a_safe_scenario():
         ({"manager.heartbeat_timeout": "100 ms"}, "manager.heartbeat_timeout", "warn"),
         ({"manager.heartbeat_interval": "1 s"}, "manager.heartbeat_interval", "warn"),
         ({"manager.fence_timeout": "100 ms"}, "manager.fence_timeout", "warn"),
+        (
+            {"hosts": REMOTE, "manager.fence_timeout": "2 s"},
+            "manager.fence_timeout",
+            "warn",
+        ),
+        ({"hosts": REMOTE}, "hosts.listen", "warn"),
         ({"limits.send": "10 min"}, "limits", "warn"),
         ({"limits.send": "1 ms"}, "limits.send", "fail"),
         ({"link.bandwidth": "20 Mbit/s"}, "link.bandwidth", "warn"),

@@ -191,13 +191,27 @@ def test_a_machine_that_says_nothing_any_more(tmp_path, how):
             assert a.process.poll() is None, "the agent itself goes on"
 
 
+def two_free_ports() -> int:
+    """The first of them."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+
+
 @needs_qemu
 def test_only_the_primary_is_elsewhere(tmp_path):
     """Ways to this machine and to another in one run; a kill that the runner does."""
     secret = secret_file(tmp_path)
     with agent(secret) as a:
+        port = two_free_ports()
+        hosts = scenario_of("127.0.0.1", secret, a.at, None)["hosts"]
         tables = {
-            **scenario_of("127.0.0.1", secret, a.at, None),
+            **TWO_HOSTS,
+            "hosts": {**hosts, "port": port},
             "duration": "6 s",
             "fault": [{"target": "primary", "scope": "host", "kind": "crash", "at": "3 s"}],
         }
@@ -215,6 +229,39 @@ def test_only_the_primary_is_elsewhere(tmp_path):
             path.name for path in received
         ]
         assert len(received) == 2, "kernel and initramfs, once each"
+
+
+@needs_qemu
+def test_a_survivor_is_protected_again_on_the_other_machine(tmp_path):
+    """Three hosts on two machines: the third where the first was, and it takes over too."""
+    secret = secret_file(tmp_path)
+    with agent(secret) as a, agent(secret) as b:
+        kill = {"target": "primary", "scope": "host", "kind": "crash"}
+        tables = {
+            **scenario_of("127.0.0.1", secret, a.at, b.at),
+            "duration": "22 s",
+            "manager": {**SCENARIO["manager"], "reprotect": True},
+            "fault": [{**kill, "at": "3 s"}, {**kill, "at": "17 s"}],
+        }
+
+        async def run() -> LiveOutcome:
+            running = asyncio.create_task(
+                run_live(Scenario.from_mapping(tables), "remus", tmp_path, print)
+            )
+            while not [*a.directory.glob("colosim-*/c.ram")]:
+                assert not running.done(), running.result()
+                await asyncio.sleep(0.1)
+            assert not [*a.directory.glob("colosim-*/a.ram")], "the dead host's memory is free"
+            return await running
+
+        outcome = asyncio.run(asyncio.wait_for(run(), RUN_LIMIT_S))
+        print(*outcome.record.events, sep="\n")
+    alone = [line.node for line in outcome.lines if isinstance(line.body, t.Alone)]
+    assert alone == ["secondary", "secondary.2"]
+    assert outcome.record.violations == []
+    assert replay(decode_line(encode_line(line)) for line in outcome.lines) == []
+    assert outcome.record.counters["lost_responses"] == 0
+    assert outcome.record.responses["released_ns"].max() > 18e9, "after the second kill"
 
 
 # --------------------------------------------------------------------------------------------
@@ -509,7 +556,8 @@ def test_strangers_are_sent_away(tmp_path, data):
 # Doors and addresses
 
 
-def test_doors_open_for_who_has_the_key():
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_doors_open_for_who_has_the_key(host):
     async def test() -> None:
         came: list[str] = []
         refused: list[str] = []
@@ -519,7 +567,7 @@ def test_doors_open_for_who_has_the_key():
             came.append(speaker)
             sock.close()
 
-        door = await Door.opened("127.0.0.1", 0, {"a": key}, {"hub": serve}, refused.append)
+        door = await Door.opened(host, 0, {"a": key}, {"hub": serve}, refused.append)
 
         async def tried(name: str, speaker: str, with_key: bytes) -> None:
             address = TcpAddress(*door.at, name, speaker, with_key)
@@ -535,6 +583,8 @@ def test_doors_open_for_who_has_the_key():
         with pytest.raises(LiveError, match=r"the hub was not there within 0\.1 s"):
             await connected(TcpAddress(*door.at, "hub", "a", key), 0.1, "the hub")
 
+    if host == "::1" and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
     within(test())
 
 
