@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.qemu import tracking
 from backends.qemu.accelerators import kvm_works
 from backends.qemu.asking import ASK_LIMIT_S, ask_program, end_group, last_line, release, text_of
 from backends.qemu.errors import LiveError
@@ -375,14 +376,17 @@ def _tap() -> Finding:
     return Finding(name, "ok", f"{text_of(made[:16].rstrip(bytes(1)))} could be made")
 
 
-def _soft_dirty() -> Finding:
+def _dirty_pages() -> Finding:
+    name = "dirty pages"
+    if tracking.works():
+        return Finding(name, "ok", "the kernel records what a QEMU writes (userfaultfd)")
     if soft_dirty_works():
-        return Finding("soft-dirty", "ok", "the kernel tells which pages were written")
+        return Finding(name, "ok", "the kernel tells which pages were written (soft-dirty)")
     return Finding(
-        "soft-dirty",
+        name,
         "warn",
         "this kernel does not record them: all memory is compared, about 20 ms for 128 MiB",
-        "keep the guest small, or use a kernel with CONFIG_MEM_SOFT_DIRTY",
+        "keep the guest small, or use Linux 6.7 or later, or one with CONFIG_MEM_SOFT_DIRTY",
     )
 
 
@@ -449,7 +453,7 @@ async def examine(
         (str(_TMPFS), lambda: _shared_memory(guest_bytes)),
         ("passt", _passt),
         ("tap", _tap),
-        ("soft-dirty", _soft_dirty),
+        ("dirty pages", _dirty_pages),
         ("guest image", _cached_image),
         ("dpkg and apt", _tools),
         ("compiler", _compiler),

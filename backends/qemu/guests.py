@@ -93,6 +93,7 @@ class _Guest:
         self._is_held = False  # we stopped it
         self._is_over = False  # nothing that befalls it from now on is news
         self._is_off = False
+        self._runs = False  # it said RESUME since `start` began
 
     async def stop(self) -> None:
         self._is_held = True
@@ -102,12 +103,15 @@ class _Guest:
         """Run the guest; done when QEMU says that it runs.  One that is off stays so."""
         if self._is_off:
             return
-        self._is_held = False
+        self._is_held = self._runs = False
         await self.qmp.execute("cont", limit_s=self._limit_s)
-        await self._check_running()
+        await asyncio.sleep(0)  # what it said before it answered
+        if not self._runs:
+            await self._check_running()
 
     def heard(self, event: QmpMessage) -> None:
         """An event of its monitor."""
+        self._runs = self._runs or event["event"] == "RESUME"
         fate = None if self._is_over else self._fate(event)
         if fate is not None:
             self._is_over = fate.what != "reset"

@@ -23,11 +23,12 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from backends.qemu import tracking
 from backends.qemu.accelerators import kvm_works
 from backends.qemu.address import check_path, endpoint, endpoint_text
 from backends.qemu.asking import probe
@@ -255,8 +256,9 @@ class _Session:
 
     async def do_qemu(self, domain: str, argv: list[str]) -> int:
         """Start a host's QEMU."""
-        self._inside(f"{domain}.ram").touch(0o600)
-        return await self._spawn(domain, "qemu", argv)
+        ram = self._inside(f"{domain}.ram")
+        ram.touch(0o600)
+        return await self._spawn(domain, "qemu", argv, tracking.environment(ram))
 
     async def do_signal(self, domain: str, number: int, name: str | None) -> None:
         await self._supervising().signal(domain, number, name)
@@ -285,12 +287,14 @@ class _Session:
             raise LiveError(f"{name!r}: no name of a run's file")
         return self._directory / name
 
-    async def _spawn(self, domain: str, name: str, argv: list[str]) -> int:
+    async def _spawn(
+        self, domain: str, name: str, argv: list[str], env: Mapping[str, str] | None = None
+    ) -> int:
         self._domains.add(domain)
         for kept in (f"{domain}.log", f"{domain}.console.log"):
             self._followed.setdefault(kept, 0)
         log = self._inside(f"{domain}.log")
-        return await self._supervising().spawn(domain, name, argv, log)
+        return await self._supervising().spawn(domain, name, argv, log, env)
 
     def _ended(self, ended: Ended) -> None:
         self._send_grown()  # its last words first

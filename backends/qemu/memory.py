@@ -1,7 +1,9 @@
 """Which pages of a stopped guest's memory changed since they were last sent.
 
-The guest's memory is a file that QEMU maps shared, so it can be read from outside.  Two scanners:
+The guest's memory is a file that QEMU maps shared, so it can be read from outside.  Three scanners:
 
+* `WriteTracking` asks the kernel for what it recorded for a QEMU that was started for it
+  (`tracking`): work for the pages that were written, no copy.
 * `SoftDirty` asks the kernel which pages QEMU wrote to: O(memory) bits, no copy.  Not every kernel
   has it, and one without it says so by silence, so `soft_dirty_works` tries it first.
 * `Shadow` keeps a copy and compares at memory speed.  It works everywhere.
@@ -24,6 +26,7 @@ from typing import Final, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from backends.qemu import tracking
 from backends.qemu.errors import LiveError
 
 PAGE_BYTES: Final = 4096
@@ -252,13 +255,8 @@ def soft_dirty_works() -> bool:
         return False
 
 
-class SoftDirty:
-    """Finds changed pages by the kernel's record of what QEMU wrote to.
-
-    `absorb` clears the record of all pages, so absorb what `changed` said, all of it.
-    """
-
-    name = "soft-dirty"
+class _ByKernel:
+    """Memory of a process of which the kernel says what was written."""
 
     def __init__(self, pid: int, path: Path | str, size_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -269,18 +267,6 @@ class SoftDirty:
         if sum(pages for _, _, pages in self._parts) < size_bytes // PAGE_BYTES:
             self._ram.close()
             raise LiveError(f"{path}: process {pid} does not map it; give the pid of its QEMU")
-
-    def take(self) -> None:
-        _clear_soft_dirty(self._process)
-
-    def changed(self) -> Pages:
-        dirty = np.zeros(self.size_bytes // PAGE_BYTES, np.bool_)
-        for address, first, pages in self._parts:
-            dirty[first : first + pages] |= _soft_dirty(self._process, address, pages)
-        return np.flatnonzero(dirty)
-
-    def absorb(self, pages: Pages) -> None:
-        _clear_soft_dirty(self._process)
 
     def pages(self, pages: Pages) -> Bytes:
         return self._ram.rows[pages]
@@ -306,6 +292,71 @@ class SoftDirty:
                 yield start, first, max(pages, 0)
 
 
+class SoftDirty(_ByKernel):
+    """Finds changed pages by the kernel's record of what QEMU wrote to.
+
+    `absorb` clears the record of all pages, so absorb what `changed` said, all of it.
+    """
+
+    name = "soft-dirty"
+
+    def take(self) -> None:
+        _clear_soft_dirty(self._process)
+
+    def changed(self) -> Pages:
+        dirty = np.zeros(self.size_bytes // PAGE_BYTES, np.bool_)
+        for address, first, pages in self._parts:
+            dirty[first : first + pages] |= _soft_dirty(self._process, address, pages)
+        return np.flatnonzero(dirty)
+
+    def absorb(self, pages: Pages) -> None:
+        _clear_soft_dirty(self._process)
+
+
+class WriteTracking(_ByKernel):
+    """Finds changed pages by a record that the kernel keeps for a QEMU that was started for it.
+
+    What `changed` says is protected again in the same moment: what is written later is found the
+    next time.  Raises `LiveError` for a QEMU whose memory is not tracked.
+    """
+
+    name = "write tracking"
+
+    def __init__(self, pid: int, path: Path | str, size_bytes: int) -> None:
+        super().__init__(pid, path, size_bytes)
+        try:
+            pagemap = self._process / "pagemap"
+            self._pagemap = os.open(pagemap, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            super().close()
+            raise LiveError(f"process {pid}: its page map: {error.strerror}") from None
+        try:
+            self.changed()
+        except OSError as error:
+            self.close()
+            raise LiveError(f"process {pid}: memory is not tracked: {error.strerror}") from None
+
+    def take(self) -> None:
+        self.changed()
+
+    def changed(self) -> Pages:
+        found = [np.empty(0, np.int64)]
+        for address, first, pages in self._parts:
+            for stretches in tracking.scan(self._pagemap, address, pages * PAGE_BYTES):
+                ends = (stretches - np.uint64(address)).astype(np.int64) // PAGE_BYTES + first
+                lengths = ends[:, 1] - ends[:, 0]
+                before = np.cumsum(lengths) - lengths
+                found.append(np.repeat(ends[:, 0] - before, lengths) + np.arange(lengths.sum()))
+        return np.unique(np.concatenate(found)) if len(self._parts) > 1 else np.concatenate(found)
+
+    def absorb(self, pages: Pages) -> None:
+        """They were protected again when they were found."""
+
+    def close(self) -> None:
+        os.close(self._pagemap)
+        super().close()
+
+
 def _has_swap() -> bool:
     """Whether memory may be swapped out; the page table forgets then what was written to."""
     try:
@@ -316,6 +367,8 @@ def _has_swap() -> bool:
 
 def scanner_for(pid: int, path: Path | str, size_bytes: int) -> Scanner:
     """The best scanner that works here for this QEMU's memory file."""
+    with contextlib.suppress(OSError, LiveError):
+        return WriteTracking(pid, path, size_bytes)
     if soft_dirty_works() and not _has_swap():
         with contextlib.suppress(OSError, LiveError):  # another user's process, say
             return SoftDirty(pid, path, size_bytes)

@@ -16,11 +16,12 @@ import socket
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from backends.qemu import tracking
 from backends.qemu.address import TcpAddress, UnixAddress, connected, endpoint
 from backends.qemu.door import Door
 from backends.qemu.errors import LiveError
@@ -114,12 +115,16 @@ class LocalPlace(Place):
         await self._spawn(host, "agent", argv)
 
     async def start_qemu(self, host: str, argv: list[str]) -> int:
-        (self.directory / f"{host}.ram").touch(0o600)
-        return await self._spawn(host, "qemu", argv)
+        ram = self.directory / f"{host}.ram"
+        ram.touch(0o600)
+        return await self._spawn(host, "qemu", argv, tracking.environment(ram))
 
-    async def _spawn(self, host: str, name: str, argv: list[str]) -> int:
+    async def _spawn(
+        self, host: str, name: str, argv: list[str], env: Mapping[str, str] | None = None
+    ) -> int:
         self._hosts.add(host)
-        return await self._supervisor.spawn(host, name, argv, self._scratch / f"{host}.log")
+        log = self._scratch / f"{host}.log"
+        return await self._supervisor.spawn(host, name, argv, log, env)
 
     async def signal(self, host: str, number: int, name: str | None = None) -> None:
         await self._supervisor.signal(host, number, name)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import mmap
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.qemu import memory
+from backends.qemu import memory, tracking
 from backends.qemu.errors import LiveError
-from backends.qemu.memory import PAGE_BYTES, Shadow, SoftDirty, scanner_for, soft_dirty_works
+from backends.qemu.memory import (
+    PAGE_BYTES,
+    Shadow,
+    SoftDirty,
+    WriteTracking,
+    scanner_for,
+    soft_dirty_works,
+)
 
 BLOCK_PAGES = (1 << 20) // PAGE_BYTES
 
@@ -183,3 +191,128 @@ def test_soft_dirty_wants_the_process_that_maps_the_file(ram):
         other.wait()
     with pytest.raises(LiveError, match=f"process {other.pid}: its maps cannot be read"):
         SoftDirty(other.pid, ram.path, ram.size_bytes)
+
+
+WRITER = """
+import mmap, os, sys
+path, size = sys.argv[1], int(sys.argv[2])
+with open(path, "r+b") as file:
+    memory = mmap.mmap(file.fileno(), size)
+print("ready", flush=True)
+for line in sys.stdin:
+    how, *pages = line.split()
+    for page in map(int, pages):
+        if how == "own":  # by the process itself
+            memory[page * 4096 + page % 4096] = (memory[page * 4096 + page % 4096] + 1) % 256
+        else:  # by the kernel on its behalf, as network and disk data come
+            with open("/dev/urandom", "rb", buffering=0) as source:
+                source.readinto(memoryview(memory)[page * 4096 : page * 4096 + 100])
+    print("done", flush=True)
+"""
+
+
+class Writer:
+    """A process whose memory is tracked as a QEMU's is; call it with what it shall write."""
+
+    def __init__(self, path: Path, pages: int) -> None:
+        path.write_bytes(bytes(pages * PAGE_BYTES))
+        self.path, self.pages = path, pages
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(pages * PAGE_BYTES)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **tracking.environment(path)},
+        )
+        self.pid = self._process.pid
+        self._expect("ready")
+
+    def __call__(self, how: str, pages) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{how} {' '.join(map(str, pages))}\n")
+        self._process.stdin.flush()
+        self._expect("done")
+
+    def _expect(self, word: str) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == f"{word}\n"
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def writer(tmp_path):
+    writer = Writer(tmp_path / "a.ram", 700)
+    yield writer
+    writer.end()
+
+
+def needs_tracking():
+    if not tracking.environment(Path("a.ram")):
+        pytest.skip("this kernel does not track writes (Linux 6.7), or there is no compiler")
+
+
+def test_write_tracking_finds_what_another_process_wrote(writer):
+    needs_tracking()
+    scanner = WriteTracking(writer.pid, writer.path, writer.pages * PAGE_BYTES)
+    scanner.take()
+    assert scanner.changed().size == 0
+    draw = np.random.default_rng(1)
+    for how in ("own", "kernel") * 5:
+        pages = np.unique(draw.integers(0, writer.pages, draw.integers(1, 200)))
+        writer(how, pages)
+        found = scanner.changed()
+        assert found.dtype == np.int64
+        assert found.tolist() == pages.tolist()
+        assert (scanner.pages(found).reshape(-1).view(np.uint8) != 0).any()
+        assert scanner.changed().size == 0
+    scanner.close()
+
+
+def test_write_tracking_misses_nothing_that_a_comparison_finds(writer):
+    needs_tracking()
+    size_bytes = writer.pages * PAGE_BYTES
+    tracked = WriteTracking(writer.pid, writer.path, size_bytes)
+    compared = Shadow(writer.path, size_bytes)
+    for scanner in (tracked, compared):
+        scanner.take()
+    for seed in range(20):
+        pages = np.random.default_rng(seed).integers(0, writer.pages, 300)
+        writer("own", pages)
+        found, differ = tracked.changed(), compared.changed()
+        compared.absorb(differ)
+        assert np.isin(differ, found).all()
+        assert differ.size > 200
+    tracked.close()
+    compared.close()
+
+
+def test_more_stretches_than_one_answer_holds(writer, monkeypatch):
+    needs_tracking()
+    monkeypatch.setattr(tracking, "_REGIONS", 7)
+    scanner = WriteTracking(writer.pid, writer.path, writer.pages * PAGE_BYTES)
+    scanner.take()
+    pages = range(0, writer.pages, 3)
+    writer("own", pages)
+    assert scanner.changed().tolist() == list(pages)
+    scanner.close()
+
+
+def test_a_tracked_process_is_chosen_and_another_is_not(writer, ram):
+    needs_tracking()
+    size_bytes = writer.pages * PAGE_BYTES
+    assert scanner_for(writer.pid, writer.path, size_bytes).name == "write tracking"
+    with pytest.raises(LiveError, match=f"process {os.getpid()}: memory is not tracked"):
+        WriteTracking(os.getpid(), ram.path, ram.size_bytes)
+
+
+def test_without_a_compiler_nothing_is_tracked(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    tracking._library.cache_clear()
+    try:
+        assert tracking.environment(tmp_path / "ram") == {}
+    finally:
+        tracking._library.cache_clear()

@@ -31,18 +31,18 @@ def compiler_version() -> str:
     """
     if shutil.which("gcc") is None:
         raise LiveError(f"gcc was not found: the guest's program is compiled; {_INSTALL}")
-    library = Path(_gcc("-print-file-name=libc.a").stdout.strip())
+    library = Path(gcc("-print-file-name=libc.a").stdout.strip())
     if not library.is_absolute():
         raise LiveError(f"the static C library was not found; {_INSTALL}")
     digest = hashlib.sha256(library.read_bytes()).hexdigest()
-    return f"{_gcc('--version').stdout.partition(chr(10))[0]} {digest}"
+    return f"{gcc('--version').stdout.partition(chr(10))[0]} {digest}"
 
 
 def compile_ground() -> bytes:
     """Compile `ground`, in a folder whose name cannot get into the program."""
     with tempfile.TemporaryDirectory(prefix="colosim-ground-") as folder:
         shutil.copyfile(GROUND_SOURCE, Path(folder) / "ground.c")
-        answer = _gcc(*_COMPILE, "-o", "ground", "ground.c", "-lm", cwd=folder)
+        answer = gcc(*_COMPILE, "-o", "ground", "ground.c", "-lm", cwd=folder)
         if answer.returncode != 0:
             lines = answer.stderr.splitlines()
             why = next((line for line in lines if "error" in line or "cannot" in line), "no reason")
@@ -50,7 +50,8 @@ def compile_ground() -> bytes:
         return (Path(folder) / "ground").read_bytes()
 
 
-def _gcc(*words: str, cwd: str | None = None) -> subprocess.CompletedProcess[str]:
+def gcc(*words: str, cwd: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the compiler; `LiveError` if it takes too long."""
     # An environment of its own: variables like CPATH would change the program.
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     try:
