@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from colosim.api import compare, live, replay, run_live, simulate, sweep
+    from colosim.calibration import calibrate, validate
     from colosim.scenario import Scenario, ScenarioError, load_scenario
 
 __version__ = "0.1.0"
@@ -25,6 +26,8 @@ _HOME = {
     "live": "colosim.api",
     "replay": "colosim.api",
     "run_live": "colosim.api",
+    "calibrate": "colosim.calibration",
+    "validate": "colosim.calibration",
     "Scenario": "colosim.scenario",
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
@@ -34,6 +37,7 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "__version__",
+    "calibrate",
     "compare",
     "live",
     "load_scenario",
@@ -41,6 +45,7 @@ __all__ = [
     "run_live",
     "simulate",
     "sweep",
+    "validate",
 ]
 
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import pandas as pd
 
-from colosim import parallel, store
+from colosim import parallel, phases, store
 from colosim.analysis import summary as tables
 from colosim.model.results import RunRecord
-from colosim.progress import Watch, watcher
+from colosim.progress import Progress, Watch, watcher
 from colosim.protocol import invariants
 from colosim.protocol import trace as protocol_trace
 from colosim.protocol.policies import POLICIES
@@ -82,6 +82,19 @@ class _Outcome:
     def checkpoints(self) -> pd.DataFrame:
         """One row per checkpoint: times in ns (-1: never), pages, bytes, measured, pause_ms."""
         return tables.checkpoints_table(self.records)
+
+    @cached_property
+    def phases(self) -> pd.DataFrame:
+        """One row per step of a checkpoint: checkpoint, phase, start_ns, duration_ns, measured.
+
+        Of live runs, and of simulated replications that were traced; else empty.
+        """
+        return tables.phases_table(self.records)
+
+    @property
+    def phase_summary(self) -> pd.DataFrame:
+        """policy, phase, n, median_ms, p95_ms, p99_ms of the phases after the warm-up."""
+        return tables.phases_summary(self.phases)
 
     @cached_property
     def events(self) -> pd.DataFrame:
@@ -211,6 +224,8 @@ class Result(_Outcome):
             "checkpoints.parquet": self.checkpoints,
             "events.csv": self.events,
         }
+        if len(self.phases):
+            contents["phases.csv"] = self.phases
         store.write(directory, manifest, contents)
 
 
@@ -305,7 +320,7 @@ def simulate(
     replications: int | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
-    progress: parallel.Progress | None = None,
+    progress: Progress | None = None,
     trace: Traced = "first",
 ) -> Result:
     """Simulate a scenario (object, mapping or path of a file) under one policy.
@@ -332,7 +347,7 @@ def compare(
     replications: int | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
-    progress: parallel.Progress | None = None,
+    progress: Progress | None = None,
     trace: Traced = "first",
 ) -> Comparison:
     """Simulate a scenario under several policies, which meet the same random draws.
@@ -384,7 +399,7 @@ def _run(
     make: Callable[[Sequence[Result]], AnyOutcome],
     out: str | Path | None,
     jobs: int | None,
-    progress: parallel.Progress | None,
+    progress: Progress | None,
 ) -> AnyOutcome:
     """Run and write; ``make`` makes the outcome of the results that there are."""
     parallel.check_jobs(jobs)
@@ -426,9 +441,13 @@ def _results(plan: _Plan, records: Mapping[tuple[str, int], RunRecord]) -> list[
 def _replicate(scenario: Scenario, policy: str, replication: int, trace: Path | None) -> RunRecord:
     from backends.sim import run_replication
 
-    with nullcontext() if trace is None else store.trace_writer(trace) as write:
-        observers = [write] if write else []
-        return run_replication(scenario, policy, scenario.seed, replication, observers)
+    if trace is None:
+        return run_replication(scenario, policy, scenario.seed, replication)
+    collector = phases.Phases()
+    with store.trace_writer(trace) as write:
+        watchers = [write, collector.see]
+        record = run_replication(scenario, policy, scenario.seed, replication, watchers)
+    return record.with_phases(phases.columns(collector.found))
 
 
 def _scenario(given: object, seed: int | None, replications: int | None) -> Scenario:

@@ -134,7 +134,7 @@ def live(file: Path, as_json: bool, out: str | None, **options: Any) -> int:
     """
     from colosim import api
 
-    return _run(lambda: api.live(file, out=out, say=_say, **options), as_json, out)
+    return _run(lambda: api.live(file, out=out, say=_say, **options), as_json, out, phases=True)
 
 
 @cli.command(
@@ -209,6 +209,66 @@ def doctor(file: Path | None, qemus: Sequence[str], no_test: bool, as_json: bool
     else:
         click.echo("\n".join(lines_of(findings)) or "nothing unsafe was found")
     return 1 if any(finding.status == "fail" for finding in findings) else 0
+
+
+_LIVE_RUNS = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+
+
+@cli.command(epilog="Example: colosim calibrate out/r50 out/r200 out/none --out redis.toml")
+@_LIVE_RUNS
+@click.option("--out", metavar="SCENARIO.toml", required=True, help="Scenario file to write.")
+def calibrate(runs: Sequence[str], out: str) -> int:
+    """Turn live runs into a scenario for the simulator.
+
+    RUN is a directory that 'colosim live --out' wrote. Give runs of one guest at two checkpoint
+    intervals or more, and for a service one with policy none. The file says of every number where
+    it came from; beside it go NAME.calibration.json and, where dirty pages are a measured curve,
+    NAME.pages.csv.
+    """
+    from colosim.calibration import calibrate as run
+
+    found = run(runs, out)
+    click.echo(f"{found.runs.drop(columns='fingerprint').to_string(index=False)}\n")
+    click.echo("models of dirty pages; score: mean error at a run left out of the fit")
+    click.echo(f"{found.memory.sort_values('score').round(4).to_string(index=False)}\n")
+    click.echo(f"{found.numbers.to_string(index=False)}\n")
+    click.echo(f"written: {found.path}")
+    return 0
+
+
+@cli.command(epilog="Example: colosim validate redis.toml out/r100 out/r100-slow-link")
+@_FILE
+@_LIVE_RUNS
+@click.option("--out", metavar="DIR", help="Directory for validation.csv and a figure.")
+@click.option(
+    "--replications",
+    metavar="N",
+    type=click.IntRange(2),
+    default=20,
+    show_default=True,
+    help="Simulated runs for each live one.",
+)
+@_JOBS
+def validate(file: Path, runs: Sequence[str], **options: Any) -> int:
+    """Predict live runs with a calibrated scenario, and compare.
+
+    Each RUN's own policy, load and link are simulated with FILE's costs, memory and service times.
+    A run that FILE was calibrated on is marked as fitted, for that proves nothing.
+    """
+    from colosim.calibration import readable
+    from colosim.calibration import validate as run
+
+    found = run(file, runs, **options)
+    click.echo(f"{readable(found).to_string(index=False)}\n")
+    medians = found.median_errors()
+    medians["median_error"] = [f"{each:.1%}" for each in medians["median_error"]]
+    medians["inside"] = [f"{each:.0%}" for each in medians["inside"]]
+    click.echo(f"{medians.to_string(index=False)}\n")
+    if found.median_error == found.median_error:  # not NaN
+        click.echo(f"median error of what was not fitted: {found.median_error:.1%}")
+    if options["out"]:
+        click.echo(f"written to {options['out']}")
+    return 0
 
 
 @cli.command("import-qemu-log", epilog="Example: colosim import-qemu-log p.log s.log --out p.csv")
@@ -342,8 +402,13 @@ def _parameters(params: Any) -> list[str]:
     return lines
 
 
-def _run(start: Callable[[], Result | Comparison], as_json: bool, out: str | None) -> int:
-    """Run and show the outcome, also what Ctrl-C left of it."""
+def _run(
+    start: Callable[[], Result | Comparison],
+    as_json: bool,
+    out: str | None,
+    phases: bool = False,
+) -> int:
+    """Run and show the outcome, also what Ctrl-C left of it; ``phases``: those too."""
     from colosim.api import Interrupted
 
     status, outcome = 0, None
@@ -353,11 +418,11 @@ def _run(start: Callable[[], Result | Comparison], as_json: bool, out: str | Non
         status, outcome = 130, interrupted.result
         _say(str(interrupted))
     if outcome is not None:
-        (_show_json if as_json else _show)(outcome, out)
+        (_show_json if as_json else _show)(outcome, out, phases)
     return status
 
 
-def _show(outcome: Result | Comparison, out: str | None) -> None:
+def _show(outcome: Result | Comparison, out: str | None, phases: bool) -> None:
     click.echo(f"{outcome.title}\n")
     for violation in outcome.violations[:_MOST_SHOWN]:
         click.secho(f"VIOLATION: {violation}", fg="red", bold=True)
@@ -367,12 +432,15 @@ def _show(outcome: Result | Comparison, out: str | None) -> None:
         click.secho(f"FLAG: {flag}", fg="yellow", bold=True)
     for table in outcome.readable():
         click.echo(f"{table.to_string()}\n")
+    if phases and len(outcome.phases):
+        summary = outcome.phase_summary.drop(columns="policy").round(3)
+        click.echo(f"phases of a checkpoint\n{summary.to_string(index=False)}\n")
     click.echo("mean ± half of the 95 % interval over replications")
     click.echo(f"fingerprint {outcome.fingerprint}")
     click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the run")
 
 
-def _show_json(outcome: Result | Comparison, out: str | None) -> None:
+def _show_json(outcome: Result | Comparison, out: str | None, phases: bool) -> None:
     import json
 
     body = {
@@ -384,6 +452,7 @@ def _show_json(outcome: Result | Comparison, out: str | None) -> None:
         "violations": outcome.violations,
         "out": out,
         "summary": _rows(outcome.summary),
+        **({"phases": _rows(outcome.phase_summary)} if phases and len(outcome.phases) else {}),
     }
     click.echo(json.dumps(body, allow_nan=False))
 
@@ -441,6 +510,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _is_expected(error: Exception) -> bool:
     """Something that was given cannot be used."""
     from backends.qemu.errors import LiveError
+    from colosim.calibration.errors import CalibrationError
     from colosim.model.errors import ModelError
     from colosim.protocol.trace import TraceError
     from colosim.scenario import ScenarioError
@@ -448,6 +518,7 @@ def _is_expected(error: Exception) -> bool:
     from colosim.sweeps import SweepError
 
     expected = (
+        CalibrationError,
         LiveError,
         ModelError,
         ScenarioError,

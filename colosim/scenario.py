@@ -155,6 +155,11 @@ class OpenService(Service):
     load: Literal["open"] = option(..., "clients do not wait for responses")
     rate_per_s: Frequency = option(..., "mean arrivals of requests, all connections together")
     connections: Count = option(64, "connections that the arrivals are spread over")
+    pipelined: bool = option(
+        True,
+        "a connection sends its next request before it has the answer to the last; "
+        "clients of a live run never do",
+    )
 
 
 class ClosedService(Service):

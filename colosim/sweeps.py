@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from colosim import parallel, store
+from colosim.progress import Progress
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import Scenario, load_scenario, read_toml, validated
 from colosim.section import OneOf, Section, option
@@ -198,7 +199,7 @@ def run(
     sweep: Plan,
     out: str | Path,
     jobs: int | None = None,
-    progress: parallel.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
     """Run the points that ``out`` does not hold yet; a point that fails does not end the sweep.
 
@@ -241,7 +242,7 @@ def sweep(
     source: str | Path | Mapping[str, Any],
     out: str | Path | None = None,
     jobs: int | None = None,
-    progress: parallel.Progress | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Run a sweep (file, or mapping shaped like one) and return its dataset; see `read`.
 

@@ -210,6 +210,7 @@ def test_a_run_directory_holds_everything(file, tmp_path):
         "events.csv",
         "manifest.json",
         "metrics.csv",
+        "phases.csv",
         "responses.parquet",
         "summary.csv",
         "trace-0.jsonl.gz",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,11 +18,12 @@ from backends.qemu.guest import GroundOptions, build
 from backends.qemu.launch import CLOCK, MAC, Machine
 from backends.qemu.net.config import GUEST_IP
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
-from backends.qemu.records import merged, recorded
+from backends.qemu.records import merged, phased, recorded
 from backends.qemu.runner import LiveRun
 from backends.qemu.sites import Sites, forward_of, tap_of
 from colosim.model.results import RunRecord
 from colosim.model.streams import Streams
+from colosim.phases import columns
 from colosim.protocol.invariants import check
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line
@@ -105,6 +107,7 @@ async def run_live(
         events=sorted([*recorder.events, *told], key=lambda event: event["at_ns"]),
         violations=[str(violation) for violation in check(lines)],
         counters={**recorder.counters, **({} if load is None else load.counters())},
+        phases=columns(phased(lines, saves, start_ns, run.ahead_ns())),
     )
     return LiveOutcome(record, lines, _about(plan, run), interrupted)
 
@@ -116,8 +119,18 @@ def _about(plan: LivePlan, run: LiveRun) -> Mapping[str, str]:
         **{f"qemu of {host.node.id}": host.qemu.release for host in plan.hosts},
         **{f"machine of {host.node.id}": host.at for host in plan.hosts if host.at},
         "accelerator": plan.machine.accelerator,
+        "processor": processor(),
         "dirty pages found by": scanners[0] if scanners else "nobody",
     }
+
+
+def processor() -> str:
+    """The machine's processors, by count and name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{os.cpu_count()} x {line.partition(':')[2].strip()}"
+    return f"{os.cpu_count()} x unknown"
 
 
 async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:

@@ -14,7 +14,9 @@ from typing import Any
 
 from backends.nodes import PRIMARY, role_of
 from backends.recorder import Recorder
+from colosim.phases import Phase, phases
 from colosim.protocol import types as t
+from colosim.protocol.checkpoint import P
 from colosim.protocol.trace import Line, decode, merge
 
 
@@ -64,32 +66,75 @@ def recorded(
 ) -> Recorder:
     """Checkpoints, exits and counters of a merged trace; saves: of each primary, by its id.
 
-    ahead_ns: how far the clock of a node's machine is ahead of the runner's.
+    ahead_ns: how far the clock of a node's machine is ahead of the runner's.  Exposure is the time
+    from the moment the guest was known to run until it was asked to stop, as in the simulator: the
+    same definition is calibrated and predicted.
     """
     clock = _Told(start_ns)
     recorder = Recorder(clock)
     ears = recorder.ears()
     rows = {node: _saves(path) for node, path in saves.items()}
-    cut_ns = start_ns  # of the checkpoint before
+    running_ns = start_ns  # since when the guest runs
+    exposure_ns = 0  # how long it had run when it was stopped
     for line in lines:
         now_ns = clock.line_ns = line.now_ns - (ahead_ns or {}).get(line.node, 0)
         hear = ears.get(type(line.body)) if line.kind == "signal" else None
         if hear is not None:
             hear(line.node, line.body)
-        if role_of(line.node) != PRIMARY or line.kind != "action" or not recorder.checkpoints:
+        if role_of(line.node) != PRIMARY:
+            continue
+        if isinstance(line.body, t.Protected | t.Resumed):
+            running_ns = now_ns
+        if line.kind != "action" or not recorder.checkpoints:
             continue
         saved = rows.get(line.node, {})
         match line.body:
             case t.StopVm():
+                exposure_ns = now_ns - running_ns
                 recorder.stopped(line.node)
             case t.Save(_, checkpoint) | t.Copy(_, checkpoint) if checkpoint in saved:
-                recorder.saved(now_ns - cut_ns, saved[checkpoint]["pages"])
-                cut_ns = now_ns
+                recorder.saved(exposure_ns, saved[checkpoint]["pages"])
             case t.SendState(_, chunks):
                 recorder.sent(sum(c.size if isinstance(c, t.Blob) else len(c) for c in chunks))
             case _:
                 pass
     return recorder
+
+
+def phased(
+    lines: Iterable[Line],
+    saves: Mapping[str, Path],
+    start_ns: int,
+    ahead_ns: Mapping[str, int] | None = None,
+) -> list[Phase]:
+    """Phases of a merged trace, times from the start of protection; and the parts of each save.
+
+    saves, ahead_ns: as for `recorded`.  `save/device` and `save/scan` are done at the same time and
+    begin with the save, as far as is known; `save/encode` begins when both have ended.
+    """
+    lines = list(lines)
+    found = []
+    for node, path in saves.items():
+        rows = _saves(path)
+        for phase in phases(line for line in lines if line.node == node):
+            begin_ns = phase.start_ns - start_ns - (ahead_ns or {}).get(node, 0)
+            found.append(phase._replace(start_ns=begin_ns))
+            row = rows.get(phase.checkpoint)
+            if phase.phase in (P.SAVE, P.COPY) and row is not None:
+                found += _parts(phase._replace(start_ns=begin_ns), row)
+    return found
+
+
+def _parts(save: Phase, row: Mapping[str, int]) -> list[Phase]:
+    encode_ns = save.start_ns + max(row["device_ns"], row["scan_ns"])
+    return [
+        Phase(save.checkpoint, f"{save.phase}/{part}", at_ns, row[f"{part}_ns"])
+        for part, at_ns in (
+            ("device", save.start_ns),
+            ("scan", save.start_ns),
+            ("encode", encode_ns),
+        )
+    ]
 
 
 def _saves(path: Path) -> Mapping[int, dict[str, Any]]:

@@ -9,6 +9,7 @@ That one rule, a position in one log, is enough for mirroring (COLO), for keepin
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -44,12 +45,14 @@ class Network:
         self.duplicates = 0
         self.answered: Callable[[int, int], None] = lambda client, request: None
 
-    def send(self, client: int, request: int) -> None:
-        """A request that the client sent ``delay`` ago arrives."""
+    def send(self, client: int, request: int, due_ns: int | None = None) -> None:
+        """A request that the client sent ``delay`` ago arrives; if late, ``due_ns`` says when it
+        was due, and counts.
+        """
         self._row[client, request] = len(self.client)
         self.client.append(client)
         self.request.append(request)
-        self.arrival_ns.append(self._clock.now_ns() - self._delay_ns)
+        self.arrival_ns.append(self._clock.now_ns() - self._delay_ns if due_ns is None else due_ns)
         self.served_ns.append(-1)
         self.released_ns.append(-1)
         for guest in self._readers:
@@ -88,9 +91,9 @@ class Network:
         if self.served_ns[row] < 0:
             self.served_ns[row] = self._clock.now_ns()
 
-    def release(self, ranges: tuple[Range, ...]) -> None:
-        """Answers leave for their clients; one they have already is recognised and ignored."""
-        reaches_ns = self._clock.now_ns() + self._delay_ns
+    def release(self, ranges: tuple[Range, ...], late_ns: int = 0) -> None:
+        """Answers leave for their clients, in ``late_ns``; one they have is ignored."""
+        reaches_ns = self._clock.now_ns() + late_ns + self._delay_ns
         for range_ in ranges:
             client = int(range_.stream)
             for request in range(range_.first, range_.end):
@@ -99,7 +102,13 @@ class Network:
                     self.duplicates += 1
                     continue
                 self.released_ns[row] = reaches_ns
-                self.answered(client, request)
+                if late_ns:
+                    self._clock.after(late_ns, self._left, (client, request))
+                else:
+                    self.answered(client, request)
+
+    def _left(self, answer: tuple[int, int]) -> None:
+        self.answered(*answer)
 
     def has(self, client: int, request: int) -> bool:
         """Whether the client has its answer."""
@@ -163,6 +172,12 @@ class _Open:
     ) -> None:
         self._clock = clock
         self._network = network
+        self._delay_ns = workload.client_delay_ns
+        #: client -> (request, when due) that wait for the answer to the one before; None: pipelined
+        self._waiting: dict[int, deque[tuple[int, int]]] | None = None
+        if not workload.pipelined:
+            self._waiting = {}  # of those that have asked and have no answer
+            network.answered = self._answered
         self._connections = workload.connections
         self._mean_ns = NS_PER_S / workload.rate_per_s
         self._gaps = streams.exponential("arrival")
@@ -178,7 +193,33 @@ class _Open:
         request, client = divmod(self._next, self._connections)
         self._next += 1
         self._plan()
+        if self._waiting is not None:
+            if client in self._waiting:
+                due_ns = self._clock.now_ns() - self._delay_ns
+                self._waiting[client].append((request, due_ns))
+                return
+            self._waiting[client] = deque()
         self._network.send(client, request)
+
+    def _answered(self, client: int, request: int) -> None:
+        """The answer left for its client, who sends what waited for it."""
+        assert self._waiting is not None
+        if waiting := self._waiting[client]:
+            due = waiting.popleft()
+            self._clock.after(2 * self._delay_ns, self._send_late, (client, *due))
+        else:
+            self._clock.after(2 * self._delay_ns, self._free, client)
+
+    def _send_late(self, late: tuple[int, int, int]) -> None:
+        self._network.send(*late)
+
+    def _free(self, client: int) -> None:
+        """Its next request, sent from now on, arrives from now on."""
+        assert self._waiting is not None
+        if waiting := self._waiting[client]:
+            self._network.send(client, *waiting.popleft())
+        else:
+            del self._waiting[client]
 
 
 class _Closed:

@@ -19,7 +19,7 @@ from backends.sim.faults import FaultPlan
 from backends.sim.guest import Guest, Snapshot
 from backends.sim.link import Direction
 from backends.sim.traffic import Demand, Network, start_clients
-from colosim.model.cost import Slowdown
+from colosim.model.cost import Slowdown, varied_ns
 from colosim.model.divergence import Divergence
 from colosim.model.streams import Streams
 from colosim.protocol import types as t
@@ -51,6 +51,7 @@ class Host:
     turn: int = 0  # of that call
     # what the guest made and nobody has: (client, request) -> digest
     owed: dict[tuple[int, int], str] = field(default_factory=dict)
+    operations: dict[str, int] = field(default_factory=dict)  # how many of each were begun
     # what the loaded state had made and, for all it knows, nobody has: a guest repeats that
     repeats: dict[tuple[int, int], str] = field(default_factory=dict)
 
@@ -185,12 +186,13 @@ class SimWorld:
         host = self.hosts[node_id]
         host.due_ns = when_ns
         # Most calls only put the wake-up off: the one that is planned will then plan the next.
-        if when_ns is not None and (host.wake_ns is None or when_ns < host.wake_ns):
+        late_ns = self._costs.wake_up_ns
+        if when_ns is not None and (host.wake_ns is None or when_ns + late_ns < host.wake_ns):
             self._plan_wake(host, when_ns)
 
     def _plan_wake(self, host: Host, when_ns: int) -> None:
         host.turn += 1
-        host.wake_ns = max(when_ns, self.now_ns())
+        host.wake_ns = max(when_ns, self.now_ns()) + self._costs.wake_up_ns
         self.clock.after(host.wake_ns - self.now_ns(), self._wake, (host, host.turn))
 
     def _wake(self, woken: tuple[Host, int]) -> None:
@@ -237,15 +239,24 @@ class SimWorld:
 
         self.clock.after(delay_ns, end)
 
+    def _cost_ns(self, host: Host, step: str, mean_ns: int) -> int:
+        """What a step takes this time, by the spread that the scenario gives it."""
+        spread = getattr(self._costs, f"{step}_spread")
+        if not spread:
+            return mean_ns
+        index = host.operations[step] = host.operations.get(step, -1) + 1
+        z = self._streams.normal(f"cost-{step}-{host.id}").at(index)
+        return varied_ns(mean_ns, spread, z)
+
     def _quiesce(self, host: Host, action: t.Quiesce, cause: Cause) -> None:
         self.network.pause()
-        delay_ns = self._costs.quiesce_ns
+        delay_ns = self._cost_ns(host, "quiesce", self._costs.quiesce_ns)
         self.clock.after(delay_ns, lambda _: self.tell(host.id, t.Done(action.op), cause))
 
     def _stop_vm(self, host: Host, action: t.StopVm, cause: Cause) -> None:
         host.guest.stop()
         self.recorder.stopped(host.id)
-        self._takes(host, action.op, cause, self._costs.stop_ns)
+        self._takes(host, action.op, cause, self._cost_ns(host, "stop", self._costs.stop_ns))
 
     def _drain(self, host: Host, action: t.Drain, cause: Cause) -> None:
         self._takes(host, action.op, cause, 0)  # output reaches the node as it is made
@@ -274,7 +285,8 @@ class SimWorld:
         device = t.Blob(f"device-{checkpoint}", device_bytes, f"k{checkpoint}")
         self._snapshots[device.id] = snapshot
         self.recorder.saved(exposure_ns, pages)
-        self._takes(host, action.op, cause, takes_ns(pages), lambda: t.State(ram, device))
+        save_ns = self._cost_ns(host, "save", takes_ns(pages))
+        self._takes(host, action.op, cause, save_ns, lambda: t.State(ram, device))
 
     def _dirty(self, guest: Guest, purpose: str, checkpoint: int) -> tuple[int, int]:
         """(exposure, distinct dirty pages) of a guest since its cut."""
@@ -298,7 +310,8 @@ class SimWorld:
             host.repeats = dict(snapshot.unanswered)
             self._synchronise(action.checkpoint)
 
-        self._takes(host, action.op, cause, self._costs.load_ns(restored), finish)
+        load_ns = self._cost_ns(host, "load", self._costs.load_ns(restored))
+        self._takes(host, action.op, cause, load_ns, finish)
 
     def _start_vm(self, host: Host, action: t.StartVm, cause: Cause) -> None:
         def finish() -> None:
@@ -309,7 +322,8 @@ class SimWorld:
                 self.network.resume()
             self.network.catch_up(host.guest)
 
-        self._takes(host, action.op, cause, self._costs.resume_ns, finish)
+        resume_ns = self._cost_ns(host, "resume", self._costs.resume_ns)
+        self._takes(host, action.op, cause, resume_ns, finish)
 
     # -- output ----------------------------------------------------------------------------
 
@@ -358,7 +372,10 @@ class SimWorld:
 
     def _release(self, host: Host, action: t.Release, cause: Cause) -> None:
         self._drop(host, action, cause)
-        self.network.release(action.ranges)
+        # without protection nothing was held: what output takes is part of the service
+        mean_ns = self._costs.release_ns if self._tracked else 0
+        late_ns = self._cost_ns(host, "release", mean_ns) if mean_ns else 0
+        self.network.release(action.ranges, late_ns)
 
     def _drop(self, host: Host, action: t.Release | t.Drop, cause: Cause) -> None:
         for range_ in action.ranges:
@@ -397,6 +414,23 @@ class SimWorld:
             self._post(host, "colo", size, t.PeerBytes(action.data), cause)
 
     def _send_state(self, host: Host, action: t.SendState, cause: Cause) -> None:
+        """Put a state on the link, after the time that the hosts themselves need for it."""
+        names = [chunk.id for chunk in action.chunks if isinstance(chunk, t.Blob)]
+        [snapshot] = [self._snapshots[name] for name in names if name in self._snapshots]
+        mean_ns = self._costs.transfer_ns(snapshot.pages)
+
+        def put(_: object = None) -> None:
+            if host.hung:
+                host.backlog.append(put)
+            elif host.alive:
+                self._put_state(host, action, cause)
+
+        if mean_ns:
+            self.clock.after(self._cost_ns(host, "transfer", mean_ns), put)
+        else:
+            put()
+
+    def _put_state(self, host: Host, action: t.SendState, cause: Cause) -> None:
         def left() -> None:
             self.tell(host.id, t.Done(action.op), cause)
 

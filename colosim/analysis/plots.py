@@ -68,22 +68,24 @@ class Chart(Figure):
         return text.getvalue()
 
 
-def _styled(draw: Callable[P, Chart]) -> Callable[P, Chart]:
+def styled(draw: Callable[P, Chart]) -> Callable[P, Chart]:
+    """Decorate a function that draws: it draws in the one style."""
+
     @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Chart:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Chart:
         with rc_context(_STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return drawn
 
 
-@_styled
+@styled
 def latency_cdf(responses: pd.DataFrame) -> Chart:
     """Distribution of latency per policy, with 95 % bands over replications; warm-up removed."""
     return _cdf(responses, "latency_ms", "Latency seen by the client (ms)", "Responses (fraction)")
 
 
-@_styled
+@styled
 def pause_cdf(checkpoints: pd.DataFrame) -> Chart:
     """Distribution of checkpoint pauses per policy, with 95 % bands; warm-up removed."""
     return _cdf(checkpoints, "pause_ms", "Pause of the guest (ms)", "Checkpoints (fraction)")
@@ -117,7 +119,7 @@ def _cdf(table: pd.DataFrame, column: str, x_label: str, y_label: str) -> Chart:
     return chart
 
 
-@_styled
+@styled
 def comparison(
     summary: pd.DataFrame,
     metrics: Sequence[str] = ("throughput_per_s", "latency_mean_ms", "latency_p99_ms"),
@@ -141,7 +143,7 @@ def comparison(
     return chart
 
 
-@_styled
+@styled
 def timeline(
     checkpoints: pd.DataFrame,
     replication: int = 0,

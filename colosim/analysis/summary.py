@@ -5,6 +5,7 @@ Tables have one row per thing seen, and start with the columns policy and replic
 ``metrics``      metric, value, unit: one row per metric of a replication
 ``responses``    the columns of `RunRecord.responses`, measured (not warm-up), latency_ms
 ``checkpoints``  the columns of `RunRecord.checkpoints`, measured, pause_ms
+``phases``       the columns of `RunRecord.phases`, measured: a row per step of a checkpoint
 ``events``       at_ns, node, what, detail: faults, exits, takeovers
 """
 
@@ -59,6 +60,31 @@ def checkpoints_table(records: Iterable[RunRecord]) -> pd.DataFrame:
         )
 
     return _stacked(records, table)
+
+
+def phases_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per step of a checkpoint, of the replications that somebody watched."""
+
+    def table(record: RunRecord) -> pd.DataFrame:
+        started = dict(
+            zip(record.checkpoints["checkpoint"], record.checkpoints["started_ns"], strict=True)
+        )
+        numbers = record.phases["checkpoint"]
+        return pd.DataFrame(record.phases).assign(
+            phase=record.phases["phase"].astype(str),
+            measured=[started.get(each, -1) >= record.warm_up_ns for each in numbers],
+        )
+
+    return _stacked(records, table)
+
+
+def phases_summary(phases: pd.DataFrame) -> pd.DataFrame:
+    """policy, phase, n, median_ms, p95_ms, p99_ms over the measured rows, in order of passing."""
+    took = phases[phases["measured"].astype(bool)].groupby(["policy", "phase"], sort=False)
+    quantiles = (took["duration_ns"].quantile(np.array([0.5, 0.95, 0.99])) / 1e6).unstack()
+    quantiles.columns = pd.Index(["median_ms", "p95_ms", "p99_ms"])
+    quantiles.insert(0, "n", took.size())
+    return quantiles.reset_index()
 
 
 def events_table(records: Iterable[RunRecord]) -> pd.DataFrame:

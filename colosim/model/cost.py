@@ -8,11 +8,19 @@ which the scenario builds the table ``[cost]``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from colosim.model.errors import check_range
 from colosim.model.memory import MemoryModel
 from colosim.protocol.policies.base import parameter
+
+
+def _spread(of: str) -> Any:
+    """Declare the spread of one step's duration."""
+    text = f"relative standard deviation of {of} from one checkpoint to the next (lognormal)"
+    return field(default=0.0, metadata={"unit": "ratio", "help": text, "minimum": 0})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,14 @@ class Costs:
     copy_per_page_ns: int = parameter(
         400, "time", "copy one page aside: assumed, 4 KiB at 10 GB/s; not measured"
     )
+    transfer_fixed_ns: int = parameter(
+        0,
+        "time",
+        "the hosts' own time to move a state, on top of the link's; not measured, to be calibrated",
+    )
+    transfer_per_page_ns: int = parameter(
+        0, "time", "the same for each page sent; not measured, to be calibrated"
+    )
     load_fixed_ns: int = parameter(2_000_000, "time", "load a state on the secondary (LR 2)")
     load_per_page_ns: int = parameter(
         400, "time", "restore one page on the secondary: assumed, 4 KiB at 10 GB/s; not measured"
@@ -51,16 +67,41 @@ class Costs:
         "time",
         "delay of the first write to a page after a checkpoint; not measured, to be fitted",
     )
+    release_ns: int = parameter(
+        0,
+        "time",
+        "what output that was held takes to leave the host once it is released; not measured, to "
+        "be calibrated",
+    )
+    wake_up_ns: int = parameter(
+        0, "time", "how late a host notices that a time has come; not measured, to be calibrated"
+    )
     fence_ns: int = parameter(10_000_000, "time", "fence the other host; assumed, not measured")
     page_bytes: int = parameter(4_096, "size", "size of a page", 1)
     page_header_bytes: int = parameter(
         8, "size", "offset and flags before each page on the wire (LR 2)"
     )
     device_state_bytes: int = parameter(105_007, "size", "state of the devices (LR 5)", 1)
+    zero_pages: float = field(
+        default=0.0,
+        metadata={
+            "unit": "ratio",
+            "help": "part of the pages sent that hold only zeros, of which one byte is sent",
+            "minimum": 0,
+        },
+    )
+    quiesce_spread: float = _spread("quiesce")
+    stop_spread: float = _spread("stop")
+    save_spread: float = _spread("the state's save, or its copy")
+    transfer_spread: float = _spread("the hosts' own time to move a state")
+    load_spread: float = _spread("load")
+    resume_spread: float = _spread("resume")
+    release_spread: float = _spread("release")
 
     def __post_init__(self) -> None:
         for each in fields(self):
             check_range(each.name, getattr(self, each.name), each.metadata["minimum"])
+        check_range("zero_pages", self.zero_pages, high=1.0)
 
     def save_ns(self, pages: int) -> int:
         """Find and encode the dirty pages and save the devices; the guest is stopped."""
@@ -70,13 +111,26 @@ class Costs:
         """Copy the dirty pages aside, so that the guest can run while they are sent."""
         return self.copy_fixed_ns + self.copy_per_page_ns * pages
 
+    def transfer_ns(self, pages: int) -> int:
+        """What moving a state takes the hosts themselves, whatever the link."""
+        return self.transfer_fixed_ns + self.transfer_per_page_ns * pages
+
     def load_ns(self, pages: int) -> int:
         """Load devices and restore pages on the secondary."""
         return self.load_fixed_ns + self.load_per_page_ns * pages
 
     def state_bytes(self, pages: int) -> int:
         """Bytes of one checkpoint on the link: devices, and every page with its header."""
-        return self.device_state_bytes + pages * (self.page_bytes + self.page_header_bytes)
+        whole = self.device_state_bytes + pages * (self.page_bytes + self.page_header_bytes)
+        return whole - round(self.zero_pages * pages) * (self.page_bytes - 1)
+
+
+def varied_ns(mean_ns: int, spread: float, z: float) -> int:
+    """A duration with that mean and relative deviation, lognormal, at standard normal ``z``."""
+    if not spread:
+        return mean_ns
+    variance = math.log1p(spread**2)
+    return round(mean_ns * math.exp(math.sqrt(variance) * z - variance / 2))
 
 
 class Slowdown:

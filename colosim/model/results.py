@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ CHECKPOINT_COLUMNS = (
     "restored_pages",
     "sent_bytes",
 )
+_WORDS = ("reason", "phase")  # columns of strings; all others are integers
+PHASE_COLUMNS = ("checkpoint", "phase", "start_ns", "duration_ns")
 
 
 @dataclass(eq=False)
@@ -49,6 +51,8 @@ class RunRecord:
     ``flags``: what a reader must know, such as "memory-extrapolated".
     ``counters``: totals over the whole replication, warm-up included.
     ``completion_ns``: end of a batch job, else -1.
+    ``phases``: one row per step of a checkpoint that was passed, if somebody watched: checkpoint,
+    phase (a string), start_ns, duration_ns.
 
     Raises ValueError if a table lacks a column, has an unknown one or columns of unequal length.
     """
@@ -65,19 +69,27 @@ class RunRecord:
     flags: list[str] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     completion_ns: int = -1
+    phases: dict[str, Column] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.phases = _table("phases", self.phases, PHASE_COLUMNS)
         self.responses = _table("responses", self.responses, RESPONSE_COLUMNS)
         self.checkpoints = _table("checkpoints", self.checkpoints, CHECKPOINT_COLUMNS)
 
+    def with_phases(self, phases: Mapping[str, Any]) -> RunRecord:
+        """The same record with the phases that a watcher collected."""
+        return replace(self, phases=dict(phases))
+
     def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) over every field but ``violations``, which depend on being watched.
+        """SHA-256 (hexadecimal) over every field but ``violations`` and ``phases``.
+
+        Those depend on being watched.
 
         The same on every machine and in every process: no pointers, hashes or byte orders enter.
         """
         digest = hashlib.sha256()
         for each in fields(self):
-            if each.name == "violations":
+            if each.name in ("violations", "phases"):
                 continue
             _feed(digest, each.name)
             _feed(digest, getattr(self, each.name))
@@ -151,7 +163,7 @@ def _table(what: str, given: Mapping[str, Any], names: tuple[str, ...]) -> dict[
         wrong = ", ".join(sorted(set(columns) ^ set(names)))
         raise ValueError(f"{what}: missing or unknown column {wrong}")
     table: dict[str, Column] = {
-        name: np.asarray(columns[name], dtype=object if name == "reason" else np.int64)
+        name: np.asarray(columns[name], dtype=object if name in _WORDS else np.int64)
         for name in names
     }
     if len({column.shape for column in table.values()}) > 1:

@@ -1,0 +1,18 @@
+"""Live runs into a scenario (`calibrate`), and predictions of other live runs (`validate`)."""
+
+from colosim.calibration.errors import CalibrationError
+from colosim.calibration.fitting import Calibration, calibrate
+from colosim.calibration.prediction import METRICS, Validation, readable, validate
+from colosim.calibration.runs import LiveRun, read_run
+
+__all__ = [
+    "METRICS",
+    "Calibration",
+    "CalibrationError",
+    "LiveRun",
+    "Validation",
+    "calibrate",
+    "read_run",
+    "readable",
+    "validate",
+]

@@ -1,0 +1,253 @@
+"""Dirty pages over exposure: which of the memory models fits what live runs show.
+
+Every model is scored by leaving one run out: fitted to the others, how far off is it there? The
+mean of that relative error over the runs is its score. The best is taken, but a simpler one if it
+is as good within half a percent, the measured curve first, for it assumes least. Where leaving one
+out leaves less than two intervals, nothing can be scored and the measured curve is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+
+from colosim.calibration.errors import CalibrationError
+from colosim.calibration.runs import LiveRun
+from colosim.model.memory import (
+    CurvePoint,
+    MeasuredCurve,
+    MemoryModel,
+    SequentialTouch,
+    UniformTouch,
+    ZipfTouch,
+)
+
+_PAGE_BYTES = 4096
+_MEASURED = "measured"
+_AS_GOOD = 0.005
+
+
+class Point(NamedTuple):
+    """Means of one run: what a model must give back."""
+
+    interval_ns: int
+    exposure_ns: float
+    requests: float
+    pages: float
+
+
+@dataclass(frozen=True, slots=True)
+class PagesFit:
+    """The chosen model.
+
+    memory: keys of `[memory]`, without guest_memory.  candidates: model, score (mean relative
+    error at a run that was left out; NaN where too few tell), chosen.
+    curve: rows of the measured curve's CSV file if that is the model, else None.
+    per_request: further pages of a request, and the standard error of that number.
+    """
+
+    memory: Mapping[str, Any]
+    candidates: pd.DataFrame
+    curve: pd.DataFrame | None
+    per_request: tuple[float, float]
+
+    @property
+    def said(self) -> str:
+        """Which, and how well, in words."""
+        ranked = self.candidates.sort_values("score").itertuples(index=False, name=None)
+        rows = [(str(model), float(score), bool(chosen)) for model, score, chosen in ranked]
+        [(model, score)] = [row[:2] for row in rows if row[2]]
+        if np.isnan(score):
+            return f"{_MEASURED}: too few intervals to say how well it fits between them"
+        second, next_score = next(row[:2] for row in rows if not row[2])
+        text = f"{model}: off by {score:.1%} at a run left out of the fit"
+        return f"{text} ({second}: {next_score:.1%})"
+
+
+def fit(runs: Sequence[LiveRun]) -> PagesFit:
+    """Choose and fit a model; `CalibrationError` unless the runs have two intervals or more."""
+    if len({run.interval_ns for run in runs}) < 2:
+        given = runs[0].interval_ns / 1e6
+        raise CalibrationError(
+            f"{runs[0].name}: every run checkpoints every {given:g} ms; dirty pages over exposure "
+            "need runs at two intervals or more"
+        )
+    table = pd.concat([_rows(run) for run in runs], ignore_index=True)
+    per_request = _per_request(table)
+    guest_pages = runs[0].scenario.memory.guest_memory_bytes // _PAGE_BYTES
+    points = [
+        Point(run.interval_ns, *(float(run.checkpoints[name].mean()) for name in _ROW))
+        for run in runs
+    ]
+    forms: dict[str, _Form] = {_MEASURED: _measured(per_request[0])}
+    forms |= dict(_closed_forms(any(point.requests for point in points)))
+    scores = {name: _score(form, points, guest_pages) for name, form in forms.items()}
+    best = _best(scores)
+    candidates = pd.DataFrame(
+        {"model": list(scores), "score": list(scores.values())}, columns=["model", "score"]
+    )
+    candidates["chosen"] = candidates["model"] == best
+    if best == _MEASURED:
+        curve = _curve(table, per_request[0], guest_pages)
+        memory: Mapping[str, Any] = {
+            "kind": "measured",
+            "outside": "extrapolate",
+            "pages_per_request": round(per_request[0], 4),
+        }
+        return PagesFit(memory, candidates, curve, per_request)
+    memory = forms[best](points, guest_pages)[1]
+    return PagesFit(memory, candidates, None, per_request)
+
+
+def _best(scores: Mapping[str, float]) -> str:
+    """The lowest score; of those about as good the first, which are listed simplest first."""
+    if np.isnan(scores[_MEASURED]):
+        return _MEASURED
+    limit = min(scores.values()) + _AS_GOOD
+    return next(name for name, score in scores.items() if score <= limit)
+
+
+_ROW = ("exposure_ns", "requests", "pages")
+
+
+def _rows(run: LiveRun) -> pd.DataFrame:
+    return run.checkpoints[list(_ROW)].assign(interval_ns=run.interval_ns)
+
+
+def _per_request(table: pd.DataFrame) -> tuple[float, float]:
+    """Slope of pages over requests at equal intervals, at least 0; and its standard error."""
+    grouped = table.groupby("interval_ns")
+    x = (table["requests"] - grouped["requests"].transform("mean")).to_numpy(dtype=float)
+    y = (table["pages"] - grouped["pages"].transform("mean")).to_numpy(dtype=float)
+    square = float(x @ x)
+    if not square:
+        return 0.0, 0.0
+    slope = float(x @ y) / square
+    free = max(len(table) - grouped.ngroups - 1, 1)
+    error = float(np.sum((y - slope * x) ** 2) / free / square) ** 0.5
+    return max(slope, 0.0), error
+
+
+def _curve(table: pd.DataFrame, per_request: float, guest_pages: int) -> pd.DataFrame:
+    """Rows of a curve's file, each sample moved to the load of all of them together."""
+    load = float(table["requests"].sum() / table["exposure_ns"].sum())
+    usual = load * table["exposure_ns"]
+    pages = table["pages"] - per_request * (table["requests"] - usual)
+    return pd.DataFrame(
+        {
+            "workload": "live",
+            "setting": "calibrated",
+            "interval_ms": table["interval_ns"] / 1e6,
+            "exposure_ms": table["exposure_ns"] / 1e6,
+            "dirty_pages": pages.clip(0, guest_pages).round(1),
+            "load_ops": usual.round(3),
+            "guest_ram_mb": guest_pages / 256,
+        }
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Candidates: points -> a model and its table in a scenario
+
+_Form = Callable[[Sequence[Point], int], tuple[MemoryModel, Mapping[str, Any]]]
+
+
+def _measured(per_request: float) -> _Form:
+    def make(points: Sequence[Point], guest_pages: int) -> tuple[MemoryModel, Mapping[str, Any]]:
+        frame = pd.DataFrame(points)
+        load = float(frame["requests"].sum() / frame["exposure_ns"].sum())
+        frame["pages"] -= per_request * (frame["requests"] - load * frame["exposure_ns"])
+        curve = [
+            CurvePoint(round(rows["exposure_ns"].mean()), (max(float(rows["pages"].mean()), 0.0),))
+            for _, rows in frame.groupby("interval_ns")
+        ]
+        options: dict[str, Any] = {"outside": "extrapolate", "guest_pages": guest_pages}
+        model = MeasuredCurve(
+            curve, load_per_s=load * 1e9, pages_per_request=per_request, **options
+        )
+        return model, {}
+
+    return make
+
+
+def _closed_forms(has_load: bool) -> Iterator[tuple[str, _Form]]:
+    drivers = {"": "touches_per_s"}
+    if has_load:
+        drivers[" by request"] = "touches_per_request"
+    kinds = ("uniform", "zipf", "sequential")
+    for kind, (word, driver), background in product(kinds, drivers.items(), ("none", "idle")):
+        more = "" if background == "none" else f" + {background}"
+        yield f"{kind}{word}{more}", _closed(kind, driver, background)
+
+
+def _closed(kind: str, driver: str, background: str) -> _Form:
+    """A closed form with the least sum of squared relative errors at the points."""
+
+    def make(points: Sequence[Point], guest_pages: int) -> tuple[MemoryModel, Mapping[str, Any]]:
+        def build(logs: Sequence[float]) -> tuple[MemoryModel, dict[str, Any]]:
+            size = min(max(round(float(np.exp(min(logs[0], 30.0)))), 1), guest_pages)
+            rate = float(np.exp(min(logs[1], 30.0)))
+            exponent = min(max(float(logs[2]), 0.0), 5.0) if kind == "zipf" else 0.0
+            return _model(kind, size, exponent, {driver: rate}, background, guest_pages)
+
+        def loss(logs: Sequence[float]) -> float:
+            model, _ = build(logs)
+            return sum(_error(model, point) ** 2 for point in points)
+
+        most = max(point.pages for point in points)
+        first = min(points, key=lambda point: point.exposure_ns)
+        unit = first.exposure_ns * 1e-9 if driver == "touches_per_s" else max(first.requests, 1e-3)
+        start = [np.log(1.5 * most + 1), np.log(1.2 * first.pages / unit + 1e-3)]
+        start += [1.0] if kind == "zipf" else []
+        options = {"maxiter": 300, "xatol": 1e-3, "fatol": 1e-8}
+        return build(minimize(loss, start, method="Nelder-Mead", options=options).x)
+
+    return make
+
+
+def _model(
+    kind: str,
+    size: int,
+    exponent: float,
+    touches: Mapping[str, float],
+    background: str,
+    guest_pages: int,
+) -> tuple[MemoryModel, dict[str, Any]]:
+    below = None
+    if background != "none":
+        below = MeasuredCurve.named(background, outside="extrapolate", guest_pages=guest_pages)
+    per_s = touches.get("touches_per_s", 0.0)
+    rest = (per_s, touches.get("touches_per_request", 0.0), below, guest_pages)
+    memory: dict[str, Any] = {
+        "kind": kind,
+        "working_set_pages": size,
+        "touches": f"{per_s:.6g} /s",
+        "touches_per_request": round(rest[1], 4),
+        "background": background,
+    }
+    if kind == "zipf":
+        return ZipfTouch(size, exponent, *rest), memory | {"exponent": round(exponent, 4)}
+    touch = UniformTouch if kind == "uniform" else SequentialTouch
+    return touch(size, *rest), memory
+
+
+def _error(model: MemoryModel, point: Point) -> float:
+    """Relative error of a model at a point."""
+    return model.mean(point.exposure_ns, point.requests) / max(point.pages, 1.0) - 1
+
+
+def _score(form: _Form, points: Sequence[Point], guest_pages: int) -> float:
+    """Mean relative error at a run that was left out; NaN where too few are left."""
+    errors = []
+    for i, left_out in enumerate(points):
+        rest = [*points[:i], *points[i + 1 :]]
+        if len({point.interval_ns for point in rest}) >= 2:
+            model, _ = form(rest, guest_pages)
+            errors.append(abs(_error(model, left_out)))
+    return float(np.mean(errors)) if len(errors) == len(points) else float("nan")

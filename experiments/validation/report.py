@@ -1,0 +1,158 @@
+"""What the experiment found: text for a terminal, Markdown for the documentation, a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from colosim.analysis.plots import COLOURS, Chart, styled
+from colosim.calibration import METRICS
+from experiments.validation import WIRE
+
+#: steps that make up a pause, in order; `copy` and others of copy-then-send are not run here
+_STACKED = ("stop", "cut", "save", "send", "wait-received", "wait-loaded", "resume")
+_STEPS = (
+    *("quiesce", "request", "stop", "cut", "save", "save/scan", "save/device", "save/encode"),
+    *("send", "wait-received", "wait-loaded", "resume", "pause", "whole"),
+)
+
+
+def phase_table(phases: pd.DataFrame, engine: str) -> pd.DataFrame:
+    """A row per phase, a column per workload: "median / p99" in ms; then pages and n."""
+    own = phases[phases["engine"] == engine]
+    columns = {}
+    for workload, rows in own.groupby("workload", sort=False):
+        by_phase = rows.set_index("phase")[["n", "median_ms", "p99_ms", "pages"]].astype(float)
+        found = by_phase.to_dict("index")
+        cells = {
+            step: f"{found[step]['median_ms']:.2f} / {found[step]['p99_ms']:.2f}"
+            for step in _STEPS
+            if step in found
+        }
+        cells["pages, median"] = f"{found['pause']['pages']:.0f}"
+        cells["checkpoints"] = f"{found['pause']['n']:.0f}"
+        columns[str(workload)] = cells
+    return pd.DataFrame(columns).fillna("–")
+
+
+def errors_table(validation: pd.DataFrame) -> pd.DataFrame:
+    """Of what was predicted: a row per metric: n, median error, worst error, how many inside."""
+    own = validation[validation["status"] == "predicted"].assign(
+        error=lambda table: table["error"].abs()
+    )
+    grouped = own.groupby("metric", sort=False)
+    found = grouped.agg(
+        n=("error", "size"),
+        median=("error", "median"),
+        worst=("error", "max"),
+        inside=("inside", "mean"),
+    )
+    everything = (len(own), own["error"].median(), own["error"].max(), own["inside"].mean())
+    found.loc["all"] = list(everything)
+    return pd.DataFrame(
+        {
+            "what": [METRICS.get(str(metric), str(metric)) for metric in found.index],
+            "n": found["n"].astype(int).to_numpy(),
+            "median error": [f"{each:.1%}" for each in found["median"]],
+            "worst error": [f"{each:.1%}" for each in found["worst"]],
+            "inside the interval": [f"{each:.0%}" for each in found["inside"]],
+        }
+    )
+
+
+def rows_table(validation: pd.DataFrame) -> pd.DataFrame:
+    """Every comparison, as text."""
+    return pd.DataFrame(
+        {
+            "workload": validation["workload"],
+            "run": validation["name"],
+            "load": validation["load"],
+            "what": [METRICS[each] for each in validation["metric"]],
+            "status": validation["status"],
+            "predicted": [f"{each:.4g}" for each in validation["predicted"]],
+            "measured": [f"{each:.4g}" for each in validation["measured"]],
+            "95 % of runs": [
+                f"{low:.4g} to {high:.4g}"
+                for low, high in zip(validation["low"], validation["high"], strict=True)
+            ],
+            "error": [f"{each:+.1%}" for each in validation["error"]],
+        }
+    )
+
+
+def markdown(
+    phases: pd.DataFrame,
+    validation: pd.DataFrame,
+    models: pd.DataFrame,
+    about: Mapping[str, str],
+    failures: Sequence[str],
+) -> str:
+    """The page on what was found; made by ``python -m experiments.validation``, not by hand."""
+    said = ", ".join(f"{key} {value}" for key, value in about.items())
+    parts = [
+        "# Validation",
+        f"Made by `python -m experiments.validation`: {said}. Guest of 128 MiB.",
+        "[calibration.md](calibration.md) says what is fitted and how; the experiment's own "
+        "docstring says what is run.",
+        "## Phases of a checkpoint",
+        "Median / 99 % in ms, interval 100 ms; `pause` is from the stop to the resume, `whole` "
+        "from the start. `save/scan` and `save/device` run at the same time.",
+    ]
+    for engine in pd.unique(phases["engine"]) if len(phases) else ():
+        title = "The wire engine" if engine == WIRE else str(engine).capitalize()
+        parts += [f"### {title}", _markdown(phase_table(phases, engine), "phase")]
+    if len(validation):
+        parts += [
+            "## Predictions",
+            "What the calibrated scenario says of runs that it has not seen: another interval, "
+            "another load, another link. The error is that of the mean over simulated runs; "
+            "inside says how many live runs fall where 95 % of simulated ones do.",
+            _markdown(errors_table(validation)),
+            "### Models of dirty pages",
+            "The model that was chosen, and how far off it was at a run left out of its fit.",
+            _markdown(
+                models[["workload", "model", "score"]].assign(
+                    score=[f"{each:.1%}" for each in models["score"]]
+                )
+            ),
+            "### Every comparison",
+            "`fitted` runs are those that were calibrated on: they prove nothing.",
+            _markdown(rows_table(validation)),
+        ]
+    if failures:
+        parts += ["## What could not be run", "\n".join(f"* {each}" for each in failures)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(table: pd.DataFrame, index: str | None = None) -> str:
+    shown = table if index is None else table.rename_axis(index).reset_index()
+    lines = ["| " + " | ".join(map(str, shown.columns)) + " |", "|" + "---|" * len(shown.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in shown.itertuples(False, None)]
+    return "\n".join(lines)
+
+
+@styled
+def phases_figure(phases: pd.DataFrame) -> Chart:
+    """Median pause as a stack of its steps, a bar per workload and engine."""
+    chart = Chart(figsize=(9, 3.8), layout="constrained")
+    axes = chart.subplots()
+    bars = phases[["workload", "engine"]].drop_duplicates()
+    labels = []
+    below = np.zeros(len(bars))
+    keyed = phases.set_index(["workload", "engine", "phase"])["median_ms"].to_dict()
+    keys = list(bars.itertuples(index=False, name=None))
+    for workload, engine in keys:
+        labels.append(str(workload) if engine == WIRE else f"{workload}\n{engine}")
+    for step, colour in zip(_STACKED, COLOURS, strict=True):
+        heights = np.array([keyed.get((*key, step), 0.0) for key in keys])
+        axes.bar(labels, heights, bottom=below, color=colour, label=step, width=0.7)
+        below += heights
+    tails = phases[phases["phase"] == "pause"].set_index(["workload", "engine"])["p99_ms"].to_dict()
+    axes.plot(labels, [tails[key] for key in keys], "k_", ms=14, label="p99 of the pause")
+    axes.set_ylabel("ms, medians of the steps")
+    axes.set_title("Pause of the guest, interval 100 ms")
+    chart.legend(loc="outside right upper", fontsize="small", reverse=True)
+    axes.tick_params(axis="x", labelsize="small")
+    return chart
