@@ -180,6 +180,7 @@ def bridged(names: str) -> Iterator[Bridged]:
             ip("netns", "add", space)
             stack.callback(ip, "netns", "del", space)
             ip("link", "add", port, "type", "veth", "peer", "name", inner, "netns", space)
+            stack.callback(ip, "link", "del", port)  # the namespace may last while TCP closes
             ip("link", "set", port, "master", bridge, "up")
             ip("-n", space, "addr", "add", f"{net}.{number}/24", "dev", inner)
             ip("-n", space, "link", "set", inner, "up")

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,10 +24,14 @@ from backends.qemu.door import Door
 from backends.qemu.errors import LiveError
 from backends.qemu.host_agent import AGENT, RUNNER, SILENCE_LIMIT_S
 from backends.qemu.live import LiveOutcome, run_live
+from backends.qemu.net.config import CONTROL, HUB, LINK, NetConfig
+from backends.qemu.net.control import Control
+from backends.qemu.net.port import Port
 from backends.qemu.places import RemotePlace, asked
 from backends.qemu.records import merged, recorded
 from backends.qemu.secret import derived, read_secret
 from backends.qemu.selftest import SCENARIO, committed_generation, serial
+from backends.qemu.stream import connect
 from backends.sim import run_replication
 from colosim.protocol import types as t
 from colosim.protocol.invariants import check
@@ -40,6 +45,7 @@ from tests.live.machines import (
     colosim,
     needs,
     secret_file,
+    short_directory,
     until,
     users_of,
     why_no_namespaces,
@@ -586,6 +592,64 @@ def test_doors_open_for_who_has_the_key(host):
     if host == "::1" and not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine has no IPv6")
     within(test())
+
+
+def test_a_host_of_another_machine_speaks_for_itself_only():
+    """At the network process: hub, link and control; and not at all when it is fenced."""
+
+    async def test(directory: Path) -> None:
+        keys = {host: derived(b"secret", host) for host in "ab"}
+        config = NetConfig(
+            directory,
+            has_gateway=False,
+            listen="127.0.0.1",
+            keys=tuple((host, key.hex()) for host, key in keys.items()),
+        )
+        path = directory / "network.json"
+        path.write_text(config.to_json())
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "backends.qemu.net", str(path)),
+            cwd=ROOT,
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        runner = await Control.connect(UnixAddress(directory / CONTROL), LIMIT_S)
+        host, number = (await runner.ask("stats", 5))["door"]
+
+        def to(name: str) -> TcpAddress:
+            return TcpAddress(host, number, name, "a", keys["a"])
+
+        port = Port(directory, "b", lambda frames: None, hub=to(HUB))
+        with pytest.raises(LiveError, match="not let in: host a says that it is b"):
+            await port.start(LIMIT_S)
+        link = await connect(to(LINK), {"host": "b", "channel": "stream"})
+        assert await link.reader.read() == b"", "it was let in as another"
+        with pytest.raises(LiveError, match="host a says that it is b"):
+            await Control.connect(to(CONTROL), LIMIT_S, host="b")
+        lost = asyncio.Event()
+        control = await Control.connect(to(CONTROL), LIMIT_S, host="a", lost=lost.set)
+        port = Port(directory, "a", lambda frames: None, hub=to(HUB))
+        await port.start(LIMIT_S)
+        link = await connect(to(LINK), {"host": "a", "channel": "stream"})
+        await runner.ask("fence", 5, host="a")
+        await lost.wait()
+        assert await link.reader.read() == b""
+        await port.close()
+        with pytest.raises(LiveError, match="host a is fenced"):
+            await Port(directory, "a", lambda frames: None, hub=to(HUB)).start(LIMIT_S)
+        silent = await Control.connect(to(CONTROL), LIMIT_S)
+        with pytest.raises(LiveError):
+            await silent.ask("own", 5, host="a")
+        assert (await runner.ask("stats", 5))["hub"]["owner"] is None
+        for each in (runner, control, silent):
+            await each.close()
+        assert process.stdin is not None
+        process.stdin.close()
+        _, said = await process.communicate()
+        assert process.returncode == 0, said
+
+    with short_directory() as directory:
+        within(test(directory))
 
 
 def test_who_listens_must_have_the_key_too():
