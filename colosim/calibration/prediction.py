@@ -38,7 +38,9 @@ _OF_THE_RUN = (
     *("policy", "link", "limits", "manager", "execution"),
 )
 #: of `[workload]`: what is calibrated; all else is the run's
-_CALIBRATED_LOAD = ("service_time", "service_distribution", "vcpus", "client_delay")
+_CALIBRATED_LOAD = (
+    *("service_time", "service_distribution", "vcpus", "client_delay", "client_jitter"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

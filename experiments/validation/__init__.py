@@ -179,10 +179,11 @@ def _is_there(run: Run, place: Path) -> bool:
     """A whole run of just that scenario; run directories appear complete or not at all."""
     try:
         manifest = json.loads((place / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
+        found = Scenario.from_mapping(manifest["scenario"])
+    except (OSError, ValueError, KeyError):
         return False
-    wanted = run.scenario.to_mapping()
-    return not manifest["interrupted"] and bool(manifest["scenario"] == wanted)
+    # by value: a key that is new since then has its default in both
+    return not manifest["interrupted"] and found.to_mapping() == run.scenario.to_mapping()
 
 
 # --------------------------------------------------------------------------------------------
