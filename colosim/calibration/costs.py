@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from colosim.calibration.runs import LiveRun
+from colosim.calibration.runs import MeasuredRun
 from colosim.protocol.checkpoint import Transfer
 
 _MESSAGE_BYTES = 76  # on the link: 64 of headers (`backends.sim.world`), 12 of its own with framing
@@ -68,7 +68,7 @@ def line(pages: Values, took_ns: Values) -> Line:
     return Line(float(found[0]), float(found[1]) / scale, spread)
 
 
-def fit(runs: Sequence[LiveRun], way_ns: int) -> list[Fitted]:
+def fit(runs: Sequence[MeasuredRun], way_ns: int) -> list[Fitted]:
     """All costs that the runs show, keys as in a scenario file.
 
     way_ns: mean time of a response from host to client, without protection.
@@ -133,7 +133,7 @@ def fit(runs: Sequence[LiveRun], way_ns: int) -> list[Fitted]:
     return [Fitted(f"cost.{key}", _rounded(key, value), how) for key, value, how in found]
 
 
-def _late_ns(run: LiveRun) -> Values:
+def _late_ns(run: MeasuredRun) -> Values:
     """How much later than the policy's interval the next checkpoint began, where it could begin."""
     table = run.checkpoints
     due_ns = table["started_ns"] + run.interval_ns
@@ -146,7 +146,7 @@ def _rounded(key: str, value: float) -> float | int:
     return round(value) if key.endswith(("_ns", "_bytes")) else round(value, 4)
 
 
-def _with_link(run: LiveRun) -> pd.DataFrame:
+def _with_link(run: MeasuredRun) -> pd.DataFrame:
     """A run's checkpoints with what its link took: for the state and RECEIVED; for a message."""
     link = run.scenario.link
     sent_ns = run.checkpoints["sent_bytes"] * 8e9 / link.bandwidth_bps

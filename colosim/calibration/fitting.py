@@ -16,7 +16,7 @@ from colosim.calibration import costs, latency, pages, text
 from colosim.calibration.costs import Fitted
 from colosim.calibration.errors import CalibrationError
 from colosim.calibration.runs import (
-    LiveRun,
+    MeasuredRun,
     check_alike,
     check_long_enough,
     read_run,
@@ -94,7 +94,9 @@ def _free(path: Path) -> Path:
     return path
 
 
-def _check(read: Sequence[LiveRun], protected: Sequence[LiveRun], bare: Sequence[LiveRun]) -> None:
+def _check(
+    read: Sequence[MeasuredRun], protected: Sequence[MeasuredRun], bare: Sequence[MeasuredRun]
+) -> None:
     if not protected:
         raise CalibrationError("no run was protected; give live runs with policy remus")
     for run in read:
@@ -112,7 +114,7 @@ def _check(read: Sequence[LiveRun], protected: Sequence[LiveRun], bare: Sequence
 
 
 def _service(
-    protected: Sequence[LiveRun], bare: Sequence[LiveRun], memory: pages.PagesFit
+    protected: Sequence[MeasuredRun], bare: Sequence[MeasuredRun], memory: pages.PagesFit
 ) -> latency.ServiceFit:
     held = min(protected, key=lambda run: run.interval_ns)
     with TemporaryDirectory(prefix="colosim-") as place:
@@ -131,13 +133,13 @@ def _service(
         return latency.fit(_longest(bare), held, question)
 
 
-def _longest(bare: Sequence[LiveRun]) -> LiveRun:
+def _longest(bare: Sequence[MeasuredRun]) -> MeasuredRun:
     """The run without protection that says most."""
     return max(bare, key=lambda run: len(run.latency_ms))
 
 
 def _scenario(
-    base: LiveRun,
+    base: MeasuredRun,
     memory: pages.PagesFit,
     fitted: Sequence[Fitted],
     service: latency.ServiceFit | None,
@@ -169,8 +171,8 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def _notes(
-    protected: Sequence[LiveRun],
-    bare: Sequence[LiveRun],
+    protected: Sequence[MeasuredRun],
+    bare: Sequence[MeasuredRun],
     memory: pages.PagesFit,
     fitted: Sequence[Fitted],
     service: latency.ServiceFit | None,
@@ -211,7 +213,7 @@ def _write(
     mapping: Mapping[str, Any],
     notes: Mapping[str, str],
     memory: pages.PagesFit,
-    read: Sequence[LiveRun],
+    read: Sequence[MeasuredRun],
 ) -> Scenario:
     with store.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +247,7 @@ def _write(
     return load_scenario(path)
 
 
-def _kind(run: LiveRun) -> str:
+def _kind(run: MeasuredRun) -> str:
     """A run in words."""
     if not run.protects:
         return f"policy {run.policy}, {len(run.latency_ms)} answers"
@@ -253,7 +255,7 @@ def _kind(run: LiveRun) -> str:
     return f"policy {run.policy}, interval {interval}, {len(run.checkpoints)} checkpoints"
 
 
-def _runs(read: Sequence[LiveRun]) -> pd.DataFrame:
+def _runs(read: Sequence[MeasuredRun]) -> pd.DataFrame:
     rows = [
         (
             run.name,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colosim import api
-from colosim.calibration.runs import LiveRun
+from colosim.calibration.runs import MeasuredRun
 from colosim.scenario import Scenario
 from colosim.units import TIME
 
@@ -67,7 +67,9 @@ class ServiceFit:
         }
 
 
-def fit(bare: LiveRun, held: LiveRun, question: Callable[[ServiceFit], Scenario]) -> ServiceFit:
+def fit(
+    bare: MeasuredRun, held: MeasuredRun, question: Callable[[ServiceFit], Scenario]
+) -> ServiceFit:
     """The best service time and distribution.
 
     bare: a run of policy none.  held: the protected run, which ``question`` puts to the simulator

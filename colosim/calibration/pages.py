@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from colosim.calibration.errors import CalibrationError
-from colosim.calibration.runs import LiveRun
+from colosim.calibration.runs import MeasuredRun
 from colosim.model.memory import (
     CurvePoint,
     MeasuredCurve,
@@ -70,7 +70,7 @@ class PagesFit:
         return f"{text} ({second}: {next_score:.1%})"
 
 
-def fit(runs: Sequence[LiveRun]) -> PagesFit:
+def fit(runs: Sequence[MeasuredRun]) -> PagesFit:
     """Choose and fit a model; `CalibrationError` unless the runs have two intervals or more."""
     if len({run.interval_ns for run in runs}) < 2:
         given = runs[0].interval_ns / 1e6
@@ -116,7 +116,7 @@ def _best(scores: Mapping[str, float]) -> str:
 _ROW = ("exposure_ns", "requests", "pages")
 
 
-def _rows(run: LiveRun) -> pd.DataFrame:
+def _rows(run: MeasuredRun) -> pd.DataFrame:
     return run.checkpoints[list(_ROW)].assign(interval_ns=run.interval_ns)
 
 
