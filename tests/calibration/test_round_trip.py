@@ -177,7 +177,7 @@ def test_a_prediction_of_another_kind_of_workload_is_refused(calibration, tmp_pa
         'name = "a"\nduration = "9 s"\n[workload]\nkind = "batch"\nwork = "9 s"\n' + memory
     )
     run = live(tmp_path / "run", "remus", "50 ms", duration="8 s")
-    with pytest.raises(CalibrationError, match="is a service, and .* a batch; give a scenario"):
+    with pytest.raises(CalibrationError, match=r"is a service, and .* a batch; give a scenario"):
         colosim.validate(alone, [run])
 
 
