@@ -144,6 +144,9 @@ class Service(_Workload):
     vcpus: Count = option(1, "requests served at the same time")
     response_bytes: Size = option("1500 B", "size of a response on the network")
     client_delay_ns: Time = option("100 us", "one way from client to host and back, each")
+    client_jitter_ns: Time = option(
+        "0 s", "mean of a further, exponential time on the way of each response"
+    )
     retransmit_ns: Time = option(
         "200 ms", "when a guest that took over repeats unacknowledged output (Linux TCP's minimum)"
     )

@@ -31,9 +31,15 @@ class Network:
     Columns are one list each, a row per request in the order of arrival at the network.
     """
 
-    def __init__(self, clock: Clock, delay_ns: int) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        delay_ns: int,
+        jitter_ns: Callable[[int, int], int] = lambda client, request: 0,
+    ) -> None:
         self._clock = clock
         self._delay_ns = delay_ns
+        self._jitter_ns = jitter_ns
         self._readers: list[Guest] = []
         self._paused = False
         self._row: dict[tuple[int, int], int] = {}
@@ -93,7 +99,7 @@ class Network:
 
     def release(self, ranges: tuple[Range, ...], late_ns: int = 0) -> None:
         """Answers leave for their clients, in ``late_ns``; one they have is ignored."""
-        reaches_ns = self._clock.now_ns() + late_ns + self._delay_ns
+        now_ns = self._clock.now_ns()
         for range_ in ranges:
             client = int(range_.stream)
             for request in range(range_.first, range_.end):
@@ -101,9 +107,10 @@ class Network:
                 if self.released_ns[row] >= 0:
                     self.duplicates += 1
                     continue
-                self.released_ns[row] = reaches_ns
-                if late_ns:
-                    self._clock.after(late_ns, self._left, (client, request))
+                more_ns = late_ns + self._jitter_ns(client, request)
+                self.released_ns[row] = now_ns + more_ns + self._delay_ns
+                if more_ns:
+                    self._clock.after(more_ns, self._left, (client, request))
                 else:
                     self.answered(client, request)
 
@@ -125,6 +132,19 @@ class Network:
             for row, released_ns in enumerate(self.released_ns)
             if released_ns < 0
         ]
+
+
+class Jitter:
+    """What a response's way takes beyond the delay: (client, request) -> ns."""
+
+    def __init__(self, mean_ns: int, streams: Streams) -> None:
+        self._mean_ns = mean_ns
+        self._streams = streams
+
+    def __call__(self, client: int, request: int) -> int:
+        if not self._mean_ns:
+            return 0
+        return round(self._mean_ns * self._streams.exponential("client-jitter", client).at(request))
 
 
 class Demand:

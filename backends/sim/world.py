@@ -18,7 +18,7 @@ from backends.sim.clock import Clock
 from backends.sim.faults import FaultPlan
 from backends.sim.guest import Guest, Snapshot
 from backends.sim.link import Direction
-from backends.sim.traffic import Demand, Network, start_clients
+from backends.sim.traffic import Demand, Jitter, Network, start_clients
 from colosim.model.cost import Slowdown, varied_ns
 from colosim.model.divergence import Divergence
 from colosim.model.streams import Streams
@@ -85,7 +85,11 @@ class SimWorld:
         self._response_bytes = service.response_bytes if service else MESSAGE_BYTES
         self._retransmit_ns = service.retransmit_ns if service else 0
         self.clock = Clock()
-        self.network = Network(self.clock, service.client_delay_ns if service else 0)
+        self.network = Network(
+            self.clock,
+            service.client_delay_ns if service else 0,
+            Jitter(service.client_jitter_ns if service else 0, streams),
+        )
         configs = node_configs(scenario, policy)
         self.hosts = {config.id: self._host(config.id) for config in configs}
         self._out = {

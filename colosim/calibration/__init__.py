@@ -3,13 +3,13 @@
 from colosim.calibration.errors import CalibrationError
 from colosim.calibration.fitting import Calibration, calibrate
 from colosim.calibration.prediction import METRICS, Validation, readable, validate
-from colosim.calibration.runs import LiveRun, read_run
+from colosim.calibration.runs import MeasuredRun, read_run
 
 __all__ = [
     "METRICS",
     "Calibration",
     "CalibrationError",
-    "LiveRun",
+    "MeasuredRun",
     "Validation",
     "calibrate",
     "read_run",

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from colosim.calibration.runs import LiveRun
+from colosim.calibration.runs import MeasuredRun
 from colosim.protocol.checkpoint import Transfer
 
 _MESSAGE_BYTES = 76  # on the link: 64 of headers (`backends.sim.world`), 12 of its own with framing
@@ -68,10 +68,10 @@ def line(pages: Values, took_ns: Values) -> Line:
     return Line(float(found[0]), float(found[1]) / scale, spread)
 
 
-def fit(runs: Sequence[LiveRun], delay_ns: int) -> list[Fitted]:
+def fit(runs: Sequence[MeasuredRun], way_ns: int) -> list[Fitted]:
     """All costs that the runs show, keys as in a scenario file.
 
-    delay_ns: one way from host to client, without protection.
+    way_ns: mean time of a response from host to client, without protection.
     """
     table = pd.concat([_with_link(run) for run in runs], ignore_index=True)
     pages = table["pages"].to_numpy(dtype=float)
@@ -95,7 +95,7 @@ def fit(runs: Sequence[LiveRun], delay_ns: int) -> list[Fitted]:
 
     late = np.concatenate([_late_ns(run) for run in runs])
     late_ns = float(late.mean()) if late.size else 0.0
-    release_ns = table["release_ns"].dropna().to_numpy(dtype=float) - delay_ns
+    release_ns = table["release_ns"].dropna().to_numpy(dtype=float) - way_ns
     release = Line(0.0, 0.0, 0.0)
     if release_ns.size:
         release = line(np.zeros_like(release_ns), np.maximum(release_ns, 0))
@@ -118,7 +118,7 @@ def fit(runs: Sequence[LiveRun], delay_ns: int) -> list[Fitted]:
         ("load_fixed_ns", load.fixed_ns, "wait-loaded - resume; below 0 it went into transfer"),
         ("load_per_page_ns", load.per_page_ns, "the same"),
         ("resume_ns", resume.fixed_ns, f"step {names[1]}"),
-        ("release_ns", release.fixed_ns, "from commit to clients - workload.client_delay"),
+        ("release_ns", release.fixed_ns, "from commit to clients - client_delay - client_jitter"),
         ("wake_up_ns", late_ns, "from interval to interval, where no checkpoint was under way"),
         ("device_state_bytes", float(table["device_bytes"].median()), "median of a.saves"),
         ("zero_pages", zero, "bytes of RAM on the wire against whole pages"),
@@ -133,7 +133,7 @@ def fit(runs: Sequence[LiveRun], delay_ns: int) -> list[Fitted]:
     return [Fitted(f"cost.{key}", _rounded(key, value), how) for key, value, how in found]
 
 
-def _late_ns(run: LiveRun) -> Values:
+def _late_ns(run: MeasuredRun) -> Values:
     """How much later than the policy's interval the next checkpoint began, where it could begin."""
     table = run.checkpoints
     due_ns = table["started_ns"] + run.interval_ns
@@ -146,7 +146,7 @@ def _rounded(key: str, value: float) -> float | int:
     return round(value) if key.endswith(("_ns", "_bytes")) else round(value, 4)
 
 
-def _with_link(run: LiveRun) -> pd.DataFrame:
+def _with_link(run: MeasuredRun) -> pd.DataFrame:
     """A run's checkpoints with what its link took: for the state and RECEIVED; for a message."""
     link = run.scenario.link
     sent_ns = run.checkpoints["sent_bytes"] * 8e9 / link.bandwidth_bps

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from colosim.calibration import costs, latency, pages, text
 from colosim.calibration.costs import Fitted
 from colosim.calibration.errors import CalibrationError
 from colosim.calibration.runs import (
-    LiveRun,
+    MeasuredRun,
     check_alike,
     check_long_enough,
     read_run,
@@ -66,8 +67,8 @@ def calibrate(runs: Sequence[str | Path], out: str | Path) -> Calibration:
     memory = pages.fit(protected)
     service = None
     if isinstance(base.scenario.workload, Service):
-        service = latency.fit(max(bare, key=lambda run: len(run.latency_ms)))
-    fitted = costs.fit(protected, 0 if service is None else service.delay_ns)
+        service = _service(protected, bare, memory)
+    fitted = costs.fit(protected, 0 if service is None else service.way_ns)
     mapping = _scenario(base, memory, fitted, service, path)
     notes = _notes(protected, bare, memory, fitted, service)
     scenario = _write(path, mapping, notes, memory, read)
@@ -93,7 +94,9 @@ def _free(path: Path) -> Path:
     return path
 
 
-def _check(read: Sequence[LiveRun], protected: Sequence[LiveRun], bare: Sequence[LiveRun]) -> None:
+def _check(
+    read: Sequence[MeasuredRun], protected: Sequence[MeasuredRun], bare: Sequence[MeasuredRun]
+) -> None:
     if not protected:
         raise CalibrationError("no run was protected; give live runs with policy remus")
     for run in read:
@@ -110,8 +113,33 @@ def _check(read: Sequence[LiveRun], protected: Sequence[LiveRun], bare: Sequence
         )
 
 
+def _service(
+    protected: Sequence[MeasuredRun], bare: Sequence[MeasuredRun], memory: pages.PagesFit
+) -> latency.ServiceFit:
+    held = min(protected, key=lambda run: run.interval_ns)
+    with TemporaryDirectory(prefix="colosim-") as place:
+        path = Path(place, "tried.toml")
+        curve = path.with_suffix(_CURVE)
+        if memory.curve is not None:
+            memory.curve.to_csv(curve, index=False)
+
+        def question(tried: latency.ServiceFit) -> Scenario:
+            fitted = costs.fit(protected, tried.way_ns)
+            mapping = _scenario(held, memory, fitted, tried, path)
+            if memory.curve is not None:
+                mapping["memory"]["file"] = str(curve)
+            return Scenario.from_mapping(mapping)
+
+        return latency.fit(_longest(bare), held, question)
+
+
+def _longest(bare: Sequence[MeasuredRun]) -> MeasuredRun:
+    """The run without protection that says most."""
+    return max(bare, key=lambda run: len(run.latency_ms))
+
+
 def _scenario(
-    base: LiveRun,
+    base: MeasuredRun,
     memory: pages.PagesFit,
     fitted: Sequence[Fitted],
     service: latency.ServiceFit | None,
@@ -133,7 +161,7 @@ def _scenario(
         for name in [each.key.removeprefix("cost.")]
     }
     if service is not None:
-        mapping["workload"] |= latency.keys(base.scenario, *service[:3])
+        mapping["workload"] |= service.keys(base.scenario)
     return mapping
 
 
@@ -143,8 +171,8 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def _notes(
-    protected: Sequence[LiveRun],
-    bare: Sequence[LiveRun],
+    protected: Sequence[MeasuredRun],
+    bare: Sequence[MeasuredRun],
     memory: pages.PagesFit,
     fitted: Sequence[Fitted],
     service: latency.ServiceFit | None,
@@ -164,7 +192,7 @@ def _notes(
         "link": f"as configured in {protected[0].name}",
     }
     if service is not None:
-        used = max(bare, key=lambda run: len(run.latency_ms))
+        used, held = _longest(bare), min(protected, key=lambda run: run.interval_ns)
         quantiles = ", ".join(
             f"{quantile:.0%} {simulated:.3g} for {measured:.3g}"
             for quantile, simulated, measured in zip(
@@ -172,8 +200,10 @@ def _notes(
             )
         )
         notes["workload"] = (
-            f"service_time, service_distribution and client_delay: {len(used.latency_ms)} answers "
-            f"of {used.name}, which had no protection; simulated for measured, ms: {quantiles}"
+            f"service_time, service_distribution, client_delay, client_jitter: "
+            f"{len(used.latency_ms)} answers of {used.name}, which had no protection, and "
+            f"{len(held.latency_ms)} of {held.name}; without protection, simulated for measured, "
+            f"ms: {quantiles}"
         )
     return notes
 
@@ -183,7 +213,7 @@ def _write(
     mapping: Mapping[str, Any],
     notes: Mapping[str, str],
     memory: pages.PagesFit,
-    read: Sequence[LiveRun],
+    read: Sequence[MeasuredRun],
 ) -> Scenario:
     with store.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +247,7 @@ def _write(
     return load_scenario(path)
 
 
-def _kind(run: LiveRun) -> str:
+def _kind(run: MeasuredRun) -> str:
     """A run in words."""
     if not run.protects:
         return f"policy {run.policy}, {len(run.latency_ms)} answers"
@@ -225,7 +255,7 @@ def _kind(run: LiveRun) -> str:
     return f"policy {run.policy}, interval {interval}, {len(run.checkpoints)} checkpoints"
 
 
-def _runs(read: Sequence[LiveRun]) -> pd.DataFrame:
+def _runs(read: Sequence[MeasuredRun]) -> pd.DataFrame:
     rows = [
         (
             run.name,

@@ -1,9 +1,11 @@
 """Dirty pages over exposure: which of the memory models fits what live runs show.
 
-Every model is scored by leaving one run out: fitted to the others, how far off is it there? The
-mean of that relative error over the runs is its score. The best is taken, but a simpler one if it
-is as good within half a percent, the measured curve first, for it assumes least. Where leaving one
-out leaves less than two intervals, nothing can be scored and the measured curve is taken.
+Every model is scored by leaving a run out: fitted to the others, how far off is it there, at the
+checkpoints that served few requests and at those that served many? Runs at the shortest and the
+longest interval are never left out: a model is used within what was measured. The mean of those
+relative errors is its score. The best is taken, but a simpler one if it is as good within half a
+percent, the measured curve first, for it assumes least. A model with more parameters than intervals
+are left has no score; where nothing can be scored, the measured curve is taken.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from colosim.calibration.errors import CalibrationError
-from colosim.calibration.runs import LiveRun
+from colosim.calibration.runs import MeasuredRun
 from colosim.model.memory import (
     CurvePoint,
     MeasuredCurve,
@@ -27,15 +29,19 @@ from colosim.model.memory import (
     UniformTouch,
     ZipfTouch,
 )
+from colosim.scenario import ClosedService, OpenService
 
 _PAGE_BYTES = 4096
 _MEASURED = "measured"
 _AS_GOOD = 0.005
+#: of a model: so many intervals must be left for its fit
+_PARAMETERS = {"uniform": 2, "sequential": 2, "zipf": 3}
 
 
 class Point(NamedTuple):
-    """Means of one run: what a model must give back."""
+    """Means of some of a run's checkpoints: what a model must give back."""
 
+    run: str
     interval_ns: int
     exposure_ns: float
     requests: float
@@ -65,12 +71,12 @@ class PagesFit:
         [(model, score)] = [row[:2] for row in rows if row[2]]
         if np.isnan(score):
             return f"{_MEASURED}: too few intervals to say how well it fits between them"
-        second, next_score = next(row[:2] for row in rows if not row[2])
         text = f"{model}: off by {score:.1%} at a run left out of the fit"
-        return f"{text} ({second}: {next_score:.1%})"
+        second, next_score = next(row[:2] for row in rows if not row[2])
+        return text if np.isnan(next_score) else f"{text} ({second}: {next_score:.1%})"
 
 
-def fit(runs: Sequence[LiveRun]) -> PagesFit:
+def fit(runs: Sequence[MeasuredRun]) -> PagesFit:
     """Choose and fit a model; `CalibrationError` unless the runs have two intervals or more."""
     if len({run.interval_ns for run in runs}) < 2:
         given = runs[0].interval_ns / 1e6
@@ -81,13 +87,10 @@ def fit(runs: Sequence[LiveRun]) -> PagesFit:
     table = pd.concat([_rows(run) for run in runs], ignore_index=True)
     per_request = _per_request(table)
     guest_pages = runs[0].scenario.memory.guest_memory_bytes // _PAGE_BYTES
-    points = [
-        Point(run.interval_ns, *(float(run.checkpoints[name].mean()) for name in _ROW))
-        for run in runs
-    ]
+    points = [point for run in runs for point in _points(run)]
     forms: dict[str, _Form] = {_MEASURED: _measured(per_request[0])}
     forms |= dict(_closed_forms(any(point.requests for point in points)))
-    scores = {name: _score(form, points, guest_pages) for name, form in forms.items()}
+    scores = {name: _score(name, form, points, guest_pages) for name, form in forms.items()}
     best = _best(scores)
     candidates = pd.DataFrame(
         {"model": list(scores), "score": list(scores.values())}, columns=["model", "score"]
@@ -109,29 +112,60 @@ def _best(scores: Mapping[str, float]) -> str:
     """The lowest score; of those about as good the first, which are listed simplest first."""
     if np.isnan(scores[_MEASURED]):
         return _MEASURED
-    limit = min(scores.values()) + _AS_GOOD
+    limit = float(np.nanmin(list(scores.values()))) + _AS_GOOD
     return next(name for name, score in scores.items() if score <= limit)
 
 
 _ROW = ("exposure_ns", "requests", "pages")
 
 
-def _rows(run: LiveRun) -> pd.DataFrame:
-    return run.checkpoints[list(_ROW)].assign(interval_ns=run.interval_ns)
+def _points(run: MeasuredRun) -> list[Point]:
+    """A run's checkpoints in two halves, those with few and those with many requests.
+
+    So a model also has to say what requests do at one interval, where nothing else differs.
+    """
+    table = run.checkpoints
+    many = table["requests"] > table["requests"].median()
+    parts = [table[~many], table[many]] if many.any() else [table]
+    return [
+        Point(run.name, run.interval_ns, *(float(part[name].mean()) for name in _ROW))
+        for part in parts
+    ]
+
+
+def _rows(run: MeasuredRun) -> pd.DataFrame:
+    workload = run.scenario.workload
+    load = 0.0
+    if isinstance(workload, OpenService):
+        load = workload.rate_per_s
+    elif isinstance(workload, ClosedService):
+        load = float(workload.clients)
+    return run.checkpoints[list(_ROW)].assign(interval_ns=run.interval_ns, load=load)
 
 
 def _per_request(table: pd.DataFrame) -> tuple[float, float]:
-    """Slope of pages over requests at equal intervals, at least 0; and its standard error."""
-    grouped = table.groupby("interval_ns")
-    x = (table["requests"] - grouped["requests"].transform("mean")).to_numpy(dtype=float)
-    y = (table["pages"] - grouped["pages"].transform("mean")).to_numpy(dtype=float)
+    """Slope of pages over requests at equal intervals, at least 0; and its standard error.
+
+    Between runs of different load if there are such, else between checkpoints: their requests
+    differ little, and one that is served just before a stop has its pages on either side of it, so
+    that slope is too small.
+    """
+    grouped = table.groupby(["interval_ns", "load"])
+    means = grouped[["requests", "pages"]].mean()
+    variance = grouped["pages"].var() / grouped.size()
+    by_interval = means.groupby("interval_ns")
+    if by_interval.size().max() < 2:
+        means = table.set_index("interval_ns")[["requests", "pages"]]
+        by_interval = means.groupby("interval_ns")
+        left = means["pages"] - by_interval["pages"].transform("mean")
+        variance = left**2
+    x = (means["requests"] - by_interval["requests"].transform("mean")).to_numpy(dtype=float)
+    y = (means["pages"] - by_interval["pages"].transform("mean")).to_numpy(dtype=float)
     square = float(x @ x)
     if not square:
         return 0.0, 0.0
-    slope = float(x @ y) / square
-    free = max(len(table) - grouped.ngroups - 1, 1)
-    error = float(np.sum((y - slope * x) ** 2) / free / square) ** 0.5
-    return max(slope, 0.0), error
+    error = float(np.sum(variance.to_numpy(dtype=float) * x**2)) ** 0.5 / square
+    return max(float(x @ y) / square, 0.0), error
 
 
 def _curve(table: pd.DataFrame, per_request: float, guest_pages: int) -> pd.DataFrame:
@@ -242,12 +276,17 @@ def _error(model: MemoryModel, point: Point) -> float:
     return model.mean(point.exposure_ns, point.requests) / max(point.pages, 1.0) - 1
 
 
-def _score(form: _Form, points: Sequence[Point], guest_pages: int) -> float:
+def _score(name: str, form: _Form, points: Sequence[Point], guest_pages: int) -> float:
     """Mean relative error at a run that was left out; NaN where too few are left."""
+    ends = min(points, key=_interval).interval_ns, max(points, key=_interval).interval_ns
     errors = []
-    for i, left_out in enumerate(points):
-        rest = [*points[:i], *points[i + 1 :]]
-        if len({point.interval_ns for point in rest}) >= 2:
+    for run in dict.fromkeys(point.run for point in points if point.interval_ns not in ends):
+        rest = [point for point in points if point.run != run]
+        if len({point.interval_ns for point in rest}) >= _PARAMETERS.get(name.partition(" ")[0], 2):
             model, _ = form(rest, guest_pages)
-            errors.append(abs(_error(model, left_out)))
-    return float(np.mean(errors)) if len(errors) == len(points) else float("nan")
+            errors += [abs(_error(model, point)) for point in points if point.run == run]
+    return float(np.mean(errors)) if errors else float("nan")
+
+
+def _interval(point: Point) -> int:
+    return point.interval_ns

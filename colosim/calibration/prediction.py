@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 from colosim import api, store
 from colosim.calibration.errors import CalibrationError
 from colosim.calibration.fitting import sidecar
-from colosim.calibration.runs import LiveRun, check_alike, check_long_enough, read_run
+from colosim.calibration.runs import MeasuredRun, check_alike, check_long_enough, read_run
 from colosim.scenario import Scenario, Service, load_scenario
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ _OF_THE_RUN = (
     *("policy", "link", "limits", "manager", "execution"),
 )
 #: of `[workload]`: what is calibrated; all else is the run's
-_CALIBRATED_LOAD = ("service_time", "service_distribution", "vcpus", "client_delay")
+_CALIBRATED_LOAD = (
+    *("service_time", "service_distribution", "vcpus", "client_delay", "client_jitter"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +102,9 @@ def validate(
     read = [read_run(each) for each in runs]
     for run in read:
         check_long_enough(run)
+        if run.scenario.workload.kind != calibrated.workload.kind:
+            kinds = f"is a {run.scenario.workload.kind}, and {path} a {calibrated.workload.kind}"
+            raise CalibrationError(f"{run.name}: {kinds}; give a scenario calibrated on such runs")
     check_alike(read, about.get("traits"))
     if out is not None:
         with store.explained(out):
@@ -127,7 +132,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
         raise CalibrationError(f"{beside}: cannot be read: {error}; calibrate again") from None
 
 
-def prediction_of(calibrated: Scenario, run: LiveRun, replications: int) -> Scenario:
+def prediction_of(calibrated: Scenario, run: MeasuredRun, replications: int) -> Scenario:
     """The scenario to simulate: the run's own question, the calibration's numbers."""
     mapping, own = calibrated.to_mapping(), run.scenario.to_mapping()
     for key in _OF_THE_RUN:
@@ -147,7 +152,7 @@ def prediction_of(calibrated: Scenario, run: LiveRun, replications: int) -> Scen
 
 
 def _compared(
-    calibrated: Scenario, run: LiveRun, status: str, replications: int, jobs: int | None
+    calibrated: Scenario, run: MeasuredRun, status: str, replications: int, jobs: int | None
 ) -> Iterator[dict[str, Any]]:
     predicted = prediction_of(calibrated, run, replications)
     result = api.simulate(predicted, jobs=jobs, trace="none", progress=lambda *_: None)
@@ -172,7 +177,7 @@ def _compared(
         }
 
 
-def _says_something(run: LiveRun, metric: str, measured: float) -> bool:
+def _says_something(run: MeasuredRun, metric: str, measured: float) -> bool:
     """A batch job has no throughput, an unprotected guest no checkpoints."""
     if not run.protects and metric == "checkpoints_per_s":
         return False
@@ -191,7 +196,7 @@ def _half(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
     return float(stdtrit(n - 1, 0.975) * values.std(ddof=1) * math.sqrt(1 + 1 / n))
 
 
-def _load(run: LiveRun) -> str:
+def _load(run: MeasuredRun) -> str:
     """Interval, load and link of a run in words."""
     own = run.scenario.to_mapping()
     workload = own["workload"]

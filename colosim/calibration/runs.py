@@ -25,7 +25,7 @@ _INCIDENTAL = ("host_port",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LiveRun:
+class MeasuredRun:
     """What a live run's directory holds.
 
     scenario: as it was run, but for the memory model, which a live run does not look at.
@@ -62,7 +62,7 @@ class LiveRun:
         return str(self.path)
 
 
-def read_run(path: str | Path) -> LiveRun:
+def read_run(path: str | Path) -> MeasuredRun:
     """A live run's directory; `CalibrationError` if it is none, or cannot be learned from."""
     directory = Path(path)
     manifest = _manifest(directory)
@@ -96,7 +96,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _read(directory: Path, manifest: Mapping[str, Any]) -> LiveRun:
+def _read(directory: Path, manifest: Mapping[str, Any]) -> MeasuredRun:
     mapping = dict(manifest["scenario"])
     mapping["memory"] = _NO_MEMORY | {"guest_memory": mapping["memory"]["guest_memory"]}
     scenario = Scenario.from_mapping(mapping, str(directory))
@@ -109,7 +109,7 @@ def _read(directory: Path, manifest: Mapping[str, Any]) -> LiveRun:
     }
     metrics = pd.read_csv(directory / "metrics.csv").set_index("metric")["value"]
     answered = responses[responses["measured"] & (responses["released_ns"] >= 0)]
-    return LiveRun(
+    return MeasuredRun(
         directory,
         manifest["fingerprint"],
         scenario,
@@ -172,7 +172,7 @@ def _released(table: pd.DataFrame, responses: pd.DataFrame) -> pd.Series[float]:
 # What fits together
 
 
-def check_long_enough(run: LiveRun) -> None:
+def check_long_enough(run: MeasuredRun) -> None:
     """`CalibrationError` if a run says too little."""
     if run.protects:
         found, least, what = len(run.checkpoints), LEAST_CHECKPOINTS, "checkpoints"
@@ -189,7 +189,7 @@ def check_long_enough(run: LiveRun) -> None:
         )
 
 
-def check_alike(runs: Sequence[LiveRun], first: Mapping[str, Any] | None = None) -> None:
+def check_alike(runs: Sequence[MeasuredRun], first: Mapping[str, Any] | None = None) -> None:
     """`CalibrationError` for the first thing in which a run differs from those before it.
 
     first: the `traits` to begin with, instead of those of the first run.
@@ -208,7 +208,7 @@ def check_alike(runs: Sequence[LiveRun], first: Mapping[str, Any] | None = None)
                 )
 
 
-def traits(run: LiveRun) -> dict[str, Any]:
+def traits(run: MeasuredRun) -> dict[str, Any]:
     """What must be the same for what one run shows to hold in another."""
     found = dict(_flat("guest", run.scenario.guest.model_dump(mode="json", by_alias=True)))
     found |= dict(_flat("client", run.scenario.client.model_dump(mode="json", by_alias=True)))

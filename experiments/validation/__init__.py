@@ -88,6 +88,9 @@ def _runs(workload: str, quick: bool, native: str | None, seed: int) -> Iterator
         yield run("none", "calibrate", "", 6 if quick else 25, rate=usual)
     yield run("50 ms", "calibrate", "50 ms", 5 if quick else 20, rate=usual)
     yield run(SHOWN, "calibrate", SHOWN, 7 if quick else 26, rate=double)
+    if served:  # what a request adds is seen where nothing but the load differs
+        length_s = 7 if quick else 26
+        yield run("100 ms, half the load", "calibrate", SHOWN, length_s, rate=usual)
     if quick:
         yield run("200 ms", "calibrate", "200 ms", 9, rate=usual)
         yield run("150 ms", "held out", "150 ms", 8, rate=usual)
@@ -179,10 +182,11 @@ def _is_there(run: Run, place: Path) -> bool:
     """A whole run of just that scenario; run directories appear complete or not at all."""
     try:
         manifest = json.loads((place / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
+        found = Scenario.from_mapping(manifest["scenario"])
+    except (OSError, ValueError, KeyError):
         return False
-    wanted = run.scenario.to_mapping()
-    return not manifest["interrupted"] and bool(manifest["scenario"] == wanted)
+    # by value: a key that is new since then has its default in both
+    return not manifest["interrupted"] and found.to_mapping() == run.scenario.to_mapping()
 
 
 # --------------------------------------------------------------------------------------------

@@ -170,6 +170,17 @@ def test_a_prediction_of_another_machine_is_refused(calibration, tmp_path):
         colosim.validate(calibration.path, [other])
 
 
+def test_a_prediction_of_another_kind_of_workload_is_refused(calibration, tmp_path):
+    alone = tmp_path / "alone.toml"  # nothing beside it says what it was made of
+    memory = '[memory]\nkind = "uniform"\nworking_set_pages = 9\ntouches = "9 /s"\n'
+    alone.write_text(
+        'name = "a"\nduration = "9 s"\n[workload]\nkind = "batch"\nwork = "9 s"\n' + memory
+    )
+    run = live(tmp_path / "run", "remus", "50 ms", duration="8 s")
+    with pytest.raises(CalibrationError, match=r"is a service, and .* a batch; give a scenario"):
+        colosim.validate(alone, [run])
+
+
 # -- a line --------------------------------------------------------------------------------------
 
 

@@ -118,6 +118,19 @@ def test_it_changes_nothing_where_nobody_has_to_wait():
     assert list(many.responses["released_ns"]) == list(one.responses["released_ns"])
 
 
+def test_jitter_is_on_the_way_and_not_in_the_guest():
+    load = {**poisson(500, service_time="1 ms", vcpus=1), "client_jitter": "2 ms"}
+    [run] = replicate(scenario(load, "20 s"), "none", 1)
+    responses = run.responses
+    answered = responses["released_ns"] >= 0
+    way_ms = (responses["released_ns"] - responses["served_ns"])[answered] / NS_PER_MS
+    assert abs(way_ms.mean() - 2) < 4 * 2 / np.sqrt(way_ms.size)
+    assert abs(way_ms.std() - 2) < 4 * 2 * np.sqrt(2 / way_ms.size)
+    # an M/D/1 queue at half load, which the jitter does not touch: 1.5 ms (Pollaczek-Khinchine)
+    sojourn_ms = (responses["served_ns"] - responses["arrival_ns"])[answered] / NS_PER_MS
+    assert sojourn_ms.mean() == pytest.approx(1.5, rel=0.1)
+
+
 def test_zero_pages_are_a_byte_each():
     half = Costs(zero_pages=0.5, device_state_bytes=1000)
     assert half.state_bytes(100) == 1000 + 50 * 4104 + 50 * 9
