@@ -204,6 +204,19 @@ class PrimaryGuest(_Guest):
         return self._blobs.pop(blob.id)
 
 
+async def leave_colo(qmp: Qmp, limit_s: float) -> None:
+    """Let a QEMU of either side go on alone; done when it says that it runs, without COLO."""
+    await qmp.execute("x-colo-lost-heartbeat", limit_s=limit_s)
+    end_s = time.monotonic() + limit_s
+    while time.monotonic() < end_s:
+        mode = (await qmp.execute("query-colo-status", limit_s=limit_s))["mode"]
+        status = await qmp.execute("query-status", limit_s=limit_s)
+        if mode == "none" and status["status"] == "running":
+            return
+        await asyncio.sleep(0.002)
+    raise LiveError(f"{qmp.name}: it did not take over in {limit_s:g} s")
+
+
 class SecondaryGuest(_Guest):
     """A QEMU in COLO's incoming side.
 
@@ -283,15 +296,7 @@ class SecondaryGuest(_Guest):
         """Leave COLO and go on alone; done when QEMU says that it runs."""
         self.close()
         # Until its COLO thread has seen that the stream ended, it may be between two states.
-        await self.qmp.execute("x-colo-lost-heartbeat", limit_s=self._limit_s)
-        end_s = time.monotonic() + self._limit_s
-        while time.monotonic() < end_s:
-            mode = (await self.qmp.execute("query-colo-status", limit_s=self._limit_s))["mode"]
-            status = await self.qmp.execute("query-status", limit_s=self._limit_s)
-            if mode == "none" and status["status"] == "running":
-                return
-            await asyncio.sleep(0.002)
-        raise LiveError(f"{self.qmp.name}: it did not take over in {self._limit_s:g} s")
+        await leave_colo(self.qmp, self._limit_s)
 
     def close(self) -> None:
         """End its stream, which also frees it if it waits for bytes."""

@@ -122,6 +122,11 @@ class MigrationBridge:
         self._need = next(self._reader)
 
     @property
+    def is_complete(self) -> bool:
+        """Memory's blocks are known; everything after them passes untouched."""
+        return self._layout is not None
+
+    @property
     def layout(self) -> RamLayout:
         """Memory's section and blocks."""
         if self._layout is None:
