@@ -18,8 +18,9 @@ from backends.qemu.clients import Load, default_port
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import GroundOptions, build
 from backends.qemu.launch import CLOCK, MAC, Machine, Qemu
+from backends.qemu.native import NativeRun, refuse
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
-from backends.qemu.records import merged, recorded
+from backends.qemu.records import merged, recorded, timed
 from backends.qemu.runner import LiveRun
 from colosim.model.results import RunRecord
 from colosim.model.streams import Streams
@@ -56,7 +57,10 @@ async def run_live(scenario: Scenario, policy: str, scratch: Path, say: Say) -> 
     was recorded until then is the outcome.
     """
     plan = await plan_of(scenario, policy, say)
-    run = LiveRun(plan, scratch, say)
+    run: LiveRun | NativeRun = LiveRun(plan, scratch, say)
+    if scenario.guest.engine == "native" and POLICIES[policy].protects():
+        refuse(scenario, plan)
+        run = NativeRun(plan, scratch, say)
     load: Load | None = None
     interrupted = True
     async with run.running():
@@ -74,6 +78,7 @@ async def run_live(scenario: Scenario, policy: str, scratch: Path, say: Say) -> 
     traces = [scratch / f"{plan_.name}.trace" for plan_ in plan.hosts]
     lines = merged(traces)
     recorder = recorded(lines, scratch / "a.saves", start_ns)
+    timed(recorder, scratch / "phases.jsonl", start_ns)
     for trace in traces:
         trace.unlink(missing_ok=True)
     told = [
@@ -95,18 +100,25 @@ async def run_live(scenario: Scenario, policy: str, scratch: Path, say: Say) -> 
         checkpoints=recorder.table(),
         events=sorted([*recorder.events, *told], key=lambda event: event["at_ns"]),
         violations=[str(violation) for violation in check(lines)],
-        counters={**recorder.counters, **({} if load is None else load.counters())},
+        counters={
+            **recorder.counters,
+            **({} if load is None else load.counters()),
+            **(run.counters if isinstance(run, NativeRun) else {}),
+        },
     )
     return LiveOutcome(record, lines, _about(plan, run), interrupted)
 
 
-def _about(plan: LivePlan, run: LiveRun) -> Mapping[str, str]:
+def _about(plan: LivePlan, run: LiveRun | NativeRun) -> Mapping[str, str]:
     scanners = [told.detail for told in run.events if told.what == "scanner"]
     return {
         "world": "live",
+        "engine": "native" if isinstance(run, NativeRun) else "wire",
         **{f"qemu of {NODE_OF[host.name]}": host.qemu.release for host in plan.hosts},
         "accelerator": plan.machine.accelerator,
-        "dirty pages found by": scanners[0] if scanners else "nobody",
+        "dirty pages found by": (
+            "QEMU" if isinstance(run, NativeRun) else scanners[0] if scanners else "nobody"
+        ),
     }
 
 
@@ -220,7 +232,7 @@ def _what(fault: Fault) -> tuple[str, str]:
 # While it runs
 
 
-def _load(run: LiveRun, scenario: Scenario, start_ns: int) -> Load | None:
+def _load(run: LiveRun | NativeRun, scenario: Scenario, start_ns: int) -> Load | None:
     """The clients, who meet the same draws as those of a simulated run."""
     workload, forwards = scenario.workload, run.plan.forwards
     if forwards is None or isinstance(workload, BatchJob):
@@ -230,7 +242,7 @@ def _load(run: LiveRun, scenario: Scenario, start_ns: int) -> Load | None:
 
 
 async def _work(
-    run: LiveRun, scenario: Scenario, policy: str, start_ns: int, load: Load | None
+    run: LiveRun | NativeRun, scenario: Scenario, policy: str, start_ns: int, load: Load | None
 ) -> None:
     """Clients and faults until the scenario's end."""
     faults = [
@@ -248,7 +260,7 @@ async def _work(
             fault.cancel()
 
 
-async def _strike_at(run: LiveRun, fault: Fault, start_ns: int) -> None:
+async def _strike_at(run: LiveRun | NativeRun, fault: Fault, start_ns: int) -> None:
     assert fault.at_ns is not None
     await asyncio.sleep(max(0.0, (start_ns + fault.at_ns - time.monotonic_ns()) / _NS_PER_S))
     scope, kind = _what(fault)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from backends.base import Cause, Session
@@ -34,14 +34,12 @@ from colosim.protocol import types as t
 from colosim.protocol.checkpoint import P, S
 from colosim.protocol.codec import encode
 from colosim.protocol.dialect import UPSTREAM, Message
-from colosim.protocol.node import Node
+from colosim.protocol.node import Node, NodeConfig
 from colosim.protocol.trace import Line
 
 MS = 1_000_000
 #: How far the two channels' times may be off: microseconds, and two clocks read one after the other
 CLOCK_NS = 100_000
-#: QEMU's timer counts whole milliseconds, from a moment that is not seen
-EARLY_NS = 10 * MS
 #: Longest wait for what another channel may still tell
 PATIENCE_NS = 2_000 * MS
 _MOST_DIFFERENCES = 20
@@ -85,6 +83,18 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.node} in step {self.step}: expected {self.expected}, seen {self.seen}"
+
+
+def as_shadow(config: NodeConfig, delay_ns: int) -> NodeConfig:
+    """A node's configuration for shadowing a QEMU whose x-checkpoint-delay is this.
+
+    QEMU decides when to checkpoint: our policy wants the next one at once, and its quiesce ends
+    when QEMU begins.  A trigger that comes while QEMU waits for RECEIVED is absorbed, so two delays
+    may pass (`qemu-colo.md` 2.3); what is later than these and the step's own limit is too late.
+    """
+    params = tuple((name, 1 if name == "interval_ns" else n) for name, n in config.policy_params)
+    limits = replace(config.limits, quiesce_ns=2 * delay_ns + config.limits.quiesce_ns)
+    return replace(config, policy_params=params, limits=limits)
 
 
 class Hands(Protocol):
@@ -203,9 +213,7 @@ class _Follower:
 
     def differs(self, item: _Item, expected: str) -> None:
         seen = item.seen
-        self._shadow.differ(
-            Difference(seen.at_ns, self.id, self.node.step, expected, _name(item))
-        )
+        self._shadow.differ(Difference(seen.at_ns, self.id, self.node.step, expected, _name(item)))
 
     def _expected(self) -> str:
         if self.wanted:
@@ -339,6 +347,7 @@ class _Follower:
         self.is_gone = True
         self._let_go()
         self.feed(t.VmGone(item.seen.why or "its process ended"))
+        self._shadow.gone(self)
 
     def _link_lost(self, item: _Item) -> None:
         why = item.seen.why or f"the {_PEER[self.id]}'s side ended the stream"
@@ -364,15 +373,13 @@ class _Follower:
             self._shadow.counts["after the end"] += 1
 
     def _trigger(self, at_ns: int) -> None:
-        """QEMU begins a checkpoint: our policy must want one by now, or nearly."""
+        """QEMU begins a checkpoint, which our policy wants as soon as one can be (`as_shadow`)."""
         while self.node.step == P.RUN.value:
             due_ns = self.node.deadline_ns()
-            if due_ns is None or due_ns > at_ns + EARLY_NS:
+            if due_ns is None or due_ns > at_ns:
                 return
             self.now_ns = max(self.now_ns, due_ns)
             self.feed(t.Tick())
-            if self.node.step != P.RUN.value:
-                self._shadow.most_early_ns = max(self._shadow.most_early_ns, due_ns - at_ns)
 
     # -- feeding -----------------------------------------------------------------------------
 
@@ -419,7 +426,6 @@ class Shadow:
         self.hands = hands
         self.differences = 0
         self.counts: Counter[str] = Counter()
-        self.most_early_ns = 0
         self.phases: dict[int, dict[str, Any]] = {}
         self.is_final = False
         self._differed = differed
@@ -522,7 +528,7 @@ class Shadow:
             return
         self._is_working = True
         try:
-            while any([each.step(self._clock_ns) for each in self._followers.values()]):
+            while any(each.step(self._clock_ns) for each in self._followers.values()):
                 self._beat()
             self._beat()
             self._end_the_closed()
@@ -549,11 +555,15 @@ class Shadow:
                     follower.now_ns = max(follower.now_ns, self._clock_ns)
                     follower.feed(t.LinkLost("its own QEMU closed the stream"))
 
-    def finish(self) -> None:
-        """Nothing more will be seen: what was seen and not used up differs.
+    def finish(self, end_ns: int | None = None) -> None:
+        """Nothing more will be seen: what was seen by ``end_ns`` and not used up differs.
 
-        A want that was not met is none: a run may end, and a process be killed, at any moment.
+        A want that was not met is no difference: a run may end at any moment.
         """
+        for follower in self._followers.values():
+            for channel in (follower.tap, follower.monitor):
+                while end_ns is not None and channel and channel[-1].seen.at_ns > end_ns:
+                    channel.pop()
         self.is_final = True
         self.work(self._clock_ns + PATIENCE_NS)
         for follower in self._followers.values():
@@ -598,6 +608,20 @@ class Shadow:
         self.differences += 1
         if self.differences <= _MOST_DIFFERENCES:
             self._differed(difference)
+
+    def gone(self, follower: _Follower) -> None:
+        """The peer's manager need not wait for its own stream to end, or for a time-out."""
+        peer = self._followers[_PEER[follower.id]]
+        if not peer.is_down:
+            peer.now_ns = max(peer.now_ns, follower.now_ns)
+            peer.feed(t.PeerGone(f"the {follower.id}'s QEMU ended"))
+
+    @property
+    def waits(self) -> bool:
+        """Something was seen and not used up: `work` must be called when its patience ends."""
+        return bool(self._closed) or any(
+            each.tap or each.monitor for each in self._followers.values()
+        )
 
     def closed(self, follower: _Follower, seen: Seen) -> None:
         self._closed.append((follower, seen))

@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from backends.qemu.errors import LiveError
 from backends.qemu.wire import (
@@ -425,7 +425,7 @@ class _Way:
 class Tap:
     """Relays between two connected sockets and reports what it read to a third.
 
-    A byte, or the end, on the report socket closes the stream on both sides.
+    A byte on the report socket closes the stream on both sides; its end ends the tap.
     """
 
     def __init__(
@@ -437,7 +437,7 @@ class Tap:
             _Way(SECONDARY, secondary, primary, arena),
         )
         returned = ReturnPath(RETURN_PATH if path else ENABLE_COLO)
-        self._readers = {PRIMARY: PrimaryStream(), SECONDARY: SecondaryStream(returned)}
+        self._feed = {PRIMARY: PrimaryStream().feed, SECONDARY: SecondaryStream(returned).feed}
         self._report = report
         self._backlog: deque[tuple[int, str, memoryview | None]] = deque()
         self._backlog_bytes = 0
@@ -454,7 +454,7 @@ class Tap:
         while not all(way.ended for way in self._ways):
             self._register(poll)
             ready = {number for number, _ in poll.poll(self._patience_s())}
-            if self._report.fileno() in ready:
+            if self._report.fileno() in ready and not self._told():
                 break
             for way in self._ways:
                 if way.source.fileno() in ready or way.waits:
@@ -465,6 +465,17 @@ class Tap:
             self._read_along(_SLICE_BYTES)
         for way in self._ways:
             way.source.close()
+
+    def _told(self) -> bool:
+        """The report's reader has said something; whether it is still there."""
+        try:
+            told = self._report.recv(1)
+        except OSError:
+            told = b""
+        for way in self._ways:
+            with contextlib.suppress(OSError):
+                way.source.shutdown(socket.SHUT_RDWR)
+        return bool(told)
 
     def _register(self, poll: select.epoll) -> None:
         """Read where nothing waits to be written, write where something does."""
@@ -514,7 +525,7 @@ class Tap:
             self._backlog.appendleft((at_ns, side, data[size_bytes:]))
             data = data[:size_bytes]
         self._backlog_bytes -= len(data)
-        self._say(self._readers[side].feed(data, at_ns))
+        self._say(self._feed[side](data, at_ns))
 
     def _say(self, seen: list[Seen]) -> None:
         if seen:
