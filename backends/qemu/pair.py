@@ -139,7 +139,6 @@ class Pair:
         self._trouble: str | None = None
         self._promoted: str | None = None
         self._is_closing = False
-        self._has_stopped_ns: int | None = None  # the primary, for the first migration
         self._tap: asyncio.StreamWriter | None = None
         self._tapped = asyncio.Event()
         self._mark = 0  # the last that both ends of the network have passed
@@ -261,7 +260,11 @@ class Pair:
         await b.execute("migrate-incoming", {"uri": f"unix:{migration}"})
 
     async def do_protect(self, within_s: float) -> None:
-        """Make the pair; done when its first checkpoint is complete."""
+        """Make the pair; done when its first checkpoint is complete.
+
+        The guest is stopped first, and COLO starts it: under TCG the first migration of a running
+        guest loses pages, 23 and 29 of them seen on 11.1.3 with 128 MiB (`Sink` compares).
+        """
         a = self._qmps[HOST_OF[PRIMARY]]
         try:
             async with asyncio.timeout(within_s):
@@ -269,6 +272,7 @@ class Pair:
                 in_colo = a.expect(event_is("MIGRATION", status="colo"))
                 failed = a.expect(event_is("MIGRATION", status="failed"))
                 completed = a.expect(event_is("MIGRATION", status="completed"))
+                await self._stop(a)
                 await a.execute("migrate", {"uri": f"unix:{self._directory / 'tap'}"})
                 waits = [in_colo, failed, completed]
                 done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -282,6 +286,14 @@ class Pair:
             ) from None
         if self._trouble is not None:
             raise LiveError(self._trouble)
+
+    async def _stop(self, primary: Qmp) -> None:
+        """Stop the guest; what it sent until then leaves, what it sends later is held."""
+        await primary.execute("stop")
+        output = self._output[HOST_OF[PRIMARY]]
+        if output.port is not None:
+            await output.port.drain(_NET_LIMIT_S)
+        output.passes = False
 
     async def _why_not(self) -> None:
         status = await self._qmps[HOST_OF[PRIMARY]].execute("query-migrate")
@@ -326,20 +338,12 @@ class Pair:
         stamp = event["timestamp"]
         at_ns = stamp["seconds"] * NS_PER_S + stamp["microseconds"] * 1000
         at_ns -= time.time_ns() - time.monotonic_ns()
-        if node == PRIMARY and what == "stop" and self._has_stopped_ns is None:
-            self._output[HOST_OF[PRIMARY]].passes = False
-            self._has_stopped_ns = time.monotonic_ns()
         data = event.get("data") or {}
         self._see(Seen(at_ns, node, what, why=data.get("reason", "")))
 
     def _see(self, seen: Seen) -> None:
         if self._is_closing:
             return
-        if seen.what == "synchronised" and (
-            self._has_stopped_ns is None or seen.at_ns < self._has_stopped_ns
-        ):
-            # Output of the protected guest may have left before it was held.
-            self._say_trouble("the primary's stop was noticed too late; try on a quieter machine")
         self._shadow.see(seen)
         self._flush()
         self._work_later()
