@@ -24,7 +24,7 @@ was read comes before something on the monitor.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -51,6 +51,7 @@ _REQUEST, _SEND, _SIZE = (
 _REPLY = encode(UPSTREAM, Message.REPLY)
 _PEER = {PRIMARY: SECONDARY, SECONDARY: PRIMARY}
 _MONITOR = ("stop", "start", "exit", "gone")
+_ASKED = ("failover", "alone")
 _AFTER_STATES = (P.TAKEOVER, S.TAKEOVER)
 _FAILOVER_STATES = (P.FAILOVER, S.FAILOVER)
 
@@ -156,6 +157,7 @@ class _Follower:
         self.ended = False  # its QEMU's stream, on the tap
         self.is_gone = False
         self.parts: list[_Item] = []  # of the state that passes
+        self.leaving: tuple[int, Cause] | None = None  # the operation by which it goes on alone
         self._shadow = shadow
 
     # -- choosing --------------------------------------------------------------------------
@@ -225,6 +227,8 @@ class _Follower:
     def _use_of(self, item: _Item) -> Callable[[_Item], None] | None:
         """How to use it up; None if it is not its turn."""
         what = item.seen.what
+        if what in _ASKED:
+            return self._asked
         if what in ("gone", "end", "fault"):
             return self._end_of(item)
         if self.is_over:
@@ -362,6 +366,15 @@ class _Follower:
             gone = Seen(item.seen.at_ns, self.id, "closed")
             self._shadow.closed(self, gone)
 
+    def _asked(self, item: _Item) -> None:
+        """Of a log: a failover was asked for, or is over; logs do not tell of COLO_EXIT."""
+        self.exited_ns = item.seen.at_ns
+        if item.seen.what == "failover":
+            self.feed(t.PeerGone("a failover was asked for"))
+        elif self.leaving is not None:
+            (op, cause), self.leaving = self.leaving, None
+            self.feed(t.Done(op), cause)
+
     def _after(self, item: _Item) -> None:
         """What it does when its node has left the loop: only how it goes on alone matters."""
         what = item.seen.what
@@ -397,6 +410,7 @@ class _Follower:
             if self.is_gone:
                 event = None if op is None else t.Failed(op, "its process ended")
             elif state in _AFTER_STATES and isinstance(action, t.StartVm):
+                self.leaving = (action.op, cause)
                 self._shadow.hands.take_over(self.id, action.op, cause)
             elif isinstance(action, t.Drain) or (
                 state in _FAILOVER_STATES and isinstance(action, t.StopVm)  # QEMU does so itself
@@ -438,7 +452,7 @@ class Shadow:
         self._is_working = False
         self._has_begun = False
         self._closed: list[tuple[_Follower, Seen]] = []
-        self._beats: deque[tuple[_Follower, int, Cause]] = deque()
+        self._queued: deque[tuple[_Follower, int, t.Event, Cause]] = deque()
 
     def _ears(self) -> dict[type, Callable[[str, Any], None]]:
         def exited(node: str, signal: t.Exit) -> None:
@@ -474,7 +488,7 @@ class Shadow:
         """
         self._clock_ns = max(self._clock_ns, seen.at_ns)
         if seen.what == "synchronised":
-            self._begin(seen.at_ns)
+            self.begin(dict.fromkeys(self._followers, seen.at_ns))
             return
         own, peer = self._followers[seen.side], self._followers[_PEER[seen.side]]
         item = _Item(seen, self._clock_ns)
@@ -485,19 +499,41 @@ class Shadow:
             peer.tap.append(_Item(seen, self._clock_ns, heard=True, said=item))
         self.work(self._clock_ns)
 
-    def _begin(self, at_ns: int) -> None:
+    def begin(self, times_ns: Mapping[str, int]) -> None:
+        """The first synchronisation is complete on these sides, each by its own clock."""
         self._has_begun = True
-        for follower in self._followers.values():
+        for name, at_ns in times_ns.items():
+            follower = self._followers[name]
             while follower.monitor and follower.monitor[0].seen.at_ns < at_ns:
                 follower.monitor.popleft()
             follower.now_ns = max(follower.now_ns, at_ns)
             follower.feed(t.Start())
         self.work(self._clock_ns)
 
-    def done(self, node: str, op: int, cause: Cause, why: str | None = None) -> None:
-        """An operation of the hands ended, well unless there is a reason."""
-        event = t.Done(op) if why is None else t.Failed(op, why)
-        self.tell(node, event, cause)
+    def logged(self, node: str, each: Iterable[tuple[Seen, bool]]) -> None:
+        """What one QEMU logged, in its order: what it did, and (True) what it heard.
+
+        Give both logs, if there are two, before `work`; what was heard and never said, as in a
+        log alone, has no cause.
+        """
+        own, peer = self._followers[node], self._followers[_PEER[node]]
+        own.tap.extend(_Item(seen, 0, heard) for seen, heard in each)
+        for listener, speaker in ((own, peer), (peer, own)):
+            said = deque(item for item in speaker.tap if not item.heard)
+            for item in listener.tap:
+                if not item.heard:
+                    continue
+                item.said = _Item(item.seen, 0, settled=True)
+                places = [n for n, one in enumerate(said) if _same(one.seen, item.seen)]
+                if places:
+                    item.said = said[places[0]]
+                    for _ in range(places[0] + 1):
+                        said.popleft()
+
+    def answer(self, node: str, event: t.Event, cause: Cause) -> None:
+        """Feed this to the node as soon as it is not at work."""
+        follower = self._followers[node]
+        self._queued.append((follower, follower.now_ns, event, cause))
 
     def tell(self, node: str, event: t.Event, cause: Cause | None = None) -> None:
         """Feed an event that no QEMU made, now."""
@@ -529,22 +565,22 @@ class Shadow:
         self._is_working = True
         try:
             while any(each.step(self._clock_ns) for each in self._followers.values()):
-                self._beat()
-            self._beat()
+                self._feed_queued()
+            self._feed_queued()
             self._end_the_closed()
         finally:
             self._is_working = False
 
-    def _beat(self) -> None:
-        while self._beats:
-            follower, at_ns, cause = self._beats.popleft()
+    def _feed_queued(self) -> None:
+        while self._queued:
+            follower, at_ns, event, cause = self._queued.popleft()
             if not follower.is_down:
                 follower.now_ns = max(follower.now_ns, at_ns)
-                follower.feed(t.HeartbeatSeen(), cause)
+                follower.feed(event, cause)
 
     def beat(self, node: str, at_ns: int, cause: Cause) -> None:
         """A node's heartbeat is under way to its peer: both are in this process."""
-        self._beats.append((self._followers[_PEER[node]], at_ns, cause))
+        self._queued.append((self._followers[_PEER[node]], at_ns, t.HeartbeatSeen(), cause))
 
     def _end_the_closed(self) -> None:
         for follower, seen in list(self._closed):
@@ -658,6 +694,10 @@ class _World:
 
     def wake_at(self, node_id: str, when_ns: int | None) -> None:
         self._shadow.hands.wake_at(node_id, when_ns)
+
+
+def _same(one: Seen, other: Seen) -> bool:
+    return (one.what, one.data) == (other.what, other.data)
 
 
 def _name(item: _Item) -> str:

@@ -69,6 +69,7 @@ class Seen:
     * ``stop``, ``start``, ``exit``: it said so on its monitor; why of an exit
     * ``end``: it ended the stream; ``gone``: its process ended; ``fault``: what it sent is not
       understood, nor is anything after it; why
+    * ``failover``, ``alone``: its log tells that a failover was asked for, or is over
     """
 
     at_ns: int
