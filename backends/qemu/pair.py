@@ -47,6 +47,7 @@ NODE_OF = {host: node for node, host in HOST_OF.items()}
 
 #: a deadline's Tick waits for what was seen before it and is still under way
 _STRAGGLERS_S = 0.1
+_PULSE_S = 1.0
 _VOTE_LIMIT_S = 60.0
 _OPERATION_LIMIT_S = 10.0
 _NET_LIMIT_S = 5.0
@@ -286,6 +287,20 @@ class Pair:
             ) from None
         if self._trouble is not None:
             raise LiveError(self._trouble)
+        for host, node in NODE_OF.items():
+            manager = decode_line(self._config.nodes[host]).body.manager
+            self._run(self._watch(node, manager.heartbeat_timeout_ns / NS_PER_S))
+
+    async def _watch(self, node: str, limit_s: float) -> None:
+        """A QEMU whose monitor is silent for so long is gone; it may hang."""
+        qmp = self._qmps[HOST_OF[node]]
+        while not self._is_closing:
+            await asyncio.sleep(_PULSE_S)
+            try:
+                await qmp.execute("query-status", limit_s=limit_s)
+            except LiveError as error:
+                self._see(Seen(time.monotonic_ns(), node, "gone", why=str(error)))
+                return
 
     async def _stop(self, primary: Qmp) -> None:
         """Stop the guest; what it sent until then leaves, what it sends later is held."""

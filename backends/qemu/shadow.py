@@ -177,7 +177,12 @@ class _Follower:
         for channel in heads:
             item = channel[0]
             if item.said is not None and not item.said.settled:
-                return False  # what causes it comes first
+                # What causes it comes first; unless that waits for a state that does not end.
+                if not self.parts or now_ns - item.came_ns < PATIENCE_NS:
+                    return False
+                self.differs(item, "the rest of a state")
+                self._let_go()
+                return True
             use = self._use_of(item)
             if use is None:
                 continue
@@ -196,6 +201,16 @@ class _Follower:
             self._feed_heard(item)  # the core judges it as it would any peer's
         item.settled = True
         return True
+
+    def unstick(self, peer: _Follower) -> None:
+        """What it heard was never sent, or is part of a state that did not end: a run may."""
+        item = self.tap[0]
+        assert item.said is not None
+        if item.said in peer.parts:
+            peer._let_go()
+        else:
+            self.differs(item, f"that the {peer.id} sent it")
+            item.said.settled = True
 
     def _check_order(self, item: _Item, after_ns: int) -> None:
         """Complain if it must have been done before this time."""
@@ -602,6 +617,9 @@ class Shadow:
                     channel.pop()
         self.is_final = True
         self.work(self._clock_ns + PATIENCE_NS)
+        while stuck := [each for each in self._followers.values() if each.tap]:
+            stuck[0].unstick(self._followers[_PEER[stuck[0].id]])
+            self.work(self._clock_ns + PATIENCE_NS)
         for follower in self._followers.values():
             lost = follower.over_ns is not None and follower.exited_ns is None
             if lost and not (follower.is_gone or follower.is_down) and follower.node.step != "dead":

@@ -45,10 +45,14 @@ from colosim.protocol.codec import MAX_STATE_BYTES, encode
 from colosim.protocol.dialect import UPSTREAM, Message
 from colosim.protocol.types import Blob
 
-_PART, _END, _FULL, _VMDESC = 2, 3, 4, 6
+_PART, _END, _FULL = 2, 3, 4
+_VMDESC_HEAD_BYTES = 6
+#: the devices' end, and the size of their description; a later one may begin within it
+_VMDESC_MARK = re.compile(rb"(?=\x00\x06(.{4}))..", re.DOTALL)
 _FLAGS = 0xFFF
 _PAGE_BYTES = 4096
 _MESSAGE_BYTES = UPSTREAM.width
+_MESSAGES = {encode(UPSTREAM, message) for message in Message}
 _LONGEST_TAIL_BYTES = 64 << 20  # of the first migration's devices and their description
 
 PRIMARY, SECONDARY = "primary", "secondary"
@@ -226,10 +230,17 @@ class PrimaryStream(_Reader):
         The primary is silent after it, so it is the end if it ends where the bytes end.
         """
         tail = bytearray()
-        while not _ends_with_description(tail):
+        begins: dict[int, int] = {}  # of what may be the description, by where it would end
+        looked_at = 0
+        while not _is_description(tail[begins.get(len(tail), len(tail)) :]):
             if len(tail) > _LONGEST_TAIL_BYTES:
                 raise LiveError("first migration: its devices have no end")
             tail += yield 0
+            for found in _VMDESC_MARK.finditer(tail, looked_at):
+                begin = found.start() + _VMDESC_HEAD_BYTES
+                begins[begin + int.from_bytes(found[1], "big")] = begin
+                looked_at = found.start() + 1
+            looked_at = max(looked_at, len(tail) - _VMDESC_HEAD_BYTES)
 
     def _checkpoint(self) -> _Fields:
         message = bytes((yield _MESSAGE_BYTES))
@@ -241,6 +252,8 @@ class PrimaryStream(_Reader):
         self._say("message", data=message)
         if message == encode(UPSTREAM, Message.SEND):
             yield from self._ram()
+        elif message not in _MESSAGES:
+            raise LiveError(f"{message.hex()} is no COLO message")
 
     def _ram(self) -> _Fields:
         self._begin()
@@ -306,14 +319,9 @@ class PrimaryStream(_Reader):
                 store(self._block, head & ~_FLAGS, None if kind == ZERO else content)
 
 
-def _ends_with_description(tail: bytearray) -> bool:
-    mark = bytes([EOF, _VMDESC])
-    for found in re.finditer(re.escape(mark), tail):
-        begin = found.end() + 4
-        size = int.from_bytes(tail[found.end() : begin], "big")
-        if size and begin + size == len(tail) and tail[begin : begin + 1] == b"{":
-            with contextlib.suppress(ValueError):
-                return "devices" in json.loads(bytes(tail[begin:]))
+def _is_description(text: bytearray) -> bool:
+    with contextlib.suppress(ValueError):
+        return text[:1] == b"{" and "devices" in json.loads(bytes(text))
     return False
 
 
@@ -334,9 +342,13 @@ class SecondaryStream(_Reader):
         except LiveError as error:
             self._faulty = True
             self._say("fault", why=str(error))
-        while len(self._have) >= _MESSAGE_BYTES:
-            self._say("message", data=bytes(self._have[:_MESSAGE_BYTES]))
+        while len(self._have) >= _MESSAGE_BYTES and not self._faulty:
+            message = bytes(self._have[:_MESSAGE_BYTES])
             del self._have[:_MESSAGE_BYTES]
+            self._say("message", data=message)
+            if message not in _MESSAGES:
+                self._faulty = True
+                self._say("fault", why=f"{message.hex()} is no COLO message")
         return self._drain()
 
 
