@@ -46,7 +46,7 @@ HOST_OF = {PRIMARY: "a", SECONDARY: "b"}
 NODE_OF = {host: node for node, host in HOST_OF.items()}
 
 #: a deadline's Tick waits for what was seen before it and is still under way
-_STRAGGLERS_S = 0.1
+_STRAGGLERS_NS = 100 * NS_PER_MS
 _PULSE_S = 1.0
 _VOTE_LIMIT_S = 60.0
 _OPERATION_LIMIT_S = 10.0
@@ -323,7 +323,7 @@ class Pair:
     async def do_finish(self) -> dict[str, Any]:
         """Look no further: what was seen until now must be as our tables want it."""
         end_ns = time.monotonic_ns()
-        await asyncio.sleep(3 * _STRAGGLERS_S)
+        await asyncio.sleep(3 * _STRAGGLERS_NS / NS_PER_S)
         self._is_closing = True
         for timer in self._timers.values():
             timer.cancel()
@@ -396,15 +396,16 @@ class Pair:
         if timer is not None:
             timer.cancel()
         if when_ns is not None and not self._is_closing:
-            delay_s = max(0.0, (when_ns - time.monotonic_ns()) / NS_PER_S) + _STRAGGLERS_S
+            late_ns = when_ns + _STRAGGLERS_NS - time.monotonic_ns()
             loop = asyncio.get_running_loop()
-            self._timers[node] = loop.call_later(delay_s, self._wake, node)
+            self._timers[node] = loop.call_later(max(0, late_ns) / NS_PER_S, self._wake, node)
 
     def _wake(self, node: str) -> None:
         self._timers.pop(node, None)
-        self._shadow.tick(node, time.monotonic_ns())
-        if node not in self._timers:
-            self.wake_at(node, self._shadow.follower(node).node.deadline_ns())
+        self._shadow.tick(node, time.monotonic_ns() - _STRAGGLERS_NS)
+        follower = self._shadow.follower(node)
+        if node not in self._timers and not (follower.is_gone or follower.is_down):
+            self.wake_at(node, follower.node.deadline_ns())
         self._flush()
 
     def hear(self, node: str, signal: t.Signal) -> None:

@@ -92,9 +92,11 @@ def as_shadow(config: NodeConfig, delay_ns: int) -> NodeConfig:
     QEMU decides when to checkpoint: our policy wants the next one at once, and its quiesce ends
     when QEMU begins.  A trigger that comes while QEMU waits for RECEIVED is absorbed, so two delays
     may pass (`qemu-colo.md` 2.3); what is later than these and the step's own limit is too late.
+    A QEMU that hangs is noticed by its silent monitor before that.
     """
     params = tuple((name, 1 if name == "interval_ns" else n) for name, n in config.policy_params)
-    limits = replace(config.limits, quiesce_ns=2 * delay_ns + config.limits.quiesce_ns)
+    quiesce_ns = 2 * delay_ns + config.limits.quiesce_ns + 2 * config.manager.heartbeat_timeout_ns
+    limits = replace(config.limits, quiesce_ns=quiesce_ns)
     return replace(config, policy_params=params, limits=limits)
 
 
@@ -111,7 +113,7 @@ class Hands(Protocol):
         """Let this node's guest leave COLO and go on alone; ends in Done or Failed."""
 
     def wake_at(self, node: str, when_ns: int | None) -> None:
-        """Call `Shadow.tick` then."""
+        """Call `Shadow.tick` when it is so late and what was seen before it is in."""
 
     def hear(self, node: str, signal: t.Signal) -> None:
         """A signal of the node's checkpointer: Loaded, Completed, Protected, Exit, Alone."""
@@ -215,7 +217,7 @@ class _Follower:
     def _check_order(self, item: _Item, after_ns: int) -> None:
         """Complain if it must have been done before this time."""
         by_ns = after_ns - item.seen.at_ns
-        if by_ns > CLOCK_NS:
+        if by_ns > CLOCK_NS and not self.is_over:
             self.differs(item, f"{by_ns / MS:.3f} ms later what was seen")
 
     def _use(self, item: _Item, use: Callable[[_Item], None]) -> None:
@@ -364,6 +366,7 @@ class _Follower:
 
     def _gone(self, item: _Item) -> None:
         self.is_gone = True
+        self.now_ns = max(self.now_ns, self._shadow.now_ns())  # it may have waited
         self._let_go()
         self.feed(t.VmGone(item.seen.why or "its process ended"))
         self._shadow.gone(self)
@@ -427,9 +430,12 @@ class _Follower:
             elif state in _AFTER_STATES and isinstance(action, t.StartVm):
                 self.leaving = (action.op, cause)
                 self._shadow.hands.take_over(self.id, action.op, cause)
-            elif isinstance(action, t.Drain) or (
-                state in _FAILOVER_STATES and isinstance(action, t.StopVm)  # QEMU does so itself
+            elif state in _AFTER_STATES or (
+                state in _FAILOVER_STATES and not isinstance(action, t.StopVm)
             ):
+                event = None if op is None else t.Failed(op, "given up for the failover")
+            elif isinstance(action, t.Drain) or state in _FAILOVER_STATES:
+                assert isinstance(action, t.Drain | t.StopVm)  # QEMU's failover stops it
                 event = t.Done(action.op)
             else:
                 return
@@ -562,15 +568,19 @@ class Shadow:
         """The node's host has failed, the node with it."""
         self._followers[node].is_down = True
 
-    def tick(self, node: str, now_ns: int) -> None:
-        """A deadline of the node has passed, some time ago: what was seen until then is in."""
-        self.work(now_ns)
+    def tick(self, node: str, until_ns: int) -> None:
+        """It is later than this, and what was seen up to then is in: feed a deadline that passed.
+
+        A node whose QEMU is gone has nothing to decide any more.
+        """
+        self.work(until_ns)
         follower = self._followers[node]
         due_ns = follower.node.deadline_ns()
-        if due_ns is not None and due_ns <= now_ns and not follower.is_down:
-            follower.now_ns = max(follower.now_ns, due_ns)
-            follower.feed(t.Tick())
-            self.work(now_ns)
+        if due_ns is None or due_ns > until_ns or follower.is_down or follower.is_gone:
+            return
+        follower.now_ns = max(follower.now_ns, until_ns)
+        follower.feed(t.Tick())
+        self.work(until_ns)
 
     def work(self, now_ns: int) -> None:
         """Use up what can be; also what has waited long enough."""

@@ -63,8 +63,9 @@ class Sink:
     """One primary's peer.
 
     config: of a secondary's node; nobody beats for the primary, so its heartbeats are not waited
-    for.  ``loaded(checkpoint)`` is awaited when a state is loaded and before LOADED is said: until
-    it returns the primary is stopped.  ram: the guest's memory, from the first migration on.
+    for.  trouble: why our node left the stream.  ``loaded(checkpoint)`` is awaited when a state is
+    loaded and before LOADED is said: until it returns the primary is stopped.  ram: the guest's
+    memory, from the first migration on.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class Sink:
         self._writer: asyncio.StreamWriter | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._over = asyncio.Event()
-        self._session = Session([self._node], self, observers)
+        self._is_closing = False
+        self._session = Session([self._node], self, observers, {t.Exit: self._exited})
         self._server: asyncio.Server | None = None
 
     @property
@@ -112,6 +114,7 @@ class Sink:
 
     def close(self) -> None:
         """Let go of the primary."""
+        self._is_closing = True
         if self._timer is not None:
             self._timer.cancel()
         if self._writer is not None:
@@ -130,9 +133,13 @@ class Sink:
             while data := await reader.read(PIECE_BYTES):
                 for seen in self._stream.feed(data, time.monotonic_ns()):
                     await self._take(seen)
-        if self._is_synchronised:
+        if self._is_synchronised and not self._is_closing:
             await self._tell(t.LinkLost("the primary ended the stream"))
         self._over.set()
+
+    def _exited(self, node: str, signal: t.Signal) -> None:
+        assert isinstance(signal, t.Exit)
+        self.trouble = self.trouble or signal.why
 
     async def _take(self, seen: Seen) -> None:
         match seen.what:
@@ -211,8 +218,6 @@ class Sink:
                     self._session.pump(name, t.VoteSeen(op, False), because)
                 case t.CloseLink():
                     self.close()
-                case t.Report(text):
-                    self.trouble = self.trouble or text
                 case _:
                     pass
 

@@ -438,7 +438,7 @@ class _Way:
 class Tap:
     """Relays between two connected sockets and reports what it read to a third.
 
-    A byte on the report socket closes the stream on both sides; its end ends the tap.
+    A byte, or the end, on the report socket closes the stream on both sides.
     """
 
     def __init__(
@@ -467,7 +467,8 @@ class Tap:
         while not all(way.ended for way in self._ways):
             self._register(poll)
             ready = {number for number, _ in poll.poll(self._patience_s())}
-            if self._report.fileno() in ready and not self._told():
+            if self._report.fileno() in ready:
+                self._told()
                 break
             for way in self._ways:
                 if way.source.fileno() in ready or way.waits:
@@ -479,16 +480,15 @@ class Tap:
         for way in self._ways:
             way.source.close()
 
-    def _told(self) -> bool:
-        """The report's reader has said something; whether it is still there."""
-        try:
-            told = self._report.recv(1)
-        except OSError:
-            told = b""
+    def _told(self) -> None:
+        """Close the stream on both sides: what was not handed on by now never is."""
+        closed_ns = time.monotonic_ns()
         for way in self._ways:
             with contextlib.suppress(OSError):
                 way.source.shutdown(socket.SHUT_RDWR)
-        return bool(told)
+            if not way.ended:
+                way.ended = True
+                self._backlog.append((closed_ns, way.side, None))
 
     def _register(self, poll: select.epoll) -> None:
         """Read where nothing waits to be written, write where something does."""
