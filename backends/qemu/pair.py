@@ -31,7 +31,7 @@ from backends.qemu.guests import leave_colo
 from backends.qemu.launch import Paths
 from backends.qemu.net.control import Control
 from backends.qemu.net.port import Port
-from backends.qemu.qmp import Qmp, event_is
+from backends.qemu.qmp import Qmp, QmpLost, event_is
 from backends.qemu.shadow import PATIENCE_NS, Difference, Shadow, as_shadow
 from backends.qemu.stream import Lines, connect
 from backends.qemu.tap import PRIMARY, SECONDARY, Seen
@@ -298,8 +298,10 @@ class Pair:
             await asyncio.sleep(_PULSE_S)
             try:
                 await qmp.execute("query-status", limit_s=limit_s)
+            except QmpLost:
+                return  # which its own callback tells
             except LiveError as error:
-                self._see(Seen(time.monotonic_ns(), node, "gone", why=str(error)))
+                self._see(Seen(time.monotonic_ns(), node, "silent", why=str(error)))
                 return
 
     async def _stop(self, primary: Qmp) -> None:

@@ -50,7 +50,7 @@ _REQUEST, _SEND, _SIZE = (
 )
 _REPLY = encode(UPSTREAM, Message.REPLY)
 _PEER = {PRIMARY: SECONDARY, SECONDARY: PRIMARY}
-_MONITOR = ("stop", "start", "exit", "gone")
+_MONITOR = ("stop", "start", "exit", "gone", "silent")
 _ASKED = ("failover", "alone")
 _AFTER_STATES = (P.TAKEOVER, S.TAKEOVER)
 _FAILOVER_STATES = (P.FAILOVER, S.FAILOVER)
@@ -246,7 +246,7 @@ class _Follower:
         what = item.seen.what
         if what in _ASKED:
             return self._asked
-        if what in ("gone", "end", "fault"):
+        if what in ("gone", "silent", "end", "fault"):
             return self._end_of(item)
         if self.is_over:
             return self._after
@@ -293,6 +293,8 @@ class _Follower:
             # Whatever it still did is on the tap, up to the end of its stream.
             waits = not self.ended and self._shadow.now_ns() - item.came_ns < PATIENCE_NS
             return None if waits and not self._shadow.is_final else self._gone
+        if seen.what == "silent":
+            return self._gone
         if item.heard:  # the peer's stream
             return self._link_lost
         return self._own_end

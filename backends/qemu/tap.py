@@ -71,8 +71,8 @@ class Seen:
     * ``message``: it sent a COLO message; data are its bytes, with the number behind SIZE
     * ``ram``, ``device``: it sent this part of a state; digest, size_bytes, began_ns, pages, zeros
     * ``stop``, ``start``, ``exit``: it said so on its monitor; why of an exit
-    * ``end``: it ended the stream; ``gone``: its process ended; ``fault``: what it sent is not
-      understood, nor is anything after it; why
+    * ``end``: it ended the stream; ``gone``: its process ended; ``silent``: it hangs; why
+    * ``fault``: what it sent is not understood, nor is anything after it; why
     * ``failover``, ``alone``: its log tells that a failover was asked for, or is over
     """
 
