@@ -271,25 +271,22 @@ def validate(file: Path, runs: Sequence[str], **options: Any) -> int:
     return 0
 
 
-@cli.command("import-qemu-log", epilog="Example: colosim import-qemu-log p.log s.log --out p.csv")
+@cli.command("import-qemu-log", epilog="Example: colosim import-qemu-log p.log s.log --out pair")
 @click.argument("primary", type=click.Path(path_type=Path))
 @click.argument("secondary", required=False, type=click.Path(path_type=Path))
-@click.option("--out", metavar="FILE", help="CSV file to write: a row for each checkpoint.")
+@click.option("--out", metavar="DIR", help="Run directory to write: phases.csv and our trace.")
 def import_qemu_log(primary: Path, secondary: Path | None, out: str | None) -> int:
     """Read the logs of a genuine COLO pair: what each phase took, and what differs from our tables.
 
     Give both QEMUs '-msg timestamp=on -D FILE -trace enable=colo_* -trace enable=runstate_set'.
-    Exit status is 1 if a message or a stop differs from what our protocol core does.
+    With --out also our trace of the pair, for 'colosim replay'. Exit status is 1 if a message or a
+    stop differs from what our protocol core does.
     """
     import pandas as pd
 
     from backends.qemu.qemu_log import differences, phases
-    from colosim.store import explained
 
     table = pd.DataFrame(phases(primary, secondary))
-    if out is not None:
-        with explained(out):
-            table.to_csv(out, index=False)
     # request_ns is the moment when it was sent, all others are durations
     times = table.filter(like="_ns").drop(columns="request_ns").astype(float) / 1e6
     shown = pd.DataFrame(
@@ -298,11 +295,30 @@ def import_qemu_log(primary: Path, secondary: Path | None, out: str | None) -> i
     shown.index = [f"{name.removesuffix('_ns').replace('_', ' ')} (ms)" for name in times.columns]
     click.echo(shown.round(3).to_string())
     found = [] if secondary is None else differences(primary, secondary)
+    if out is not None:
+        found += _write_log_trace(primary, secondary, table, out)
     for difference in found[:_MOST_SHOWN]:
         click.secho(difference, fg="red")
-    if secondary is not None:
+    if secondary is not None or out is not None:
         click.echo(f"{len(found)} differences from our tables")
     return 1 if found else 0
+
+
+def _write_log_trace(
+    primary: Path, secondary: Path | None, table: pd.DataFrame, out: str
+) -> list[str]:
+    """Write a run directory of two logs; what differed while our nodes lived through them."""
+    from backends.qemu.log_trace import trace_of
+    from colosim import store
+
+    trace = trace_of(primary, secondary)
+    with store.new_directory(out) as directory:
+        with store.trace_writer(directory / "trace-0.jsonl.gz") as write:
+            for line in trace.lines:
+                write(line)
+        logs = [str(path) for path in (primary, secondary) if path is not None]
+        store.write(directory, {"world": "log", "logs": logs}, {"phases.csv": table})
+    return [f"trace: {difference}" for difference in trace.differences]
 
 
 @cli.command(epilog="Example: colosim replay out/web-remus")

@@ -22,6 +22,10 @@ class Ground(Section):
 class Guest(Section):
     """What a live run boots, twice; its RAM is ``memory.guest_memory``."""
 
+    engine: Literal["wire", "native"] = option(
+        "wire",
+        "wire: our primary speaks COLO to a genuine secondary; native: QEMU on both sides runs it",
+    )
     qemu: str = option("qemu-system-x86_64", "program of the primary, by name or path")
     secondary_qemu: str | None = option(
         None, "program of the secondary, if of another version; then name a versioned machine"

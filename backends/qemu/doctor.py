@@ -103,6 +103,7 @@ class Known:
     status: Status
     detail: str
     advice: str = ""
+    is_broken: bool = False
 
 
 _ANY = ("tcg", "kvm")
@@ -150,6 +151,7 @@ ENGINES: tuple[Known, ...] = (
         "warn",
         "COLO is broken for everybody in 10.0 before 10.0.7: the primary never enters it",
         _USE_WIRE,
+        is_broken=True,
     ),
     Known(
         "native",
@@ -159,6 +161,7 @@ ENGINES: tuple[Known, ...] = (
         "warn",
         "COLO is broken for everybody in 10.1: the primary never enters it",
         _USE_WIRE,
+        is_broken=True,
     ),
     Known(
         "native",
@@ -169,6 +172,7 @@ ENGINES: tuple[Known, ...] = (
         "hangs at the first checkpoint under TCG, and its dirty log loses pages where RAM is a "
         "multiple of 256 KiB",
         _USE_WIRE,
+        is_broken=True,
     ),
     Known(
         "native",
@@ -178,6 +182,7 @@ ENGINES: tuple[Known, ...] = (
         "warn",
         "hangs at the first checkpoint under TCG",
         _USE_WIRE,
+        is_broken=True,
     ),
     Known(
         "native",
@@ -207,6 +212,15 @@ ENGINES: tuple[Known, ...] = (
         "look at a short run first",
     ),
 )
+
+
+def broken(engine: str, qemu: Qemu, accelerator: str) -> str | None:
+    """Why an engine is known not to work with this QEMU, or None."""
+    for row in ENGINES:
+        fits = row.low <= qemu.version < row.high and accelerator in row.accelerators
+        if row.engine == engine and fits:
+            return f"{accelerator}: {row.detail}" if row.is_broken else None
+    return None
 
 
 def engines(qemu: Qemu, accelerator: str) -> list[Finding]:

@@ -275,6 +275,24 @@ class PrimaryGuest(_Guest):
         return self._blobs.pop(blob.id)
 
 
+async def leave_colo(qmp: Qmp, limit_s: float) -> bool:
+    """Let a QEMU of either side go on alone; done when it says that it does, without COLO.
+
+    True if its guest runs, False if that has switched itself off.
+    """
+    await qmp.execute("x-colo-lost-heartbeat", limit_s=limit_s)
+    end_s = time.monotonic() + limit_s
+    while time.monotonic() < end_s:
+        mode = (await qmp.execute("query-colo-status", limit_s=limit_s))["mode"]
+        status = (await qmp.execute("query-status", limit_s=limit_s))["status"]
+        if mode == "none" and status in ("running", "shutdown"):
+            return bool(status == "running")
+        if mode == "none" and status in _STUCK:
+            raise LiveError(f"{qmp.name}: the guest cannot run: {status}")
+        await asyncio.sleep(0.002)
+    raise LiveError(f"{qmp.name}: it did not take over in {limit_s:g} s")
+
+
 class SecondaryGuest(_Guest):
     """A QEMU in COLO's incoming side.
 
@@ -360,22 +378,11 @@ class SecondaryGuest(_Guest):
         with contextlib.suppress(LiveError):
             await self.qmp.execute("yank", {"instances": instances}, self._limit_s, oob=True)
         # Until its COLO thread has seen that the stream ended, it may be between two states.
-        await self.qmp.execute("x-colo-lost-heartbeat", limit_s=self._limit_s)
-        end_s = time.monotonic() + self._limit_s
-        while time.monotonic() < end_s:
-            mode = (await self.qmp.execute("query-colo-status", limit_s=self._limit_s))["mode"]
-            status = await self.qmp.execute("query-status", limit_s=self._limit_s)
-            if mode == "none" and status["status"] == "running":
-                self._is_over = False
-                return
-            if mode == "none" and status["status"] == "shutdown":
-                self._is_off = True
-                self._befell(Fate("off", "it had switched itself off when it was taken over"))
-                return
-            if mode == "none" and status["status"] in _STUCK:
-                raise LiveError(f"{self.qmp.name}: the guest cannot run: {status['status']}")
-            await asyncio.sleep(0.002)
-        raise LiveError(f"{self.qmp.name}: it did not take over in {self._limit_s:g} s")
+        if await leave_colo(self.qmp, self._limit_s):
+            self._is_over = False
+        else:
+            self._is_off = True
+            self._befell(Fate("off", "it had switched itself off when it was taken over"))
 
     def close(self) -> None:
         """End its stream, which also frees it if it waits for bytes."""

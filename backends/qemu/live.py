@@ -16,9 +16,10 @@ from backends.qemu.clients import Load
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import GroundOptions, build
 from backends.qemu.launch import CLOCK, MAC, Machine
+from backends.qemu.native import NativeRun, refuse
 from backends.qemu.net.config import GUEST_IP
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
-from backends.qemu.records import merged, phased, recorded
+from backends.qemu.records import merged, phased, recorded, timed
 from backends.qemu.runner import LiveRun
 from backends.qemu.sites import Sites, forward_of, tap_of
 from colosim.model.results import RunRecord
@@ -66,7 +67,10 @@ async def run_live(
     was recorded until then is the outcome.
     """
     plan = await plan_of(scenario, policy, say)
-    run = LiveRun(plan, scratch, say)
+    run: LiveRun | NativeRun = LiveRun(plan, scratch, say)
+    if scenario.guest.engine == "native" and POLICIES[policy].protects():
+        refuse(scenario, plan)
+        run = NativeRun(plan, scratch, say)
     load: Load | None = None
     interrupted = True
     async with run.running():
@@ -85,6 +89,7 @@ async def run_live(
     lines = merged(traces, [node for node, host in run.nodes.items() if host in run.lost])
     saves = {node: scratch / f"{host}.saves" for node, host in run.nodes.items()}
     recorder = recorded(lines, saves, start_ns, run.ahead_ns())
+    timed(recorder, scratch / "phases.jsonl", start_ns)
     for trace in traces:
         trace.unlink(missing_ok=True)
     told = [
@@ -106,21 +111,28 @@ async def run_live(
         checkpoints=recorder.table(),
         events=sorted([*recorder.events, *told], key=lambda event: event["at_ns"]),
         violations=[str(violation) for violation in check(lines)],
-        counters={**recorder.counters, **({} if load is None else load.counters())},
+        counters={
+            **recorder.counters,
+            **({} if load is None else load.counters()),
+            **(run.counters if isinstance(run, NativeRun) else {}),
+        },
         phases=columns(phased(lines, saves, start_ns, run.ahead_ns())),
     )
     return LiveOutcome(record, lines, _about(plan, run), interrupted)
 
 
-def _about(plan: LivePlan, run: LiveRun) -> Mapping[str, str]:
+def _about(plan: LivePlan, run: LiveRun | NativeRun) -> Mapping[str, str]:
     scanners = [told.detail for told in run.events if told.what == "scanner"]
     return {
         "world": "live",
+        "engine": "native" if isinstance(run, NativeRun) else "wire",
         **{f"qemu of {host.node.id}": host.qemu.release for host in plan.hosts},
         **{f"machine of {host.node.id}": host.at for host in plan.hosts if host.at},
         "accelerator": plan.machine.accelerator,
         "processor": processor(),
-        "dirty pages found by": scanners[0] if scanners else "nobody",
+        "dirty pages found by": (
+            "QEMU" if isinstance(run, NativeRun) else scanners[0] if scanners else "nobody"
+        ),
     }
 
 
@@ -228,7 +240,7 @@ def _what(fault: Fault) -> tuple[str, str, int | None, tuple[tuple[str, int], ..
 # While it runs
 
 
-def _load(run: LiveRun, scenario: Scenario, start_ns: int) -> Load | None:
+def _load(run: LiveRun | NativeRun, scenario: Scenario, start_ns: int) -> Load | None:
     """The clients, who meet the same draws as those of a simulated run."""
     workload, forwards = scenario.workload, run.plan.forwards
     if forwards is None or isinstance(workload, BatchJob):
@@ -239,7 +251,7 @@ def _load(run: LiveRun, scenario: Scenario, start_ns: int) -> Load | None:
 
 
 async def _work(
-    run: LiveRun,
+    run: LiveRun | NativeRun,
     scenario: Scenario,
     policy: str,
     start_ns: int,
@@ -253,9 +265,9 @@ async def _work(
         for fault in scenario.fault
         if fault.at_ns is not None and (fault.target != SECONDARY or protects)
     ]
-    if protects and manager.reprotect:
+    if protects and manager.reprotect and isinstance(run, LiveRun):
         planned.append(run.keep_protected(manager.reprotect_delay_ns))
-    if protects and manager.switchover_at_ns is not None:
+    if protects and manager.switchover_at_ns is not None and isinstance(run, LiveRun):
         planned.append(_hand_over_at(run, start_ns + manager.switchover_at_ns))
     tasks = [asyncio.create_task(each) for each in planned]
     try:
@@ -275,7 +287,7 @@ async def _until(moment_ns: int) -> None:
     await asyncio.sleep(max(0.0, (moment_ns - time.monotonic_ns()) / _NS_PER_S))
 
 
-async def _strike_at(run: LiveRun, fault: Fault, start_ns: int) -> None:
+async def _strike_at(run: LiveRun | NativeRun, fault: Fault, start_ns: int) -> None:
     """At its time, whoever then is primary or secondary."""
     assert fault.at_ns is not None
     await _until(start_ns + fault.at_ns)

@@ -73,7 +73,7 @@ class LogEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Numbered:
+class Logged:
     """An event, where it stands, and what it says of the protocol if it does.
 
     what: "send REQUEST", "receive REPLY", "stop", "start" and so on; empty for others.
@@ -143,26 +143,26 @@ def _event(text: str) -> LogEvent | None:
     return LogEvent(at_us * 1000, found["name"], (found["args"] or "").rstrip())
 
 
-def _understood(line: int, event: LogEvent) -> _Numbered:
+def _understood(line: int, event: LogEvent) -> Logged:
     """An event with what it says of the protocol."""
     if event.name in ("colo_send_message", "colo_receive_message"):
         verb = "send" if event.name == "colo_send_message" else "receive"
         found = _MESSAGE.fullmatch(event.args)
         message = MESSAGES.get(found[1]) if found else None
         if message is None:
-            return _Numbered(line, event, f"{verb} {found[1] if found else event.args}")
+            return Logged(line, event, f"{verb} {found[1] if found else event.args}")
         primary = (message in FROM_PRIMARY) == (verb == "send")
         role = t.Role.PRIMARY if primary else t.Role.SECONDARY
-        return _Numbered(line, event, f"{verb} {_NAMES[message]}", message, role)
+        return Logged(line, event, f"{verb} {_NAMES[message]}", message, role)
     what = ""
     if event.name == "colo_vm_state_change" and (found := _CHANGE.fullmatch(event.args)):
         what = {"run": "start", "stop": "stop"}[found[2]]
     elif event.name == "runstate_set" and (found := _RUNSTATE.fullmatch(event.args)):
         what = {"running": "start", "colo": "stop"}.get(found[2], "")
-    return _Numbered(line, event, what)
+    return Logged(line, event, what)
 
 
-def _part(path: Path, role: t.Role) -> list[_Numbered]:
+def part_of(path: Path, role: t.Role) -> list[Logged]:
     """The events of one role; what is no message belongs to what is around it."""
     events = [_understood(line, event) for line, event in _numbered_events(path)]
     roles = [event.role for event in events]
@@ -208,8 +208,8 @@ def phases(primary: Path, secondary: Path | None) -> list[dict[str, int | None]]
     Checkpoints of the two logs are paired by their number since READY, so both must have logged
     it.  Of a primary's several READYs that of the nearest time is taken.
     """
-    sessions = _sessions(_part(primary, t.Role.PRIMARY))
-    theirs: dict[int, list[_Numbered]] = {}  # by number in the primary's log
+    sessions = sessions_of(part_of(primary, t.Role.PRIMARY))
+    theirs: dict[int, list[Logged]] = {}  # by number in the primary's log
     if secondary is not None:
         theirs = _paired(primary, sessions, secondary)
     rows: list[dict[str, int | None]] = []
@@ -222,18 +222,19 @@ def phases(primary: Path, secondary: Path | None) -> list[dict[str, int | None]]
 
 
 @dataclass(slots=True)
-class _Session:
+class LoggedSession:
     """From READY on; ready is None for what was logged without its beginning."""
 
-    ready: _Numbered | None
-    checkpoints: list[list[_Numbered]]
+    ready: Logged | None
+    checkpoints: list[list[Logged]]
 
 
-def _sessions(events: Iterable[_Numbered]) -> list[_Session]:
-    sessions = [_Session(None, [])]
+def sessions_of(events: Iterable[Logged]) -> list[LoggedSession]:
+    """A QEMU's pairs: a survivor may have been protected again."""
+    sessions = [LoggedSession(None, [])]
     for event in events:
         if event.message is Message.READY:
-            sessions.append(_Session(event, []))
+            sessions.append(LoggedSession(event, []))
         elif event.message is Message.REQUEST:
             sessions[-1].checkpoints.append([event])
         elif sessions[-1].checkpoints:
@@ -241,9 +242,11 @@ def _sessions(events: Iterable[_Numbered]) -> list[_Session]:
     return [one for one in sessions if one.ready is not None or one.checkpoints]
 
 
-def _paired(primary: Path, sessions: list[_Session], secondary: Path) -> dict[int, list[_Numbered]]:
+def _paired(
+    primary: Path, sessions: list[LoggedSession], secondary: Path
+) -> dict[int, list[Logged]]:
     """The secondary's checkpoints by their numbers in the primary's log."""
-    theirs = _sessions(_part(secondary, t.Role.SECONDARY))
+    theirs = sessions_of(part_of(secondary, t.Role.SECONDARY))
     readies: list[tuple[int, int]] = []  # when, and checkpoints before it
     before = 0
     for session in sessions:
@@ -266,7 +269,7 @@ def _paired(primary: Path, sessions: list[_Session], secondary: Path) -> dict[in
 class _Times:
     """When each thing was first seen in a checkpoint."""
 
-    def __init__(self, exchange: Iterable[_Numbered]) -> None:
+    def __init__(self, exchange: Iterable[Logged]) -> None:
         self._at: dict[str, int] = {}
         for event in exchange:
             if event.event.name == "runstate_set":  # colo_vm_state_change says it
@@ -286,7 +289,7 @@ class _Times:
         return None if first_ns is None or last_ns is None else last_ns - first_ns
 
 
-def _primary_row(exchange: list[_Numbered]) -> dict[str, int | None]:
+def _primary_row(exchange: list[Logged]) -> dict[str, int | None]:
     since = _Times(exchange).since
     flush = "savevm_state_complete_precopy"
     return {
@@ -300,7 +303,7 @@ def _primary_row(exchange: list[_Numbered]) -> dict[str, int | None]:
     }
 
 
-def _secondary_row(exchange: list[_Numbered]) -> dict[str, int | None]:
+def _secondary_row(exchange: list[Logged]) -> dict[str, int | None]:
     since = _Times(exchange).since
     begin, end = "colo_flush_ram_cache_begin", "colo_flush_ram_cache_end"
     pages = [
@@ -334,11 +337,11 @@ def differences(primary: Path, secondary: Path) -> list[str]:
     return [
         line
         for path, role in ((primary, t.Role.PRIMARY), (secondary, t.Role.SECONDARY))
-        for line in _compared(path, _part(path, role), role)
+        for line in _compared(path, part_of(path, role), role)
     ]
 
 
-def _compared(path: Path, events: list[_Numbered], role: t.Role) -> Iterator[str]:
+def _compared(path: Path, events: list[Logged], role: t.Role) -> Iterator[str]:
     checkpoint, lost = 0, False
     driver = _Driver(role)
     for one in events:
@@ -446,7 +449,7 @@ class _Driver:
             self._ears[t.Promoted](t.Promoted(), 0)
             self._collect()
 
-    def see(self, one: _Numbered) -> str | None:
+    def see(self, one: Logged) -> str | None:
         """Take what was logged; return what was expected instead, or None."""
         if one.what == _send(Message.REQUEST) and self._core.state is P.RUN:
             self._ears[t.CheckpointNow](t.CheckpointNow("logged"), 0)

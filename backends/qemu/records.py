@@ -137,6 +137,37 @@ def _parts(save: Phase, row: Mapping[str, int]) -> list[Phase]:
     ]
 
 
+def timed(recorder: Recorder, phases: Path, start_ns: int) -> None:
+    """Of a native pair: the checkpoints' times and sizes as its QEMUs were seen to have them.
+
+    ``phases`` has a row of JSON for each checkpoint; nothing is done where there is no such file.
+    A cut is when the primary was handed REPLY: what it made before that is covered.
+    """
+    if not phases.exists():
+        return
+    seen = {row["checkpoint"]: row for row in map(json.loads, phases.read_text().splitlines())}
+    cut_ns = start_ns
+    for row in recorder.checkpoints:
+        times = seen.get(row["checkpoint"], {})
+        for column, name in _SEEN.items():
+            if name in times and row[column] != -1:
+                row[column] = times[name] - start_ns
+        if "stop_ns" in times:
+            row["stopped_ns"] = times["stop_ns"] - start_ns
+            row["exposure_ns"], cut_ns = times["stop_ns"] - cut_ns, times["stop_ns"]
+        if "pages" in times:
+            row["pages"] = times["pages"]
+
+
+#: column of a record -> that of a native pair's phases
+_SEEN = {
+    "started_ns": "request_ns",
+    "cut_ns": "reply_ns",
+    "resumed_ns": "resume_ns",
+    "completed_ns": "resume_ns",
+}
+
+
 def _saves(path: Path) -> Mapping[int, dict[str, Any]]:
     if not path.exists():
         return {}

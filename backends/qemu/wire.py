@@ -65,6 +65,9 @@ RETURN_PATH: Final = Greeting(
     return_path=True,
 )
 
+#: what a secondary with a return path says before READY: its first migration has loaded well
+SHUT: Final = struct.pack(">HHI", _RETURN_SHUT, 4, 0)
+
 #: from this version on, newest first; tried are 7.2, 10.0 and 11.1
 GREETINGS: Final[tuple[tuple[tuple[int, int, int], Greeting], ...]] = (
     ((11, 0, 0), RETURN_PATH),
@@ -120,6 +123,11 @@ class MigrationBridge:
         self._out: list[bytes] = []
         self._reader = self._read()
         self._need = next(self._reader)
+
+    @property
+    def is_complete(self) -> bool:
+        """Memory's blocks are known; everything after them passes untouched."""
+        return self._layout is not None
 
     @property
     def layout(self) -> RamLayout:

@@ -126,12 +126,13 @@ LOGS = Path(__file__).parent / "qemu_logs"
 
 
 def test_logs_of_a_genuine_pair_are_read(tmp_path):
-    out = tmp_path / "phases.csv"
+    out = tmp_path / "pair"
     logs = LOGS / "11.1-primary.log", LOGS / "11.1-secondary.log"
     done = colosim("import-qemu-log", *logs, "--out", out)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("0 differences from our tables\n")
-    assert len(out.read_text().splitlines()) == 1 + 3
+    assert len((out / "phases.csv").read_text().splitlines()) == 1 + 3
+    assert "same decisions, no invariant broken" in colosim("replay", out).stdout
     done = colosim("import-qemu-log", GROUND)
     assert done.returncode == 2
     (said,) = done.stderr.splitlines()
