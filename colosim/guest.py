@@ -41,6 +41,9 @@ class Guest(Section):
     ground: Ground = option(Ground(), "options of the service ground")
     kernel: str | None = option(None, "a kernel of your own, instead of colosim's guest image")
     initrd: str | None = option(None, "an initramfs of your own, for your kernel")
+    disk: str | None = option(
+        None, "a disk image of your own, raw or qcow2, which both guests get read-only"
+    )
     append: str = option("console=ttyS0", "command line of your kernel")
     ready: str = option("colosim: ready", "text on the serial console that means: has booted")
     boot_limit_ns: Duration = option("120 s", "longest wait for that text")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RAM_ID = "ram0"
+_QCOW2 = b"QFI\xfb"
 MAC = "52:54:00:12:34:56"
 #: For a guest's command line, by accelerator.  Under TCG the secondary's TSC keeps its lead when an
 #: older state is loaded: a guest that takes its time from there is seconds ahead after some
@@ -33,7 +34,8 @@ class Machine:
     """What both guests of a pair have in common.
 
     kind: versioned or not; a pair of two versions needs a versioned one.  mac: None without a
-    network.  extra: further arguments of the user, where ``{host}`` stands for the host's name.
+    network.  disk: an image that is only read.  extra: further arguments of the user, where
+    ``{host}`` stands for the host's name.
     """
 
     kind: str
@@ -44,6 +46,7 @@ class Machine:
     append: str
     mac: str | None = None
     nic: str = "virtio-net-pci"
+    disk: Path | None = None
     extra: tuple[str, ...] = ()
 
 
@@ -112,7 +115,21 @@ def argv(qemu: Qemu, machine: Machine, paths: Paths, incoming: bool) -> list[str
         net = f"stream,id=hn0,server=off,addr.type=unix,addr.path={paths.net}"
         line += ["-netdev", net]
         line += ["-device", f"{machine.nic},id=e0,netdev=hn0,mac={machine.mac},romfile="]
+    if machine.disk is not None:
+        disk = f"file={_escaped(machine.disk)},format={_format(machine.disk)}"
+        line += ["-drive", f"{disk},if=none,id=disk0,readonly=on"]
+        line += ["-device", "virtio-blk-pci,drive=disk0"]
     line += [each.replace("{host}", paths.host) for each in machine.extra]
     if incoming:
         line += ["-incoming", "defer"]
     return line
+
+
+def _escaped(path: Path) -> str:
+    """In an option of QEMU's a comma stands for itself when it is doubled."""
+    return str(path).replace(",", ",,")
+
+
+def _format(image: Path) -> str:
+    with image.open("rb") as file:
+        return "qcow2" if file.read(len(_QCOW2)) == _QCOW2 else "raw"

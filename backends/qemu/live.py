@@ -154,9 +154,9 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     if scenario.dialect != "upstream":
         raise LiveError(f"dialect {scenario.dialect}: real QEMUs speak upstream")
     guest = scenario.guest
-    for path in filter(None, (guest.kernel, guest.initrd)):
+    for path in filter(None, (guest.kernel, guest.initrd, guest.disk)):
         if not Path(path).is_file():
-            raise LiveError(f"{path}: not there; give a kernel or initramfs of your own")
+            raise LiveError(f"{path}: not there; give a kernel, initramfs or disk of your own")
     sites = Sites(scenario)
     nodes = node_configs(scenario, policy)
     qemus = await sites.qemus([node.id for node in nodes])
@@ -168,6 +168,7 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         accelerator=chosen,
         memory_bytes=scenario.memory.guest_memory_bytes,
         mac=MAC if has_net else None,
+        disk=None if guest.disk is None else Path(guest.disk).resolve(),
         extra=guest.arguments,
         **_software(scenario, chosen, say),
     )
@@ -199,6 +200,8 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
 def _software(scenario: Scenario, chosen: str, say: Say) -> Mapping[str, Any]:
     """Kernel, initrd and command line."""
     guest = scenario.guest
+    if guest.kernel is None and guest.disk is not None:
+        return {"kernel": None, "initrd": None, "append": ""}  # it boots from that
     if guest.kernel is not None:
         initrd = None if guest.initrd is None else Path(guest.initrd)
         return {"kernel": Path(guest.kernel), "initrd": initrd, "append": guest.append}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from colosim.protocol import types as t
 from colosim.protocol.node import NodeConfig
 from colosim.protocol.trace import decode_line, encode_line, replay
 from colosim.scenario import Scenario
-from tests.live.pairs import needs_qemu
+from tests.live.pairs import ask, live, needs_qemu, plan, until_checkpoint
 
 SERVICE: dict[str, Any] = {
     **SCENARIO,
@@ -170,3 +171,31 @@ def test_a_port_that_is_taken_is_one_line(tmp_path):
         scenario = Scenario.from_mapping({**SERVICE, "client": {"kind": "echo", "host_port": port}})
         with pytest.raises(LiveError, match=rf"^client\.host_port: {port}: .*; give a free one$"):
             asyncio.run(run_live(scenario, "none", tmp_path, print))
+
+
+@needs_qemu
+def test_a_disk_image_is_there_after_a_takeover(tmp_path):
+    """Both guests read it, neither can write it."""
+    image = tmp_path / "with, a comma.img"
+    image.write_bytes(b"colosim" * 1000 + bytes(1 << 20))
+    says = {}
+
+    def ask_both(run, host):
+        says[host] = ask(run, host, "disk /dev/vda")
+
+    made = asyncio.run(plan())
+    made = replace(made, machine=replace(made.machine, disk=image))
+
+    async def block(run):
+        await until_checkpoint(tmp_path, 2)
+        await asyncio.to_thread(ask_both, run, "a")
+        await run.strike("a", "host", "crash")
+        await run.until_promoted(15)
+        await asyncio.to_thread(ask_both, run, "b")
+
+    async def given():
+        return made
+
+    live(tmp_path, given(), block)
+    assert all("Operation not permitted" in said or "error" in said for said in says.values())
+    assert says["a"] == says["b"]
