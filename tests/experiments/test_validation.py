@@ -90,6 +90,16 @@ def test_a_run_that_fails_is_told_and_the_rest_goes_on(tmp_path, monkeypatch):
     assert "What could not be run" in (tmp_path / "validation.md").read_text()
 
 
+def test_without_the_native_engine_the_genuine_pair_is_left_out(tmp_path, measured, monkeypatch):
+    monkeypatch.setattr(validation, "can_be_native", lambda: False)
+    monkeypatch.setattr(validation, "validate", lambda *_: (pd.DataFrame(), pd.DataFrame(), []))
+    arguments = ["--quick", "--workload", "idle", "--out", str(tmp_path), "--native", "/q"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert "/q: this colosim has no engine for genuine pairs; left out" in done.output
+    assert len(measured) == 4
+
+
 def test_a_run_of_another_scenario_is_run_again(tmp_path):
     [run, *_] = validation.plan(workloads=["idle"])
     assert not validation._is_there(run, tmp_path)
