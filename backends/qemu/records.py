@@ -109,8 +109,8 @@ def phased(
 ) -> list[Phase]:
     """Phases of a merged trace, times from the start of protection; and the parts of each save.
 
-    saves, ahead_ns: as for `recorded`.  `save/device` and `save/scan` are done at the same time and
-    begin with the save, as far as is known; `save/encode` begins when both have ended.
+    saves, ahead_ns: as for `recorded`.  `save/device` and `save/scan` begin with the save, as far as
+    is known, and are done at the same time; `save/encode` follows the scan.
     """
     lines = list(lines)
     found = []
@@ -126,7 +126,7 @@ def phased(
 
 
 def _parts(save: Phase, row: Mapping[str, int]) -> list[Phase]:
-    encode_ns = save.start_ns + max(row["device_ns"], row["scan_ns"])
+    encode_ns = save.start_ns + row["scan_ns"]
     return [
         Phase(save.checkpoint, f"{save.phase}/{part}", at_ns, row[f"{part}_ns"])
         for part, at_ns in (

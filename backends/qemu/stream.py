@@ -38,8 +38,13 @@ class Kind(IntEnum):
 
 def pack(kind: Kind, payload: bytes | memoryview, cause: int | None = None) -> bytes:
     """One frame."""
-    head = b"" if cause is None else _CAUSE.pack(cause)
-    return _HEADER.pack(len(head) + len(payload), kind) + head + payload
+    before = b"" if cause is None else _CAUSE.pack(cause)
+    return head(kind, len(before) + len(payload)) + before + payload
+
+
+def head(kind: Kind, length: int) -> bytes:
+    """What comes before a payload of this length."""
+    return _HEADER.pack(length, kind)
 
 
 async def unpack(reader: asyncio.StreamReader) -> tuple[Kind, bytes]:

@@ -27,7 +27,7 @@ from backends.qemu.net.control import Control
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
 from backends.qemu.qmp import QmpLost
-from backends.qemu.stream import PIECE_BYTES, Kind, Peer, pack, unpack, with_cause
+from backends.qemu.stream import PIECE_BYTES, Kind, Peer, head, pack, unpack, with_cause
 from colosim.protocol import types as t
 from colosim.protocol.node import Node, NodeConfig
 from colosim.protocol.trace import Line, encode_line
@@ -464,17 +464,19 @@ class PrimaryHost(LiveHost):
                     continue
                 for part in self._guest.take(chunk):
                     for at in range(0, len(part), PIECE_BYTES):
-                        await self._written(pack(Kind.BULK, part[at : at + PIECE_BYTES]))
+                        piece = part[at : at + PIECE_BYTES]
+                        await self._written(head(Kind.BULK, len(piece)), piece)
                 await self._written(pack(Kind.BLOB, _named(chunk), cause[1]))
 
         self._operate(action.op, cause, send())
 
-    async def _written(self, data: bytes) -> None:
+    async def _written(self, *parts: bytes | memoryview) -> None:
         stream = self._stream
         if stream is None:
             raise LiveError("the stream is closed")
         try:
-            stream.writer.write(data)
+            for part in parts:
+                stream.writer.write(part)
             async with asyncio.timeout(self._limits.send_ns / NS_PER_S):
                 await stream.writer.drain()
         except (ConnectionError, RuntimeError):
