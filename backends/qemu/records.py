@@ -109,8 +109,8 @@ def phased(
 ) -> list[Phase]:
     """Phases of a merged trace, times from the start of protection; and the parts of each save.
 
-    saves, ahead_ns: as for `recorded`.  `save/device` and `save/scan` begin with the save, as far as
-    is known, and are done at the same time; `save/encode` follows the scan.
+    saves, ahead_ns: as for `recorded`.  `save/device` and `save/scan` begin with the save, as far
+    as is known, and are done at the same time; `save/encode` follows the scan.
     """
     lines = list(lines)
     found = []
