@@ -120,6 +120,9 @@ def test_clients_of_a_genuine_pair_lose_nothing(tmp_path, service, target):
     assert len(record.checkpoints["checkpoint"]) >= 100
     assert replay(decode_line(encode_line(line)) for line in outcome.lines) == []
     assert check(outcome.lines) == []
+    alone = [line for line in outcome.lines if isinstance(line.body, t.Alone)]
+    print(alone, *((tmp_path / f"{host}.console.log").read_text()[-500:] for host in "ab"))
+    assert len(alone) == 1
     answered = record.responses["released_ns"]
     assert (answered[record.responses["arrival_ns"] < 19_000_000_000] >= 0).all()
     assert answered.max() > 19_000_000_000, "clients are served after the failover"
