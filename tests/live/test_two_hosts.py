@@ -218,7 +218,7 @@ def test_only_the_primary_is_elsewhere(tmp_path):
         tables = {
             **TWO_HOSTS,
             "hosts": {**hosts, "port": port},
-            "duration": "6 s",
+            "duration": "10 s",
             "fault": [{"target": "primary", "scope": "host", "kind": "crash", "at": "3 s"}],
         }
         scenario = Scenario.from_mapping(tables)
@@ -226,8 +226,9 @@ def test_only_the_primary_is_elsewhere(tmp_path):
             asyncio.wait_for(run_live(scenario, "remus", tmp_path, print), RUN_LIMIT_S)
         )
         assert outcome.record.violations == []
+        print(*outcome.record.events, sep="\n")
         assert outcome.record.counters["lost_responses"] == 0
-        assert outcome.record.responses["released_ns"].max() > 5e9
+        assert outcome.record.responses["released_ns"].max() > 8e9
         assert committed_generation(tmp_path) == 0, "traces were removed, saves stay"
         assert "colosim: ready" in (tmp_path / "a.console.log").read_text()
         received = sorted((a.directory / "received").iterdir())
@@ -545,9 +546,10 @@ def test_strangers_are_sent_away(tmp_path, data):
     with agent(secret) as a:
         with socket.create_connection(endpoint(a.at), 5) as stranger:
             stranger.settimeout(LIMIT_S)
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(OSError):  # it may be sent away before it has said all
                 stranger.sendall(data)
                 stranger.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
                 while stranger.recv(4096):
                     pass
 

@@ -12,7 +12,8 @@ import pytest
 
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Do, Machine, P, S, State, Verb
-from colosim.protocol.dialect import DIALECTS
+from colosim.protocol.codec import encode
+from colosim.protocol.dialect import DIALECTS, Message
 from colosim.protocol.node import machine_of
 from tests.protocol.script import LIMITS, Player, Recorder, config_of, configurations, name_of
 
@@ -72,6 +73,7 @@ def test_every_state_has_the_rows_it_needs_and_no_others(config):
             and machine.survival_in(state) is not t.Survival.BROKEN,
             # at the completion of a checkpoint, when the policy may have begun the next
             Verb.STEP_DOWN: DIALECTS[config.dialect].failover
+            and config.role is t.Role.PRIMARY
             and state in (P.RUN, P.QUIESCE, P.EXITED),
         }
         needed |= {(state, verb) for verb, can in can_happen.items() if can}
@@ -130,6 +132,9 @@ def inputs(player: Player, fed: tuple[str, ...]) -> Iterator[str]:
         if not node.checkpointer._inbox:  # one that waits shows what two would
             for value in (*dialect.values.values(), 99):
                 yield f"bytes {value:0{2 * dialect.width}x}"
+            # but for the last two of a checkpoint: what comes behind them meets the next step
+            last = (Message.RECEIVED, Message.LOADED)
+            yield "bytes " + "".join(encode(dialect, message).hex() for message in last)
             if node.config.role is t.Role.SECONDARY:
                 yield f"state {dialect.name}"
     for name in player.ops:
