@@ -130,7 +130,8 @@ def test_a_session_through_a_kill_at_a_random_moment(tmp_path, seed):
         fault=faults,
         manager={**SCENARIO["manager"], "reprotect": True},
     )
-    check_served(outcome, 17)
+    promoted_ns = [e["at_ns"] for e in outcome.record.events if e["what"] == "promoted"]
+    check_served(outcome, promoted_ns[-1] / 1e9)
     assert sum(isinstance(line.body, t.Alone) for line in outcome.lines) == len(faults)
     assert (outcome.record.responses["released_ns"] > 0).sum() >= 2
 
