@@ -265,7 +265,7 @@ def validate(file: Path, runs: Sequence[str], **options: Any) -> int:
     medians["inside"] = [f"{each:.0%}" for each in medians["inside"]]
     click.echo(f"{medians.to_string(index=False)}\n")
     if found.median_error == found.median_error:  # not NaN
-        click.echo(f"median error of what was not fitted: {found.median_error:.1%}")
+        click.echo(f"median error of what was predicted: {found.median_error:.1%}")
     if options["out"]:
         click.echo(f"written to {options['out']}")
     return 0

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from colosim.protocol.node import NodeConfig
 from colosim.protocol.trace import decode_line
 from colosim.protocol.types import HandOver, Role
 
+_GOES_ON = ("alone", "idle")  # after a takeover; after an attempt to protect it that failed
 _VOTE_LIMIT_S = 60.0  # the core's own limit is shorter
 _OPERATION_LIMIT_S = 60.0  # likewise
 
@@ -150,7 +151,8 @@ class Agent:
 
     async def do_lead(self, node: str, peer: str, peer_qemu: tuple[str, Any]) -> None:
         """Be the primary of a new pair: this guest is the one that clients talk to."""
-        assert self._host is not None
+        if self._host is None or self._host.node.step not in _GOES_ON:
+            raise LiveError(f"host {self._config.host} does not go on alone (yet)")
         path, version = peer_qemu
         self._peer_qemu = Qemu(path, tuple(version))
         self._host.close()
@@ -239,7 +241,7 @@ class Agent:
         if self._host is not None:
             self._host.output(frames)
 
-    def _saved(self, row: dict[str, int | None]) -> None:
+    def _saved(self, row: Mapping[str, Any]) -> None:
         text = json.dumps(row) + "\n"
         if self._config.saves is None:
             self._authority.tell("saves", text=text)

@@ -306,7 +306,10 @@ async def _strike_at(run: LiveRun | NativeRun, fault: Fault, start_ns: int) -> N
     if host is None:
         run.tell("run", "no fault", "there is no secondary at this time")
     else:
-        await run.strike(host, *_what(fault))
+        try:
+            await run.strike(host, *_what(fault))
+        except LiveError as error:
+            run.tell("run", "no fault", str(error))
 
 
 async def _hand_over_at(run: LiveRun, moment_ns: int) -> None:

@@ -262,7 +262,8 @@ class _ByKernel:
         self.size_bytes = size_bytes
         self.page_bytes = PAGE_BYTES
         self._process = Path(f"/proc/{pid}")
-        self._ram = _RamFile(Path(path), size_bytes, PAGE_BYTES)
+        self._path = Path(path)
+        self._ram = _RamFile(self._path, size_bytes, PAGE_BYTES)
         self._parts = list(self._mapped(Path(path)))
         if sum(pages for _, _, pages in self._parts) < size_bytes // PAGE_BYTES:
             self._ram.close()
@@ -347,6 +348,9 @@ class WriteTracking(_ByKernel):
                 lengths = ends[:, 1] - ends[:, 0]
                 before = np.cumsum(lengths) - lengths
                 found.append(np.repeat(ends[:, 0] - before, lengths) + np.arange(lengths.sum()))
+        # The kernel finds nothing written in the memory of a process that is just ending.
+        if list(self._mapped(self._path)) != self._parts:
+            raise LiveError(f"process {self._process.name}: its memory is not there any more")
         return np.unique(np.concatenate(found)) if len(self._parts) > 1 else np.concatenate(found)
 
     def absorb(self, pages: Pages) -> None:

@@ -381,8 +381,13 @@ class Places:
                 return place
             await place.end()  # its agent may have been started again
         made = RemotePlace(at, self._scratch, self._ended, self._lost)
-        self._places[at] = made  # ended with the others, whatever comes
-        await made.begin(self._run, self._needed().secret, self._memory_bytes)
+        try:
+            await made.begin(self._run, self._needed().secret, self._memory_bytes)
+        except BaseException:
+            self._places.pop(at, None)
+            await made.end()
+            raise
+        self._places[at] = made
         return made
 
     async def services(self, at: str | None, host: str, network: Control) -> dict[str, str]:

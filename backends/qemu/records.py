@@ -73,7 +73,7 @@ def recorded(
     clock = _Told(start_ns)
     recorder = Recorder(clock)
     ears = recorder.ears()
-    rows = {node: _saves(path) for node, path in saves.items()}
+    rows = {node: _saves(path, node) for node, path in saves.items()}
     running_ns = start_ns  # since when the guest runs
     exposure_ns = 0  # how long it had run when it was stopped
     for line in lines:
@@ -115,7 +115,7 @@ def phased(
     lines = list(lines)
     found = []
     for node, path in saves.items():
-        rows = _saves(path)
+        rows = _saves(path, node)
         for phase in phases(line for line in lines if line.node == node):
             begin_ns = phase.start_ns - start_ns - (ahead_ns or {}).get(node, 0)
             found.append(phase._replace(start_ns=begin_ns))
@@ -168,8 +168,9 @@ _SEEN = {
 }
 
 
-def _saves(path: Path) -> Mapping[int, dict[str, Any]]:
+def _saves(path: Path, node: str) -> Mapping[int, dict[str, Any]]:
+    """Checkpoint -> row; a host may have led more than one pair."""
     if not path.exists():
         return {}
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return {row["checkpoint"]: row for row in rows}
+    return {row["checkpoint"]: row for row in rows if row["node"] == node}

@@ -36,6 +36,8 @@ from colosim.protocol.trace import Line, encode_line
 
 #: names of a run's hosts, in the order in which they come
 HOSTS = tuple("abcdefghijklmnopqrstuvwxyz")
+_LEAST_DELAY_S = 0.05
+_REAPED_S = 0.3  # whoever ended was reaped by then
 _UNIMPAIRED: Mapping[str, Any] = {"delay_ns": 0, "bandwidth_bps": None, "cut": False}
 _TMPFS = Path("/dev/shm")
 _UP_LIMIT_S = 20.0
@@ -78,7 +80,7 @@ class LiveRun:
         self.promoted: str | None = None
         self.primary = plan.hosts[0].name  # who clients talk to
         self.secondary: str | None = None  # who protects it
-        self.is_off = False  # the guest switched itself off
+        self._off: str | None = None  # whose guest switched itself off
         self.checkpoints = 0  # complete
         self.pause_ns = 0  # of the last
         self._scratch = scratch
@@ -154,12 +156,12 @@ class LiveRun:
         guest goes on alone as before, and `LiveError` says why.
         """
         survivor = self.promoted
-        if survivor is None:
-            raise LiveError("no host went on alone: there is nothing to protect again")
-        self._pairs += 1
-        name = next((name for name in HOSTS if name not in self._hosts), None)
+        if survivor is None or self.is_off:
+            raise LiveError("no guest goes on alone: there is nothing to protect again")
+        name = self._next_host()
         if name is None:
             raise LiveError(f"a run has at most {len(HOSTS)} hosts")
+        self._pairs += 1
         first, second = self.plan.hosts
         lead = of_pair(first.node, self._pairs)
         # not on the survivor's machine, where there are two
@@ -178,10 +180,18 @@ class LiveRun:
             await ask("lead", _UP_LIMIT_S, node=header, peer=name, peer_qemu=peer_qemu)
             await self._pair(survivor, name)
         except LiveError:
+            await asyncio.sleep(_REAPED_S)
+            if self._hosts[survivor].ended and name in self._hosts:
+                raise  # the fresh one may have it all: its own node decides
             if name in self._hosts:
                 await self._discard(name)
+            if self.promoted is None:
+                self.promoted, self.secondary = survivor, None
             raise
         self.tell(survivor, "protected", f"by host {name}")
+
+    def _next_host(self) -> str | None:
+        return next((name for name in HOSTS if name not in self._hosts), None)
 
     async def hand_over(self) -> None:
         """Planned switchover: the primary is told to let the secondary go on."""
@@ -191,13 +201,20 @@ class LiveRun:
     async def _pair(self, a: str, b: str) -> None:
         self._say("first synchronisation")
         limit_s = _PAIR_LIMIT_S
-        accept = asyncio.create_task(self._lines(b).ask("accept", limit_s, limit_s=limit_s))
-        try:
-            await self._lines(a).ask("protect", limit_s)
-            await accept
-        finally:
-            accept.cancel()
+        asked = [
+            asyncio.create_task(self._lines(a).ask("protect", limit_s)),
+            asyncio.create_task(self._lines(b).ask("accept", limit_s, limit_s=limit_s)),
+        ]
         self.promoted, self.secondary = None, b
+        try:
+            # one side's failure must not let the other wait for its limit
+            done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_EXCEPTION)
+            for each in done:
+                await each
+        finally:
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         self._say("protected")
 
     async def _start_secondary(self, plan: HostPlan, primary: HostPlan) -> None:
@@ -219,6 +236,11 @@ class LiveRun:
         return f"{who}, {self.checkpoints} checkpoints, last pause {self.pause_ns / 1e6:.0f} ms"
 
     # -- what tests and faults do ----------------------------------------------------------
+
+    @property
+    def is_off(self) -> bool:
+        """The guest that clients talked to has switched itself off."""
+        return self._off is not None and self._off == self.primary
 
     @property
     def network(self) -> Control:
@@ -294,14 +316,15 @@ class LiveRun:
 
     async def keep_protected(self, delay_ns: int) -> None:
         """Protect again, a while after each takeover, for ever; what fails is told."""
-        while True:
+        while self._next_host() is not None:
             while self.promoted is None or self.is_off:
                 await self._changed.wait()
-            await asyncio.sleep(delay_ns / 1e9)
+            await asyncio.sleep(max(delay_ns / 1e9, _LEAST_DELAY_S))
             try:
                 await self.reprotect()
             except LiveError as error:
                 self.tell("run", "not protected", str(error))
+        self.tell("run", "not protected", f"a run has at most {len(HOSTS)} hosts")
 
     def check(self) -> None:
         """`LiveError` if an agent is in trouble."""
@@ -490,16 +513,23 @@ class LiveRun:
         self.pause_ns = pause_ns
 
     async def do_noticed(self, host: _Host, what: str, why: str) -> None:
-        self.is_off = self.is_off or what == "off"
+        if what == "off":
+            self._off = host.plan.name
         self.tell(host.plan.name, f"guest {what}", why)
 
     async def do_promoted(self, host: _Host) -> None:
+        if not self._is_present(host):
+            return
         self.promoted = self.primary = host.plan.name
         self.secondary = None
         self.tell(host.plan.name, "promoted", "")
 
+    def _is_present(self, host: _Host) -> bool:
+        """Of the pair that there is: what an older one still says comes late, and means nothing."""
+        return host.plan.node.pair == self._pairs
+
     async def do_vote(self, asking: _Host, host: str) -> bool:
-        granted = self._witness.ask(host)
+        granted = self._is_present(asking) and self._witness.ask(host)
         self.tell(asking.plan.name, "vote", "granted" if granted else "denied")
         return granted
 
@@ -507,6 +537,8 @@ class LiveRun:
         """The other host can do nothing any more when this returns."""
         if self.plan.fence_fails:
             raise LiveError("manager.fence_fails: fencing fails, as the scenario says")
+        if not self._is_present(asking):
+            raise LiveError(f"host {asking.plan.name} is of a pair that is over")
         how = await self._discard(host)
         self.tell(host, "fenced", f"by {asking.plan.name}{how}")
 

@@ -106,7 +106,7 @@ async def _receive(sock: socket.socket) -> dict[str, Any]:
         raise Refused("it does not speak as colosim does")
     try:
         message = json.loads(await _exactly(sock, length))
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise Refused("it does not speak as colosim does")

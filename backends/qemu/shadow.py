@@ -623,6 +623,8 @@ class Shadow:
 
         A want that was not met is no difference: a run may end at any moment.
         """
+        if not self._has_begun:  # there was no pair to compare
+            return
         for follower in self._followers.values():
             for channel in (follower.tap, follower.monitor):
                 while end_ns is not None and channel and channel[-1].seen.at_ns > end_ns:

@@ -128,7 +128,7 @@ class Lines:
         try:
             while line := await self._peer.reader.readline():
                 self._heard(json.loads(line))
-        except (ConnectionError, ValueError):
+        except (OSError, ValueError):
             pass
         finally:
             for answer in self._waiting.values():

@@ -379,7 +379,7 @@ class PrimaryHost(LiveHost):
     def __init__(
         self,
         guest: PrimaryGuest,
-        saved: Callable[[dict[str, int | None]], None],
+        saved: Callable[[Mapping[str, Any]], None],
         *args: Any,
         **kw: Any,
     ) -> None:
@@ -448,7 +448,7 @@ class PrimaryHost(LiveHost):
     def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
         async def save() -> t.State:
             state, saved = await self._guest.save(action.checkpoint)
-            self._saved(saved.row())
+            self._saved({"node": self.id, **saved.row()})
             return state
 
         self._on_guest(action.op, cause, save())

@@ -31,6 +31,7 @@ class Direction:
         self._bits_per_ns = bandwidth_bps / NS_PER_S
         self._delay_ns = delay_ns
         self._channels: dict[str, deque[_Parcel]] = {}  # only those with something to send
+        self._arrives_ns: dict[str, int] = {}  # by channel: the last that is under way
         self._since_ns = 0  # when the fluid was last brought up to date
         self._turn = 0  # a wake-up of an older turn is void
         self._cut = False
@@ -105,7 +106,11 @@ class Direction:
             parcel = queue.popleft()
             if not queue:
                 del self._channels[channel]
-            self._clock.after(self._delay_ns, self._arrive, parcel.arrived)
+            # first in, first out: a delay that was made shorter overtakes nothing
+            now_ns = self._clock.now_ns()
+            at_ns = max(now_ns + self._delay_ns, self._arrives_ns.get(channel, 0))
+            self._arrives_ns[channel] = at_ns
+            self._clock.after(at_ns - now_ns, self._arrive, parcel.arrived)
             if parcel.left is not None:
                 self._clock.after(0, self._arrive, parcel.left)
 

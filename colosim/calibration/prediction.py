@@ -57,8 +57,8 @@ class Validation:
 
     @property
     def median_error(self) -> float:
-        """Median of the absolute relative errors of what was not fitted; NaN if all was."""
-        errors = self.table.loc[self.table["status"] != "fitted", "error"].abs()
+        """Median of the absolute relative errors of what was predicted; NaN if nothing was."""
+        errors = self.table.loc[self.table["status"] == "predicted", "error"].abs()
         return float(errors.median())
 
     def median_errors(self) -> pd.DataFrame:

@@ -62,6 +62,14 @@ class MeasuredRun:
         return str(self.path)
 
 
+def _took_over(directory: Path) -> bool:
+    """Whether a host went on alone, by itself or because it was asked to."""
+    try:
+        return bool((pd.read_csv(directory / "events.csv")["what"] == "promoted").any())
+    except (OSError, KeyError, ValueError):
+        return False  # `_read` says what is wrong with it
+
+
 def read_run(path: str | Path) -> MeasuredRun:
     """A live run's directory; `CalibrationError` if it is none, or cannot be learned from."""
     directory = Path(path)
@@ -72,6 +80,8 @@ def read_run(path: str | Path) -> MeasuredRun:
         raise CalibrationError(f"{path}: was interrupted; run it again to its end")
     if manifest["scenario"].get("fault"):
         raise CalibrationError(f"{path}: has faults; give runs where nothing fails")
+    if _took_over(directory):
+        raise CalibrationError(f"{path}: a takeover happened; give runs where nothing fails")
     try:
         return _read(directory, manifest)
     except (OSError, KeyError, ValueError) as error:

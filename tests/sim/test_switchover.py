@@ -52,6 +52,8 @@ def test_the_secondary_fails_in_the_middle_of_it(policy, scope):
         alone = [event["node"] for event in seen(run, "alone")]
         if alone == ["primary"]:
             check_survived(run)
+        else:
+            assert alone == ["secondary"] or seen(run, "report"), "lost, and nobody said so"
         ends.add(tuple(alone))
         assert run.violations == []
     assert ("primary",) in ends
@@ -59,12 +61,14 @@ def test_the_secondary_fails_in_the_middle_of_it(policy, scope):
 
 @pytest.mark.parametrize("policy", PROTECTING)
 def test_the_other_side_is_gone_when_it_is_its_turn(policy):
-    """It ends with the last checkpoint's last step: this side wants the service back."""
-    fault = strike("secondary", "hang", "node", step="resume", occurrence=7)
+    """It hangs when it has said the last word: this side wants the service back, and says so."""
+    fault = strike("secondary", "hang", "node", step="wait-request", occurrence=8)
+    said = set()
     for at_ms in AT_MS:
         run = watched(switched(at_ms, fault), policy)
-        assert run.violations == []
         check_survived(run)
+        said |= {event["detail"] for event in seen(run, "report")}
+    assert "nobody took over: this side wants the service back" in said
 
 
 def test_a_host_without_a_pair_hands_nothing_over():
