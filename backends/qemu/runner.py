@@ -201,20 +201,14 @@ class LiveRun:
     async def _pair(self, a: str, b: str) -> None:
         self._say("first synchronisation")
         limit_s = _PAIR_LIMIT_S
-        asked = [
-            asyncio.create_task(self._lines(a).ask("protect", limit_s)),
-            asyncio.create_task(self._lines(b).ask("accept", limit_s, limit_s=limit_s)),
-        ]
+        accept = asyncio.create_task(self._lines(b).ask("accept", limit_s, limit_s=limit_s))
         self.promoted, self.secondary = None, b
         try:
-            # one side's failure must not let the other wait for its limit
-            done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_EXCEPTION)
-            for each in done:
-                await each
+            await self._lines(a).ask("protect", limit_s)
+            await accept
         finally:
-            for each in asked:
-                each.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            accept.cancel()
+            await asyncio.gather(accept, return_exceptions=True)
         self._say("protected")
 
     async def _start_secondary(self, plan: HostPlan, primary: HostPlan) -> None:

@@ -39,7 +39,7 @@ def test_the_examples_in_help_are_true(here, capsys):
     assert run(capsys, calibrate)[0] == 0  # an older calibration may be replaced
     again = run(capsys, f"{validate} out/r50 --replications 3 --out validation --jobs 1")
     assert again[0] == 0
-    assert "median error of what was not fitted: " in again[1]
+    assert "median error of what was predicted: " in again[1]
     assert "written to validation" in again[1]
     assert again[1].count("fitted") >= 6
     assert (here / "validation" / "validation.csv").exists()
