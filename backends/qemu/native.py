@@ -16,7 +16,6 @@ import json
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -31,6 +30,7 @@ from backends.qemu.net.control import Control
 from backends.qemu.net.passt import passt_argv
 from backends.qemu.plan import HostPlan, LivePlan
 from backends.qemu.runner import Told
+from backends.qemu.scratch import last_words, new_directory
 from backends.qemu.stream import Lines, Peer
 from backends.qemu.supervisor import Ended, Supervisor
 from backends.qemu.wire import greeting_of
@@ -39,7 +39,6 @@ from colosim.protocol.manager import Witness
 from colosim.protocol.trace import Line, encode_line
 from colosim.scenario import Fault, Scenario
 
-_TMPFS = Path("/dev/shm")
 _UP_LIMIT_S = 20.0
 _PAIR_LIMIT_S = 60.0  # and the policy's interval, for the first checkpoint
 _NET_LIMIT_S = 5.0
@@ -128,7 +127,7 @@ class NativeRun:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[NativeRun]:
         """The processes of the run; all have ended, and were reaped, when the block ends."""
-        self.directory = self._new_directory()
+        self.directory = new_directory(2 * self.plan.machine.memory_bytes)
         try:
             async with Supervisor(self.directory, self._process_ended) as self._supervisor:
                 server = await asyncio.start_unix_server(
@@ -251,18 +250,6 @@ class NativeRun:
         interval_ns = dict(self.plan.hosts[0].node.policy_params)["interval_ns"]
         return max(1, round(interval_ns / _NS_PER_MS))
 
-    def _new_directory(self) -> Path:
-        need = 2 * self.plan.machine.memory_bytes
-        if not _TMPFS.is_dir():
-            raise LiveError(f"{_TMPFS}: not there; guest memory must be in a tmpfs")
-        free = shutil.disk_usage(_TMPFS).free
-        if free < need:
-            raise LiveError(
-                f"{_TMPFS}: {free >> 20} MiB free, {need >> 20} MiB needed; "
-                "give the guest less memory, or mount it larger"
-            )
-        return Path(tempfile.mkdtemp(prefix="colosim-", dir=_TMPFS))
-
     async def _start_network(self) -> None:
         forwards = self.plan.forwards
         log = self._scratch / "network.log"
@@ -306,7 +293,7 @@ class NativeRun:
         while not self._up.is_set():
             self.check()
             if ("pair", "manager") in self._ended:
-                raise LiveError(f"the pair's manager ended at once: {_last_line(log)}")
+                raise LiveError(f"the pair's manager ended at once: {last_words(log)}")
             if time.monotonic() > end_s:
                 raise LiveError(f"the pair's manager did not come up within {_UP_LIMIT_S:g} s")
             with contextlib.suppress(TimeoutError):
@@ -339,14 +326,14 @@ class NativeRun:
             await asyncio.sleep(0.05)
         raise LiveError(
             f"host {name}: the guest was not ready within {self.plan.boot_limit_s:g} s; "
-            f"its console says: {_last_line(path)}"
+            f"its console says: {last_words(path)}"
         )
 
     def _check_host(self, name: str) -> None:
         self.check()
         if (name, "qemu") in self._ended:
             log = self._scratch / f"{name}.log"
-            raise LiveError(f"host {name}: qemu ended at once: {_last_line(log)}")
+            raise LiveError(f"host {name}: qemu ended at once: {last_words(log)}")
 
     async def _ask(self, name: str, limit_s: float, **arguments: Any) -> Any:
         if self._pair is None:
@@ -433,11 +420,3 @@ class NativeRun:
             console = self.paths(host.name).console
             if console.exists():
                 shutil.copy(console, self._scratch / f"{host.name}.console.log")
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(errors="replace").split("\n")
-    except OSError:
-        return "nothing"
-    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")

@@ -13,7 +13,6 @@ import json
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
@@ -29,6 +28,7 @@ from backends.qemu.net.control import Control
 from backends.qemu.net.passt import passt_argv
 from backends.qemu.places import LocalPlace, Place, Places
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
+from backends.qemu.scratch import last_words, new_directory
 from backends.qemu.stream import Lines, Peer
 from backends.qemu.supervisor import Ended, Supervisor
 from colosim.protocol.manager import Witness
@@ -39,7 +39,6 @@ HOSTS = tuple("abcdefghijklmnopqrstuvwxyz")
 _LEAST_DELAY_S = 0.05
 _REAPED_S = 0.3  # whoever ended was reaped by then
 _UNIMPAIRED: Mapping[str, Any] = {"delay_ns": 0, "bandwidth_bps": None, "cut": False}
-_TMPFS = Path("/dev/shm")
 _UP_LIMIT_S = 20.0
 _PAIR_LIMIT_S = 180.0
 _NET_LIMIT_S = 5.0
@@ -101,7 +100,8 @@ class LiveRun:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[LiveRun]:
         """The processes of the run; all have ended, and were reaped, when the block ends."""
-        self.directory = self._new_directory()
+        is_here = any(plan.at is None for plan in self.plan.hosts)
+        self.directory = new_directory(self._memory_needed() if is_here else 0)
         try:
             async with Supervisor(self.directory, self._process_ended) as self._supervisor:
                 self._places = Places(
@@ -331,18 +331,6 @@ class LiveRun:
     def _memory_needed(self) -> int:
         return 3 * self.plan.machine.memory_bytes  # two guests and the shadow, which may swap
 
-    def _new_directory(self) -> Path:
-        need = self._memory_needed() if any(plan.at is None for plan in self.plan.hosts) else 0
-        if not _TMPFS.is_dir():
-            raise LiveError(f"{_TMPFS}: not there; guest memory must be in a tmpfs")
-        free = shutil.disk_usage(_TMPFS).free
-        if free < need:
-            raise LiveError(
-                f"{_TMPFS}: {free >> 20} MiB free, {need >> 20} MiB needed; "
-                "give the guest less memory, or mount it larger"
-            )
-        return Path(tempfile.mkdtemp(prefix="colosim-", dir=_TMPFS))
-
     async def _start_network(self) -> None:
         """The link between the hosts; and, where clients are to reach the guest, its network."""
         log = self._scratch / "network.log"
@@ -372,7 +360,7 @@ class LiveRun:
             while not connecting.done() and "network" not in self._over:
                 await asyncio.wait([connecting], timeout=0.1)
             if not connecting.done():
-                raise LiveError(_last_line(self._scratch / "network.log"))
+                raise LiveError(last_words(self._scratch / "network.log"))
             return await connecting
         finally:
             connecting.cancel()
@@ -426,7 +414,7 @@ class LiveRun:
             await asyncio.sleep(0.05)
         raise LiveError(
             f"host {name}: the guest was not ready within {self.plan.boot_limit_s:g} s; "
-            f"its console says: {_last_line(path)}"
+            f"its console says: {last_words(path)}"
         )
 
     async def _wait(self, host: _Host, event: asyncio.Event, limit_s: float, else_: str) -> None:
@@ -445,7 +433,7 @@ class LiveRun:
         if host.ended:
             what = " and ".join(sorted(host.ended))
             log = self._scratch / f"{host.plan.name}.log"
-            raise LiveError(f"host {host.plan.name}: {what} ended at once: {_last_line(log)}")
+            raise LiveError(f"host {host.plan.name}: {what} ended at once: {last_words(log)}")
 
     def _lines(self, name: str) -> Lines:
         lines = self._hosts[name].lines
@@ -568,11 +556,3 @@ class LiveRun:
             kept, console = self._scratch / f"{name}.console.log", host.place.console(name)
             if console != kept and console.exists():
                 shutil.copy(console, kept)
-
-
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(errors="replace").split("\n")
-    except OSError:
-        return "nothing"
-    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
