@@ -22,8 +22,8 @@ from colosim.protocol.checkpoint import (
     secondary_machine,
 )
 from colosim.protocol.codec import Decoder
-from colosim.protocol.compare import Comparator
 from colosim.protocol.dialect import DIALECTS, Message
+from colosim.protocol.digests import DigestComparator
 from colosim.protocol.gate import Gate
 from colosim.protocol.manager import M, Manager, ManagerConfig
 from colosim.protocol.outbox import Outbox
@@ -120,7 +120,7 @@ class Node:
         self.checkpointer = Checkpointer(machine, dialect, config.limits, self._out)
         self._gate = Gate(config.role, policy.output, self._out)
         self._comparator = (
-            Comparator(params.compare_timeout_ns, self._out)
+            DigestComparator(params.compare_timeout_ns, self._out)
             if primary and policy.output is t.Output.WITNESS
             else None
         )

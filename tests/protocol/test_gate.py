@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colosim.protocol.compare import Comparator
+from colosim.protocol.digests import DigestComparator
 from colosim.protocol.gate import Gate
 from colosim.protocol.outbox import Outbox
 from colosim.protocol.types import (
@@ -192,7 +192,7 @@ TIMEOUT_NS = 3_000
 
 
 def comparator():
-    return Bench(lambda out: Comparator(TIMEOUT_NS, out))
+    return Bench(lambda out: DigestComparator(TIMEOUT_NS, out))
 
 
 def say(bench, side, range_, digest, now_ns=0, epoch=0):

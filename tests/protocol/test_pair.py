@@ -24,8 +24,8 @@ from colosim.protocol import gate, manager, node
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Do, Machine, P, Quirks, S, Transfer, Verb
 from colosim.protocol.codec import Decoder, encode
-from colosim.protocol.compare import Comparator
 from colosim.protocol.dialect import DIALECTS
+from colosim.protocol.digests import DigestComparator
 from colosim.protocol.manager import M, MDo, MVerb
 from colosim.protocol.node import machine_of
 from tests.protocol.harness import (
@@ -265,11 +265,11 @@ def test_gate_that_keeps_what_a_load_replaced(monkeypatch) -> None:
 
 
 def test_comparator_that_looks_at_nothing(monkeypatch) -> None:
-    class Blind(Comparator):
+    class Blind(DigestComparator):
         def primary_output(self, event, now_ns):
             self._out.signal(t.Match(event.range))
 
-    monkeypatch.setattr(node, "Comparator", Blind)
+    monkeypatch.setattr(node, "DigestComparator", Blind)
     caught("OutputCommit", COLO)
 
 

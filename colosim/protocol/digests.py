@@ -1,9 +1,9 @@
 """Comparison of the two guests' output, as batches of digested ranges.
 
-This is the form that needs no bytes: a range and a digest a side.  (Comparison of real packets,
-with reassembly and QEMU's own rules, takes this place in issue 4; signals stay the same.)  Each
-stream is compared in order; at the first difference it waits for the cut, as colo-compare does,
-because nothing behind a difference can be trusted to be the same conversation.
+This is the form that needs no bytes: a range and a digest a side.  Real packets are compared by
+`colosim.protocol.verdicts`.  Each stream is compared in order; at the first difference it waits for
+the cut, as colo-compare does, because nothing behind a difference can be trusted to be the same
+conversation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Stream:
     stuck: bool = False  # differed or timed out; silent until the cut
 
 
-class Comparator:
+class DigestComparator:
     """Match, Mismatch or Stale for what both guests said; never releases anything."""
 
     def __init__(self, timeout_ns: int, out: Outbox) -> None:
