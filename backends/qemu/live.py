@@ -155,10 +155,6 @@ def processor() -> str:
 
 async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     """What a scenario asks for, made sure that it can be had here."""
-    if POLICIES[policy].output is Output.WITNESS:
-        raise LiveError(
-            f"policy {policy}: live mode does not compare output yet; use remus or none"
-        )
     if scenario.dialect != "upstream":
         raise LiveError(f"dialect {scenario.dialect}: real QEMUs speak upstream")
     guest = scenario.guest
@@ -166,7 +162,8 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         if not Path(path).is_file():
             raise LiveError(f"{path}: not there; give a kernel, initramfs or disk of your own")
     sites = Sites(scenario)
-    nodes = node_configs(scenario, policy)
+    compares = POLICIES[policy].output is Output.WITNESS
+    nodes = node_configs(scenario, policy, packets=compares)
     qemus = await sites.qemus([node.id for node in nodes])
     has_net = scenario.client.kind != "none"
     tap = tap_of(scenario)
@@ -202,6 +199,7 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         scenario.manager.fence_fails,
         tap,
         sites.remote,
+        scenario.compare.rewriter,
     )
 
 
