@@ -320,9 +320,10 @@ class Divergence(Section):
 class Compare(Section):
     """How the packets of both guests are compared, for a policy that wants it."""
 
-    mode: Annotated[str, OneOf(tuple(MODES))] = option(
+    mode: Annotated[str, OneOf((*MODES, ELSEWHERE))] = option(
         "strict",
-        "strict: colosim's own rules; qemu: those of QEMU's colo-compare, defects included",
+        "strict: colosim's rules; qemu: those of QEMU's colo-compare, defects included; "
+        "colo-compare: QEMU's object itself",
     )
     rewriter: Literal["strict", "qemu"] = option(
         "strict",

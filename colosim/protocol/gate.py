@@ -50,7 +50,7 @@ class Gate:
         self._next = 1  # the checkpoint that output made now will belong to
         # (stream, first) -> (checkpoint, range); oldest first, and only what is still held
         self._ledger: dict[tuple[str, int], tuple[int, Range]] = {}
-        self._ends: dict[str, int] = {}  # of what each stream made
+        self._ends: dict[str, int] = {}  # of what each stream made on this state
         self._epoch = 0  # secondary: last loaded checkpoint
 
     def hears(self) -> dict[type, Callable[..., None]]:
@@ -103,6 +103,7 @@ class Gate:
 
     def _on_loaded(self, signal: Loaded, now_ns: int) -> None:
         self._epoch = signal.checkpoint
+        self._ends.clear()  # the guest goes on where the primary was
         dropped = self._take(self._next)
         if dropped:
             self._out.act(Drop(dropped))

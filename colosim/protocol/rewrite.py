@@ -17,18 +17,21 @@ or TCP-AO (the signature covers the numbers), and timestamps, which differ only 
 clocks.  With TCP Fast Open a guest that sends before the handshake's end can be read wrongly, which
 the comparator sees and a checkpoint heals.
 
-For a guest that is protected again after its promotion: its rewriter stays on the clients' side of
-everything, and the new secondary's guest gets a rewriter of its own, behind it.
+A guest that is protected again after its promotion keeps its rewriter.  The new secondary's guest,
+which has its state, has a rewriter of its own, and gets what the first one knows with each state
+(`Rewriter.numbers`): so both say what clients know.
 """
 
 from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
+
+_OFFSET = struct.Struct(">HHI")  # lengths of a connection's two keys, and its offset
 
 
 class Rewriter(ABC):
@@ -50,12 +53,16 @@ class Rewriter(ABC):
         """
 
     @abstractmethod
-    def loaded(self) -> None:
+    def loaded(self, numbers: bytes = b"") -> None:
         """The guest has the primary's state: its numbers are the primary's.
 
         Every frame that it made before has been given, and what it is given from now on it gets in
-        the new state.
+        the new state.  numbers: `numbers` of the primary's own rewriter, if it has one.
         """
+
+    def numbers(self) -> bytes:
+        """What a guest with this one's state needs to be translated as this one is."""
+        return b""
 
     @abstractmethod
     def promoted(self) -> None:
@@ -445,7 +452,7 @@ class StrictRewriter(Rewriter):
         ready, self._ready = self._ready, []
         return result, ready
 
-    def loaded(self) -> None:
+    def loaded(self, numbers: bytes = b"") -> None:
         self._alone = False
         for connection in [*self._half, *self._open]:
             self._drop_held(connection)
@@ -457,6 +464,20 @@ class StrictRewriter(Rewriter):
             self._settle(connection)
         for connection in [*self._closed]:
             self._forget(connection)
+        for inward, outward, offset in _unpacked(numbers):
+            if inward not in self._inward:
+                self._new(inward, outward, _Phase.KNOWN, None)
+            if (translated := self._inward.get(inward)) is not None:
+                translated.offset = offset
+                self._enter(translated, _Phase.KNOWN)
+
+    def numbers(self) -> bytes:
+        return b"".join(
+            _OFFSET.pack(len(connection.inward), len(connection.outward), connection.offset)
+            + connection.inward
+            + connection.outward
+            for connection in self._open
+        )
 
     def promoted(self) -> None:
         self._alone = True
@@ -795,6 +816,18 @@ class StrictRewriter(Rewriter):
             new = self._client_frame(frame)
             if new is not None:
                 self._ready.append(new)
+
+
+def _unpacked(numbers: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """The inverse of `StrictRewriter.numbers`, as far as it makes sense."""
+    at = 0
+    while at + _OFFSET.size <= len(numbers):
+        inward, outward, offset = _OFFSET.unpack_from(numbers, at)
+        at += _OFFSET.size
+        if at + inward + outward > len(numbers):
+            return
+        yield numbers[at : at + inward], numbers[at + inward : at + inward + outward], offset
+        at += inward + outward
 
 
 def _no_concern(frame: bytes) -> bool:

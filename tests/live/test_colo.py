@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from backends.qemu.selftest import SCENARIO
 from colosim.protocol import types as t
 from tests.live.pairs import needs_qemu
-from tests.live.services import KILL, SERVICE, check_served, ran
+from tests.live.services import KILL, check_served, ran
 
 COLO: dict[str, Any] = {
     "policy": {"name": "colo", "colo": {"checkpoint_delay": "1 s", "compare_timeout": "300 ms"}}
@@ -26,7 +25,11 @@ def found(outcome, what: type) -> list[Any]:
 def test_equal_output_leaves_without_a_checkpoint(tmp_path, client, rewriter):
     size = "4 MiB" if client == "download" else "1 KiB"
     outcome = ran(
-        tmp_path, "colo", client={"kind": client, "size": size}, compare={"rewriter": rewriter}, **COLO
+        tmp_path,
+        "colo",
+        client={"kind": client, "size": size},
+        compare={"rewriter": rewriter},
+        **COLO,
     )
     check_served(outcome)
     matched = sum(found.range.end - found.range.first for found in found(outcome, t.Match))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+
 import pytest
 
 from backends.qemu.errors import LiveError
@@ -19,6 +20,7 @@ from colosim.protocol.node import NodeConfig
 from colosim.scenario import Scenario
 from tests.live.pairs import ask, live, needs_qemu, plan, until_checkpoint
 from tests.live.services import KILL, SERVICE, check_served, ran
+
 
 @needs_qemu
 @pytest.mark.parametrize("scope", ["vm", "host"])

@@ -53,4 +53,4 @@ class Acked:
             return False
         end = struct.unpack_from(">I", frame, 38)[0] + size
         acked = struct.unpack_from(">I", newest, 42)[0]
-        return (acked - end) % (1 << 32) < _HALF
+        return bool((acked - end) % (1 << 32) < _HALF)

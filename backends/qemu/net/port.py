@@ -218,6 +218,9 @@ class Port:
         frames = self._guest_splitter.feed(data)
         if frames:
             self._counts["from guest"] += len(frames)
+            if self.rewriter is not None:
+                frames, waited = self.rewriter.from_guest(frames)
+                self._write_guest(waited)
             self._output(frames)
 
     def _guest_ended(self) -> None:
@@ -229,6 +232,11 @@ class Port:
         self._guest_gone()
 
     def _to_guest(self, frames: list[bytes]) -> None:
+        if self.rewriter is not None:
+            frames = self.rewriter.to_guest(frames)
+        self._write_guest(frames)
+
+    def _write_guest(self, frames: list[bytes]) -> None:
         guest = self._guest
         if not frames:
             return
