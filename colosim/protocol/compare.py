@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from colosim.protocol.compare_qemu import QemuComparator
+from colosim.protocol.compare_strict import StrictComparator
 from colosim.protocol.outbox import Outbox
 from colosim.protocol.types import (
     Alone,
@@ -36,7 +37,7 @@ from colosim.protocol.verdicts import (
 )
 
 #: how frames are compared, by name
-MODES: dict[str, type[FrameComparator]] = {"strict": QemuComparator, "qemu": QemuComparator}
+MODES: dict[str, type[FrameComparator]] = {"strict": StrictComparator, "qemu": QemuComparator}
 #: QEMU's own object compares, and the world feeds what it finds (`Compared`)
 ELSEWHERE = "colo-compare"
 
