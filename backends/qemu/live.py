@@ -19,9 +19,10 @@ from backends.qemu.launch import CLOCK, MAC, Machine
 from backends.qemu.native import NativeRun, refuse
 from backends.qemu.net.config import GUEST_IP
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
-from backends.qemu.records import merged, phased, recorded, timed
+from backends.qemu.records import held, merged, phased, recorded, timed
 from backends.qemu.runner import LiveRun
 from backends.qemu.sites import Sites, forward_of, tap_of
+from colosim import holds
 from colosim.model.results import RunRecord
 from colosim.model.streams import Streams
 from colosim.phases import columns
@@ -125,6 +126,7 @@ async def run_live(
             **(run.counters if isinstance(run, NativeRun) else {}),
         },
         phases=columns(phased(lines, saves, start_ns, run.ahead_ns())),
+        holds=holds.columns(held(lines, start_ns, run.ahead_ns())),
     )
     return LiveOutcome(record, lines, _about(plan, run), interrupted)
 
