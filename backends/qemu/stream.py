@@ -36,6 +36,7 @@ class Kind(IntEnum):
     BEAT = 4  # be64 line number
     WITNESS = 5  # be64 line number, then frames of the secondary's guest
     NUMBERS = 6  # how far apart the sequence numbers of guest and clients are, at this state
+    COVERED = 7  # frames that the state covers and that have not left
 
 
 def pack(kind: Kind, payload: bytes | memoryview, cause: int | None = None) -> bytes:

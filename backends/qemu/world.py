@@ -409,6 +409,7 @@ class PrimaryHost(LiveHost):
         self._genuine = genuine
         self._saved = saved
         self._checkpoint = 0
+        self._covered: list[bytes] = []  # by the state that was saved last
         self._quiesced = False
         self._stopped_ns = 0
         self._pause_ns = 0
@@ -502,6 +503,8 @@ class PrimaryHost(LiveHost):
 
     def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
         async def save() -> t.State:
+            if self._compares:
+                self._covered = list(self._held.values())
             state, saved = await self._guest.save(action.checkpoint)
             self._saved({"node": self.id, **saved.row()})
             return state
@@ -515,6 +518,10 @@ class PrimaryHost(LiveHost):
         async def send() -> None:
             if self._port is not None and self._port.rewriter is not None:
                 await self._written(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
+            covered, self._covered = self._covered, []
+            for at in range(0, len(covered), WITNESS_FRAMES):
+                some = covered[at : at + WITNESS_FRAMES]
+                await self._written(pack(Kind.COVERED, pack_frames(some)))
             for chunk in action.chunks:
                 if isinstance(chunk, bytes):
                     await self._written(pack(Kind.CONTROL, chunk, cause[1]))
@@ -565,6 +572,10 @@ class SecondaryHost(LiveHost):
         # come before our node knows of the load that they follow.
         self._fresh: list[bytes] | None = None
         self._numbers = b""  # that go with the state which is to be loaded next
+        # The state's guest has sent these, and nobody knows whether they left: it would not send
+        # them again before its retransmission timer, some 200 ms, has run out.
+        self._coming: list[bytes] = []
+        self._covered: list[bytes] = []
         super().__init__(*args, **kw)
 
     def start(self) -> None:
@@ -614,9 +625,15 @@ class SecondaryHost(LiveHost):
             if self._port is not None:
                 self._port.forget(signal.checkpoint)
             self._renumber()
+            self._covered, self._coming = self._coming, []
             self._loop.call_soon(self._give_fresh)  # when the node has done with this signal
 
-        return {t.Loaded: loaded}
+        def alone(_: str, signal: t.Alone) -> None:
+            covered, self._covered = self._covered, []
+            if self._port is not None and covered:
+                self._port.send(self._unknown(covered))  # before what the guest made since
+
+        return {t.Loaded: loaded, t.Alone: alone}
 
     def _own_performers(self) -> Mapping[type, _Performer]:
         return {t.Load: self._load, t.OfferWitness: self._offer_witness}
@@ -654,6 +671,8 @@ class SecondaryHost(LiveHost):
                     self.tell(t.PeerBlob(_blob(data)), (self._peer_id, n))
                 elif kind is Kind.NUMBERS:
                     self._numbers = payload
+                elif kind is Kind.COVERED:
+                    self._coming += Splitter().feed(payload)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except LiveError as error:  # its own guest does not take what it is given
@@ -670,6 +689,8 @@ class SecondaryHost(LiveHost):
                 if self._compares and self._port is not None:
                     await self._port.drain(self._limits.stop_ns / NS_PER_S)
                     self._fresh = []
+                    self._coming = []
+                    self._covered = []  # the primary goes on, so they have left
 
         self._on_guest(action.op, cause, stopped())
 
