@@ -311,11 +311,11 @@ class LiveHost(ABC):
     def _start_vm(self, action: t.StartVm, cause: Cause) -> None: ...
 
     def _drain(self, action: t.Drain, cause: Cause) -> None:
-        async def drain() -> None:
-            if self._port is not None:
-                await self._port.drain(self._limits.cut_ns / NS_PER_S)
+        self._on_guest(action.op, cause, self._drained())
 
-        self._on_guest(action.op, cause, drain())
+    async def _drained(self) -> None:
+        if self._port is not None:
+            await self._port.drain(self._limits.cut_ns / NS_PER_S)
 
     def _close_link(self, action: t.CloseLink, cause: Cause) -> None:
         if self._stream is not None:
@@ -686,13 +686,15 @@ class SecondaryHost(LiveHost):
         async def stopped() -> None:
             if not self.promoted:  # else QEMU's own failover stops it
                 await self._guest.until_running(False)
-                if self._compares and self._port is not None:
-                    await self._port.drain(self._limits.stop_ns / NS_PER_S)
-                    self._fresh = []
-                    self._coming = []
-                    self._covered = []  # the primary goes on, so they have left
 
         self._on_guest(action.op, cause, stopped())
+
+    async def _drained(self) -> None:
+        await super()._drained()
+        if self._compares and not self.promoted:
+            self._fresh = []
+            self._coming = []
+            self._covered = []  # the primary goes on, so they have left
 
     def _load(self, action: t.Load, cause: Cause) -> None:
         # it loads what it was handed, and resumes by itself when that is done

@@ -166,9 +166,7 @@ class Told:
         actions = self.node.actions()
         added += [("action", each) for each in actions]
         for kind, body in added:
-            self.lines.append(
-                Line("primary", len(self.lines), now_ns, kind, self.node.step, body)
-            )
+            self.lines.append(Line("primary", len(self.lines), now_ns, kind, self.node.step, body))
         return actions
 
     def replayed(self):
