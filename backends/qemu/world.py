@@ -752,6 +752,8 @@ class SecondaryHost(LiveHost):
                 except LiveError as error:
                     self.vm_lost(str(error))
                     return
+            if said is None:  # the stream that this should go to is closed
+                return
             if said != action.data:
                 text = f"the secondary's QEMU said {said.hex()} where {action.data.hex()} was due"
                 self._authority.tell("report", text=text)
