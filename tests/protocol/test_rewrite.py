@@ -170,7 +170,7 @@ class TestConversations:
 
     @given(data=st.data())
     def test_any_order_of_events(self, data):
-        """Who moves next is drawn; so are checkpoints, the primary's end, and what is sent twice."""
+        """Drawn: who moves next, checkpoints, the primary's end, what is sent twice."""
         world = world_of(data.draw(st.sampled_from(list(FAMILIES.values()))))
         for _ in range(data.draw(st.integers(1, 3))):
             close = data.draw(st.sampled_from(list(CLOSES)))
@@ -290,7 +290,30 @@ class TestOpening:
         outward(rewriter, PORTS.outward(S, 0, SYN))
         old = PORTS.inward(77, 12345)
         assert inward(rewriter, old) == [old]
+        unwanted = PORTS.outward(12345, 0, RST)
+        assert outward(rewriter, unwanted) == [unwanted]
         assert inward(rewriter, PORTS.inward(C, P + 1, SYN | ACK))[0].ack == S + 1
+
+    def test_both_open_at_once_and_the_clients_syn_ack_is_lost(self):
+        rewriter = StrictRewriter()
+        outward(rewriter, PORTS.outward(S, 0, SYN))
+        inward(rewriter, PORTS.inward(C, 0, SYN))
+        outward(rewriter, PORTS.outward(S, C + 1, SYN | ACK))
+        assert inward(rewriter, PORTS.inward(C + 1, P + 1, payload=b"x"))[0].ack == S + 1
+
+    def test_both_open_at_once_and_the_client_knows_the_primarys_number_first(self):
+        rewriter = StrictRewriter()
+        early = PORTS.inward(C, P + 1, SYN | ACK)
+        assert len(inward(rewriter, PORTS.inward(C, 0, SYN), early)) == 1
+        out, ready = rewriter.from_guest([PORTS.outward(S, 0, SYN).frame()])
+        assert read(out[0]).seq == P
+        assert [read(frame) for frame in ready] == [changed(early, ack=S + 1)]
+
+    def test_guest_that_answers_a_syn_which_we_did_not_see(self):
+        rewriter = opened()
+        answer = PORTS.outward(S + 99, C + 500_001, SYN | ACK)
+        assert outward(rewriter, answer) == [answer]
+        assert inward(rewriter, PORTS.inward(C + 500_001, P + 78))[0].ack == S + 100
 
     def test_guest_that_refuses_says_so_with_number_zero(self):
         rewriter = opened()
@@ -413,10 +436,16 @@ class TestLoaded:
         later = PORTS.inward(C + 1, P + 700)
         assert inward(rewriter, later) == [later]
 
-    def test_syn_that_the_checkpoint_found_unread_makes_numbers_of_its_own(self):
-        """It waits in the guest's network card; both guests answer it after the load."""
+    @pytest.mark.parametrize("before", [False, True])
+    def test_syn_that_the_checkpoint_found_unread_makes_numbers_of_its_own(self, before):
+        """It waits in the guest's network card; both guests answer it after the load.
+
+        before: the secondary's guest had already answered it, with the same number.
+        """
         rewriter = StrictRewriter()
         inward(rewriter, PORTS.inward(C, 0, SYN))
+        if before:
+            outward(rewriter, PORTS.outward(S, C + 1, SYN | ACK))
         rewriter.loaded()
         outward(rewriter, PORTS.outward(S, C + 1, SYN | ACK))
         assert inward(rewriter, PORTS.inward(C + 1, P + 1))[0].ack == S + 1
@@ -437,7 +466,16 @@ class TestLoaded:
         assert inward(rewriter, answer) == [answer]
         again = PORTS.outward(P, 0, SYN)
         assert outward(rewriter, again) == [again]
-        assert inward(rewriter, answer) == [answer]
+        reset = PORTS.inward(C + 1, P + 500, RST | ACK)
+        assert inward(rewriter, answer, reset) == [answer, reset]
+        assert outward(rewriter, PORTS.outward(P + 500, C + 2)) == [PORTS.outward(P + 500, C + 2)]
+
+    def test_closed_connections_have_no_offset_either(self):
+        rewriter = opened()
+        inward(rewriter, PORTS.inward(C + 1, P + 1, RST))
+        rewriter.loaded()
+        late = PORTS.outward(P + 1, C + 1)
+        assert outward(rewriter, late) == [late]
 
     def test_new_connection_after_the_load(self):
         rewriter = opened()
@@ -763,12 +801,13 @@ def damaged(frame: bytes, damage: list[tuple[int, int]]) -> bytes:
     return bytes(result)
 
 
+DAMAGED = st.lists(st.builds(damaged, FRAMES, DAMAGE))
+
+
 @given(
     steps=st.lists(
         st.one_of(
-            st.tuples(
-                st.sampled_from(["to", "from"]), st.lists(st.builds(damaged, FRAMES, DAMAGE))
-            ),
+            st.tuples(st.sampled_from(["to", "from"]), DAMAGED),
             st.tuples(st.sampled_from(["loaded", "promoted"]), st.none()),
         ),
         max_size=40,
