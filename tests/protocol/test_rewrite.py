@@ -467,8 +467,7 @@ class TestLoaded:
         again = PORTS.outward(P, 0, SYN)
         assert outward(rewriter, again) == [again]
         reset = PORTS.inward(C + 1, P + 500, RST | ACK)
-        assert inward(rewriter, answer, reset) == [answer, reset]
-        assert outward(rewriter, PORTS.outward(P + 500, C + 2)) == [PORTS.outward(P + 500, C + 2)]
+        assert inward(rewriter, reset) == [reset]
 
     def test_closed_connections_have_no_offset_either(self):
         rewriter = opened()
