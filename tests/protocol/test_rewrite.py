@@ -353,6 +353,58 @@ class TestOpening:
         assert inward(rewriter, PORTS.inward(C + 6, P + 1))[0].ack == S + 1
 
 
+def clocks(value: int, echo: int, before: bytes = b"\1\1") -> bytes:
+    """A timestamp option."""
+    options = before + b"\x08\x0a" + struct.pack(">II", value, echo)
+    return options + b"\0" * (-len(options) % 4)
+
+
+class TestTimestamps:
+    """The secondary sent at 7,000 of its clock, the primary at 6,990 of its own."""
+
+    @pytest.mark.parametrize("before", [b"", b"\1", b"\1\1"])
+    def test_answer_to_the_guests_syn_echoes_its_own_time(self, before):
+        rewriter = StrictRewriter()
+        outward(rewriter, PORTS.outward(S, 0, SYN, options=clocks(7000, 0)))
+        answer = PORTS.inward(C, P + 1, SYN | ACK, options=clocks(55, 6990, before))
+        expected = changed(answer, ack=S + 1, options=clocks(55, 7000, before))
+        assert inward(rewriter, answer) == [expected]
+
+    def test_answer_to_the_guests_syn_ack_echoes_its_own_time(self):
+        rewriter = StrictRewriter()
+        inward(rewriter, PORTS.inward(C, 0, SYN, options=clocks(50, 0)))
+        outward(rewriter, PORTS.outward(S, C + 1, SYN | ACK, options=clocks(7000, 50)))
+        answer = PORTS.inward(C + 1, P + 1, options=clocks(55, 6990))
+        expected = changed(answer, ack=S + 1, options=clocks(55, 7000))
+        assert inward(rewriter, answer) == [expected]
+
+    def test_answer_that_waited_too(self):
+        rewriter = StrictRewriter()
+        answer = PORTS.inward(C + 1, P + 1, options=clocks(55, 6990))
+        inward(rewriter, PORTS.inward(C, 0, SYN), answer, answer)
+        out = PORTS.outward(S, C + 1, SYN | ACK, options=clocks(7000, 50))
+        _, ready = rewriter.from_guest([out.frame()])
+        assert [read(frame).options for frame in ready] == [clocks(55, 7000), clocks(55, 6990)]
+        assert [read(frame).harm for frame in ready] == [0, 0]
+
+    def test_later_segments_keep_theirs(self):
+        rewriter = StrictRewriter()
+        inward(rewriter, PORTS.inward(C, 0, SYN))
+        syn_ack = PORTS.outward(S, C + 1, SYN | ACK, options=clocks(7000, 50))
+        outward(rewriter, syn_ack)
+        inward(rewriter, PORTS.inward(C + 1, P + 1, options=clocks(55, 6990)))
+        outward(rewriter, syn_ack)
+        later = PORTS.inward(C + 1, P + 1, options=clocks(80, 7010))
+        assert inward(rewriter, later) == [changed(later, ack=S + 1)]
+
+    def test_after_a_load_the_clocks_are_one(self):
+        rewriter = StrictRewriter()
+        outward(rewriter, PORTS.outward(S, 0, SYN, options=clocks(7000, 0)))
+        rewriter.loaded()
+        answer = PORTS.inward(C, P + 1, SYN | ACK, options=clocks(55, 6990))
+        assert inward(rewriter, answer) == [answer]
+
+
 # --------------------------------------------------------------------------------------------
 # Closing
 
@@ -619,6 +671,14 @@ class TestFrames:
         moved = [((left + offset) & M, (end + offset) & M) for left, end in blocks]
         expected = changed(was, ack=(ack + offset) & M, options=sack(*moved, before=before))
         assert (now, still) == (expected, right)
+
+    def test_sack_edges_whose_changes_cancel_out_in_the_sum(self):
+        """One edge wraps, the other does not, and the offset is half of all numbers."""
+        half = 1 << 31
+        rewriter = opened_at(PORTS, half)
+        came = PORTS.inward(C + 1, P + 1, options=sack((5, half + 5)))
+        expected = changed(came, ack=P + 1 + half, options=sack((half + 5, 5)))
+        assert inward(rewriter, came) == [expected]
 
     def test_fragments_only_the_first_has_numbers(self):
         rewriter = opened()
