@@ -10,8 +10,9 @@ What is compared
 2.  IPv4 and IPv6, with or without VLAN tags.  A connection is protocol, addresses, ports and
     VLANs; an ICMP echo has its identifier as well.  The length is IP's, so Ethernet padding is
     nothing.
-3.  Fragments are put together on each side and compared as one datagram; the primary's frames of
-    it leave together.  What cannot be put together is held (and `Late`), or ignored.
+3.  Fragments are put together on each side and compared as one datagram, whose place in the order
+    is where it was complete; the primary's frames of it leave together.  What cannot be put
+    together is held (and `Late`), or ignored.
 4.  Of a datagram all behind the IP header is compared, in order of arrival, head with head.  Either
     guest may lead.  Not compared: the IP header, and UDP's checksum, which a guest may leave to a
     device and which says nothing once length, ports and payload are equal.

@@ -247,12 +247,16 @@ class Conversation:
             me.near = me.low = me.end = self.first
             self.done.add(BEFORE_ALL, self.first)
             it.pieces.remove(BEFORE_ALL, self.first)
+            if it.isn is not None and it.end is None:
+                it.end = self.first
             if self.early is not None:
                 (other, early), self.early = self.early, None
                 self._fill(SECONDARY, other, self.first, early)
         elif me.isn is None:
             me.isn = isn
             me.ack = ack
+            if me.end is None:
+                me.end = self.first
             if self.first is None and data:
                 self.early = (number, data)
         return self.first
