@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from random import Random
 
 from colosim.protocol.compare_qemu import QemuComparator
-from colosim.protocol.verdicts import CompareLimits, Differs, Late, Same, Verdict
+from colosim.protocol.verdicts import CompareLimits, Differs, Late, Same
 from tests.conformance.conversations import KINDS, Conversation, Do, Step
 from tests.conformance.oracle import ROOM_FRAMES, Oracle, OracleError, Seen
+
+_PAIRS_UP_TO = 30  # steps
+_OTHERS = 100  # conversations
+_SHRUNK = 6
 
 Model = Callable[[CompareLimits, bool], QemuComparator]
 
@@ -87,35 +92,48 @@ def play(
 ) -> Difference | None:
     """A fresh QEMU object and a fresh model, step by step; the first difference, if there is one.
 
-    Ends early, and counts that, before a step whose outcome QEMU leaves undefined, and when so much
-    is held that a flush would not come out in order.
+    What QEMU leaves undefined is avoided and counted: a frame whose headers it reads beyond the end
+    is left out, and before a comparison that reads on there the conversation ends.  So it does when
+    so much is held that a flush would not come out in order.
     """
     limits = CompareLimits(queue_frames=given.queue_frames)
     oracle.fresh(vnet=given.vnet, max_queue_size=given.queue_frames)
     watched = Watched(make(limits, given.vnet))
     for number, step in enumerate(given.steps, 1):
+        if _is_header_cut(step.frame, given.vnet):
+            count["undefined headers"] += 1
+            continue
         fence = oracle.fence() if step.do is Do.SECONDARY else b""
         expected = _expected(watched, step, fence)
         if watched.comparator.undefined:
-            count["undefined"] += 1
+            count["undefined comparisons"] += 1
             break
         if watched.comparator.held().primary_frames > ROOM_FRAMES:
             count["too much held"] += 1
             break
-        so_far = replace(given, steps=given.steps[:number])
         try:
-            observed = _observed(oracle, step, fence)
-        except OracleError as error:
-            return Difference(so_far, expected, None, f"{error}; {oracle.said()}")
+            observed, why = _observed(oracle, step, fence), ""
+        except (OracleError, OSError) as error:
+            observed, why = None, f"{error}; it said: {oracle.said()}"
         count["steps"] += 1
         count[step.do] += 1
         count["sent"] += len(expected[0]) - (step.do is Do.SECONDARY)
         count["notified"] += expected[1]
         if observed != expected:
-            return Difference(so_far, expected, observed)
+            so_far = replace(given, steps=given.steps[:number])
+            return Difference(so_far, expected, observed, why)
     count["conversations"] += 1
     count["lost"] += watched.lost
     return None
+
+
+def _is_header_cut(frame: bytes, vnet: bool) -> bool:
+    """Would QEMU read a header of it that is not there?"""
+    if not frame or len(frame) > 128:
+        return False
+    alone = QemuComparator(CompareLimits(), vnet=vnet)
+    alone.primary(0, [frame], 0)
+    return alone.undefined > 0
 
 
 def _expected(watched: Watched, step: Step, fence: bytes) -> Seen:
@@ -169,21 +187,40 @@ def run(
 
 
 def shrunk(fails: Callable[[Conversation], Difference | None], found: Difference) -> Difference:
-    """Leave out ever smaller runs of steps while something still differs (delta debugging)."""
+    """Leave out ever shorter runs of steps, and at last pairs, while something still differs."""
+
+    def without(indices: Collection[int]) -> bool:
+        nonlocal found
+        steps = found.conversation.steps
+        fewer = tuple(step for i, step in enumerate(steps) if i not in indices)
+        smaller = fails(replace(found.conversation, steps=fewer)) if fewer else None
+        found = smaller or found
+        return smaller is not None
+
     size = len(found.conversation.steps) // 2
     while size:
         at = 0
         while at < len(found.conversation.steps):
-            steps = found.conversation.steps
-            fewer = (*steps[:at], *steps[at + size :])
-            smaller = fails(replace(found.conversation, steps=fewer)) if fewer else None
-            if smaller is None:
+            if not without(range(at, at + size)):
                 at += size
-            else:
-                found = smaller
         size //= 2
+    while len(found.conversation.steps) <= _PAIRS_UP_TO and any(
+        map(without, combinations(range(len(found.conversation.steps)), 2))
+    ):
+        pass
     return found
 
 
-def verdict_names(verdicts: Sequence[Verdict]) -> list[str]:
-    return [type(verdict).__name__ for verdict in verdicts]
+def shortest(
+    oracle: Oracle, kind: str, found: Difference, first: int = 0, make: Model = model
+) -> Difference:
+    """The shortest of what ``found`` and other conversations that differ shrink to."""
+
+    def fails(given: Conversation) -> Difference | None:
+        return play(oracle, given, Counter(), make)
+
+    others = (fails(conversation_of(kind, first + i)) for i in range(_OTHERS))
+    differences = [found, *(other for other in others if other is not None)]
+    differences.sort(key=lambda each: len(each.conversation.steps))
+    small = (shrunk(fails, each) for each in differences[:_SHRUNK])
+    return min(small, key=lambda each: len(each.conversation.steps))
