@@ -24,6 +24,8 @@ from tests.conformance.frames import (
     RST,
     SCTP,
     SYN,
+    TCP,
+    UDP,
     UDPLITE,
     Flow,
     Ip,
@@ -212,7 +214,9 @@ class _Talker:
         )
 
     def _bare(self, at: int, flags: int) -> bytes:
-        frame = tcp(self.flow, self.start + at, self.ack, flags=flags, ip_header=ip_header(self.draw))
+        frame = tcp(
+            self.flow, self.start + at, self.ack, flags=flags, ip_header=ip_header(self.draw)
+        )
         return padded(frame, self.draw.randbytes(60)) if chance(self.draw, 6) else frame
 
     def _odd(self, at: int, end: int) -> bytes:
@@ -275,45 +279,69 @@ def tcp_conversation(draw: Random) -> Conversation:
 # Datagrams and all the rest
 
 
-def _datagram(draw: Random, kind: int, where: Flow, payload: bytes, header: Ip) -> bytes:
-    ports = where.from_port.to_bytes(2) + where.to_port.to_bytes(2)
-    match kind:
-        case 0 | 1:
-            return udp(where, payload, ip_header=header)
-        case 2:
-            return icmp(where, payload, header)
-        case 3:  # ports where all have them
-            protocol = draw.choice((DCCP, ESP, SCTP, UDPLITE))
-            return ip(protocol, where, ports + payload, header)
-        case 4:
-            return ip(AH, where, bytes(4) + ports + payload, header)
-        case 5:
-            return ip(draw.choice((GRE, 2, 89, 255)), where, payload, header)
-        case 6:  # a later fragment: its first bytes are taken for ports
-            later = replace(header, fragment=draw.choice((0x2001, 0x00B9)))
-            return ip(draw.choice((6, 17)), where, ports + bytes(16) + payload, later)
-        case _:  # QinQ
-            tag = b"\x88\xa8\x00\x05" + (b"\x81\x00\x00\x06" if chance(draw, 2) else b"")
-            return udp(where, payload, ip_header=replace(header, tag=tag))
+def _udp(where: Flow, payload: bytes, header: Ip) -> bytes:
+    return udp(where, payload, ip_header=header)
+
+
+def _with_ports(protocol: int, before: bytes = b"", fragment: int | None = None) -> Datagram:
+    """Any protocol whose ports are in front, or ``before`` before them."""
+
+    def datagram(where: Flow, payload: bytes, header: Ip) -> bytes:
+        ports = where.from_port.to_bytes(2) + where.to_port.to_bytes(2)
+        if fragment is not None:
+            header = replace(header, fragment=fragment)
+            ports += bytes(16)  # QEMU reads a TCP header of it
+        return ip(protocol, where, before + ports + payload, header)
+
+    return datagram
+
+
+def _tagged(tag: bytes) -> Datagram:
+    def datagram(where: Flow, payload: bytes, header: Ip) -> bytes:
+        return udp(where, payload, ip_header=replace(header, tag=tag))
+
+    return datagram
+
+
+def _plain(protocol: int) -> Datagram:
+    def datagram(where: Flow, payload: bytes, header: Ip) -> bytes:
+        return ip(protocol, where, payload, header)
+
+    return datagram
+
+
+Datagram = Callable[[Flow, bytes, Ip], bytes]
+DATAGRAMS: tuple[Datagram, ...] = (
+    *[_udp] * 4,
+    *[icmp] * 2,
+    *(_with_ports(protocol) for protocol in (DCCP, ESP, SCTP, UDPLITE)),
+    _with_ports(AH, before=bytes(4)),
+    *(_plain(protocol) for protocol in (GRE, 2, 89, 255)),
+    # later fragments: the first bytes are taken for ports
+    _with_ports(UDP, fragment=0x2001),
+    _with_ports(TCP, fragment=0x00B9),
+    _tagged(b"\x88\xa8\x00\x05"),
+    _tagged(b"\x88\xa8\x00\x05\x81\x00\x00\x06"),
+)
 
 
 def datagram_sides(draw: Random, where: Flow) -> Sides:
     """The same datagrams from both; some differ in what is compared, more in what is not."""
-    kind = draw.randrange(8)
+    build = draw.choice(DATAGRAMS)
     primary: list[bytes] = []
     secondary: list[bytes] = []
     for _ in range(draw.randint(1, 10)):
+        to = where._replace(from_port=81) if chance(draw, 5) else where
         payload = draw.randbytes(draw.randint(0, 40))
-        seed = draw.randrange(1 << 32)
         header = ip_header(draw)
-        primary.append(_datagram(Random(seed), kind, where, payload, header))
+        primary.append(build(to, payload, header))
         if chance(draw, 2):  # else the very same
             options = header.options
+            if chance(draw, 4):
+                options = draw.randbytes(len(options))
             header = replace(ip_header(draw), options=options)
-        frame = _datagram(Random(seed), kind, where, payload, header)
-        if chance(draw, 10):
-            frame = _differing(draw, frame)
-        secondary.append(frame)
+        frame = build(to, payload, header)
+        secondary.append(_differing(draw, frame) if chance(draw, 10) else frame)
     disorder = draw.choice((2, 6, 1000))
     return disordered(draw, primary, disorder), disordered(draw, secondary, disorder)
 
@@ -424,21 +452,30 @@ def large_conversation(draw: Random) -> Conversation:
     where = flow(draw)
     steps: list[Step] = []
     for _ in range(draw.randint(1, 3)):
-        size = draw.choice((9000, 65000, 65536, 65590, 68000, 69000))
+        size = draw.choice((9000, 65000, 65530, 65536, 65590, 68000, 69000))
         payload = draw.randbytes(size)
         theirs = bytearray(payload)
         if chance(draw, 2):  # where 16 bits look, or behind that
             theirs[draw.randrange(size)] ^= 1
+        seq = draw.choice((1000, 0xFFFFF000))
+        match draw.randrange(4):
+            case 0:
+                frames = [udp(where, payload), udp(where, bytes(theirs))]
+            case 1:
+                frames = [ip(GRE, where, payload), ip(GRE, where, bytes(theirs))]
+            case 2:
+                frames = [tcp(where, seq, 1, payload), tcp(where, seq, 1, bytes(theirs))]
+            case _:  # in two pieces, so that places do not fit either
+                at = size - draw.choice((20, 100))
+                frames = [
+                    tcp(where, seq, 1, payload),
+                    tcp(where, seq, 1, payload[:at]),
+                    tcp(where, seq + at, 1, payload[at:]),
+                ]
+        sides = [Do.PRIMARY, Do.SECONDARY, Do.SECONDARY]
         if chance(draw, 2):
-            frames = [udp(where, payload), udp(where, bytes(theirs))]
-        elif chance(draw, 2):
-            frames = [ip(GRE, where, payload), ip(GRE, where, bytes(theirs))]
-        else:
-            seq = draw.choice((1000, 0xFFFFF000))
-            frames = [tcp(where, seq, 1, payload), tcp(where, seq, 1, bytes(theirs))]
-        pair = [Step(Do.PRIMARY, frames[0]), Step(Do.SECONDARY, frames[1])]
-        draw.shuffle(pair)
-        steps += pair
+            sides = [Do.SECONDARY, Do.PRIMARY, Do.PRIMARY]
+        steps += [Step(do, frame) for do, frame in zip(sides, frames, strict=False)]
         if chance(draw, 2):
             steps.append(CUT)
     return Conversation(tuple(steps))

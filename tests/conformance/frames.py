@@ -75,9 +75,7 @@ def tcp(
 
 
 def udp(flow: Flow, payload: bytes, checksum: int = 0, ip_header: Ip = PLAIN) -> bytes:
-    header = struct.pack(
-        ">HHHH", flow.from_port, flow.to_port, 8 + len(payload) & 0xFFFF, checksum
-    )
+    header = struct.pack(">HHHH", flow.from_port, flow.to_port, 8 + len(payload) & 0xFFFF, checksum)
     return ip(UDP, flow, header + payload, ip_header)
 
 

@@ -217,7 +217,10 @@ class Oracle:
         self.qmp(
             "object-add",
             **{"qom-type": "colo-compare", "id": "comp0", "iothread": "iot"},
-            **{"primary_in": "pri", "secondary_in": "sec", "outdev": "out", "notify_dev": "nd"},
+            primary_in="pri",
+            secondary_in="sec",
+            outdev="out",
+            notify_dev="nd",
             **given,
             vnet_hdr_support=vnet,
         )
@@ -326,6 +329,5 @@ class Oracle:
 
 _ARP = bytes.fromhex("ffffffffffff5254000000fe0806")
 _UDP = bytes.fromhex(
-    "5254000000fd5254000000fe0800450000240000000040110000"
-    "0afffffe0afffffd0f0f0e0e00100000"
+    "5254000000fd5254000000fe08004500002400000000401100000afffffe0afffffd0f0f0e0e00100000"
 )
