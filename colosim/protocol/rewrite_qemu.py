@@ -70,7 +70,7 @@ class QemuRewriter(Rewriter):
     def from_guest(self, frames: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
         return [self._frame(frame, self._from_guest, inward=False) for frame in frames], []
 
-    def loaded(self) -> None:
+    def loaded(self, numbers: bytes = b"") -> None:
         for connection in self._table.values():
             connection.offset = 0
 

@@ -53,14 +53,16 @@ def test_a_message_that_is_due_when_the_link_ends_does_not_break_the_guest(tmp_p
         link, primary = socket.socketpair()
         beats, other = socket.socketpair()
         host.attach(await peer_of(link), await peer_of(beats))
-        guest.heard({"event": "RESUME"})
+        resume: Any = {"event": "RESUME"}
+        stop: Any = {"event": "STOP"}
+        guest.heard(resume)
         host.start()
         qemus.send(bytes.fromhex("00000000"))  # CHECKPOINT_READY
         await asyncio.sleep(0.05)
         host.tell(t.PeerBytes(bytes.fromhex("00000001")))  # CHECKPOINT_REQUEST
         primary.close()
         await asyncio.sleep(0.05)
-        guest.heard({"event": "STOP"})  # and it has not replied yet
+        guest.heard(stop)  # and it has not replied yet
         async with asyncio.timeout(5):
             while host.node.step not in ("exited", "broken"):
                 await asyncio.sleep(0.01)
