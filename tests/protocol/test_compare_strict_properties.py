@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -263,7 +264,7 @@ def in_step(rng: random.Random, ports: int) -> list[tuple[bytes, bytes]]:
         port = rng.randrange(ports)
         payload = rng.randbytes(rng.choice((0, 1, 100, 100, 100)))
         acks[port] += rng.choice((0, 0, 0, 30))
-        ours = {"seq": places[port], "payload": payload, "ack": acks[port]}
+        ours: dict[str, Any] = {"seq": places[port], "payload": payload, "ack": acks[port]}
         theirs = dict(ours)
         odd = rng.random()
         if odd < 0.02:
