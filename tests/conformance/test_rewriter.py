@@ -151,7 +151,7 @@ def test_random_conversations(
 class ForgetsNothing(QemuRewriter):
     """Keeps its offsets at a checkpoint."""
 
-    def loaded(self):
+    def loaded(self, numbers=b""):
         pass
 
 
