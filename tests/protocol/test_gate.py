@@ -89,11 +89,12 @@ def test_a_match_releases_its_stream_only():
     assert bench.hear(Committed(1)) == [Release((B, C))]
 
 
-def test_a_match_covers_what_is_before_it_in_the_stream():
+def test_a_match_releases_what_it_names_and_no_more():
     bench = gate(Role.PRIMARY, Output.WITNESS)
     bench.output("a", 0, 5)
     bench.output("a", 5, 7)
-    assert bench.hear(Match(C)) == [Release((A, C))]
+    assert bench.hear(Match(C)) == [Release((C,))]
+    assert bench.hear(Match(Range("a", 0, 7))) == [Release((A,))]
 
 
 def test_what_is_held_leaves_when_the_guest_goes_on_alone():
