@@ -430,7 +430,8 @@ class StrictRewriter(Rewriter):
 
     Beyond filter-rewriter: RST, SYN-ACK and SACK are translated; all orders of closing; client's
     acknowledgments that come before the guest's SYN-ACK wait for it; connections opened by the
-    guest; ports used again; IPv6, VLAN tags, first fragments; ICMP errors.
+    guest; ports used again; handshakes that a checkpoint interrupts; IPv6, VLAN tags, first
+    fragments; ICMP errors; the time that a handshake echoes.
 
     dropped: clients' frames that will never be given to the guest.
     unknown: connections for which there was no room.

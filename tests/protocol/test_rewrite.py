@@ -236,7 +236,7 @@ class TestOpening:
         out, ready = rewriter.from_guest([PORTS.outward(S, C + 1, SYN | ACK).frame()])
         assert [read(frame).seq for frame in out] == [P]
         assert [read(frame) for frame in ready] == [changed(each, ack=S + 1) for each in early]
-        assert rewriter.held() == 0
+        assert rewriter.held() == rewriter._held_bytes == 0
         assert outward(rewriter, PORTS.outward(S + 1, C + 6))[0].seq == P + 1
 
     def test_what_waits_is_limited_and_counted(self):
@@ -252,6 +252,7 @@ class TestOpening:
         rewriter = opened()
         inward(rewriter, PORTS.inward(C + 7_000_000, 0, SYN))
         assert inward(rewriter, PORTS.inward(C + 1, P + 1))[0].ack == S + 1
+        assert rewriter.translating() == 1  # and nothing makes room by forgetting it
 
     def test_guest_that_stays_with_the_connection_before_is_translated_as_before(self):
         """It answers a SYN that it does not expect with its own numbers (RFC 5961)."""
@@ -713,6 +714,11 @@ class TestFrames:
         for ports, seq in ((here, P + 1), (there, S + 1), (PORTS, S + 1)):
             out, _ = rewriter.from_guest([ports.outward(S + 1, C + 1).frame()])
             assert read(out[0], len(ports.tags) // 4).seq == seq
+
+    def test_priority_in_a_vlan_tag_does_not_matter(self):
+        rewriter = opened(ports=Ports(tags=b"\x81\x00\x00\x07"))
+        urgent = Ports(tags=b"\x81\x00\xf0\x07").outward(S + 1, C + 1)
+        assert read(rewriter.from_guest([urgent.frame()])[0][0], 1).seq == P + 1
 
     def test_cut_frames_are_not_touched(self):
         """A header that is whole in a packet that is not: the guest will drop it anyway."""
