@@ -692,6 +692,13 @@ def test_rule_11_rst_of_only_one_guest_after_both_fins(talk):
     assert talk.drain() == []
 
 
+def test_rule_11_rst_of_only_the_secondary_after_both_fins_is_not_late(talk):
+    end(talk)
+    talk.s(tcp(102, flags=RST, ack=None))
+    talk.wait(10**10)
+    assert talk.drain() == []
+
+
 def test_rule_12_the_last_ack_of_only_one_guest(talk):
     end(talk)
     assert talk.p(tcp(102, ack=1001)) == [2]
@@ -855,6 +862,28 @@ def test_rule_16_what_is_not_committed_is_not_repeated(talk):
     assert talk.p(tcp(109, flags=FIN | ACK)) == []
     assert talk.s(tcp(105, b"held"), tcp(109, flags=FIN | ACK)) == []
     assert talk.commit() == [5, 6]
+
+
+def test_rule_16_a_fin_that_is_not_committed_is_not_repeated(talk):
+    greet(talk)
+    talk.p(tcp(101, flags=FIN | ACK))
+    assert talk.cut(commit=False) == [1]
+    assert talk.p(tcp(101, flags=FIN | ACK)) == []
+    assert talk.commit() == [2]
+
+
+def test_rule_16_a_second_cut_does_not_commit_the_first(talk):
+    greet(talk)
+    talk.p(tcp(101, b"left"))
+    talk.s(tcp(101, b"left"))
+    talk.p(tcp(105, b"held"))
+    assert talk.cut(commit=False) == [2]
+    assert talk.p(tcp(109, b"new")) == []
+    assert talk.s(tcp(109, b"new")) == [3]
+    assert talk.cut(commit=False) == []
+    assert talk.p(tcp(101, b"left")) == [4]
+    assert talk.p(tcp(105, b"held")) == []
+    assert talk.commit() == [5]
 
 
 def test_rule_16_an_ack_that_only_the_checkpoint_has_waits_for_the_commit(talk):
