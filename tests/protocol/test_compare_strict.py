@@ -422,6 +422,17 @@ def test_rule_3_fragments_of_tcp(talk):
     assert talk.s(tcp(1, bytes(1000)), tcp(1001, bytes(1000)), tcp(2001, bytes(1000))) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("lead", ["p", "s"])
+def test_rule_3_a_fragment_in_step_is_still_a_fragment(talk, lead):
+    greet(talk)
+    pieces = fragments4(tcp(101, bytes(3000)), 1480, 3)
+    say, answer = (talk.p, talk.s) if lead == "p" else (talk.s, talk.p)
+    assert say(*pieces) == []
+    assert answer(pieces[0]) == []
+    assert len(answer(*pieces[1:])) == 3
+    assert talk.drain() == []
+
+
 def test_rule_3_fragments_of_different_datagrams_do_not_mix(talk):
     one, two = udp(b"1" * 2000), udp(b"2" * 2000)
     a, b = fragments4(one, 1200, 1), fragments4(two, 1200, 2)
