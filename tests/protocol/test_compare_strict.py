@@ -842,6 +842,23 @@ def test_rule_15_each_frame_has_its_own_deadline(talk):
     assert talk.comparator.deadline_ns() is None
 
 
+def test_rule_15_what_waits_is_not_forgotten_among_what_does_not():
+    """One frame waits while thousands of others come and go: its deadline stays, memory too."""
+    comparator = StrictComparator(CompareLimits())
+    comparator.primary(0, [udp(b"waits", dport=9)], 7)
+    passing = udp(b"passes")
+    for number in range(1, 5_000):
+        comparator.primary(number, [passing], 7 + number)
+        comparator.secondary(number, [passing], 7 + number)
+        comparator.verdicts()
+    assert len(comparator._ages) < 3_000
+    due_ns = 7 + CompareLimits().timeout_ns
+    assert comparator.deadline_ns() == due_ns
+    comparator.tick(due_ns)
+    assert comparator.verdicts() == [Late("udp 10.0.0.2:53 > 10.0.0.1:9", 0)]
+    assert comparator.deadline_ns() is None
+
+
 def test_rule_16_a_stuck_connection_goes_on_at_the_cut(talk):
     greet(talk)
     talk.p(tcp(101, b"ours"))
