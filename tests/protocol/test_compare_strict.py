@@ -737,6 +737,14 @@ def test_rule_13_the_secondary_may_begin_first(talk):
     assert talk.drain() == []
 
 
+def test_rule_13_the_secondary_may_repeat_the_syn_that_it_began_with(talk):
+    end(talk)
+    again = tcp(333, flags=BOTH, ack=9)
+    assert talk.s(again, tcp(5001, b"x", ack=9), again) == []
+    assert talk.p(tcp(5000, flags=BOTH, ack=9)) == [2]
+    assert talk.p(tcp(5001, b"x", ack=9)) == [3]
+
+
 def test_rule_13_frames_of_the_old_conversation_do_not_disturb_the_new(talk):
     end(talk)
     talk.p(tcp(0x70000000, flags=BOTH, ack=0x60000000))
