@@ -598,6 +598,9 @@ class StrictComparator(FrameComparator):
             ours, theirs = connection.half
             connection.used_ns = now_ns
             changed[connection] = None
+            if self.fast and isinstance(connection, Conversation) and not connection.straight:
+                connection.trim()
+                connection.look_again()
             frames, size = connection.settle()
             if frames or ours.line or size:
                 limits = self.limits

@@ -26,6 +26,7 @@ _TURN = 1 << 32
 #: No window is larger, so a segment farther away is of another stream.
 _REACH = 1 << 24
 _BACK = 1 << 30
+_LOOKED_AT = 256  # frames in a line that are looked at to get back into step
 SHOWN = 16
 
 #: number, start, end, acknowledgement or -1, flags, frame and its payload's place (fast path only)
@@ -449,14 +450,54 @@ class Conversation:
         )
 
     def look(self) -> None:
-        """Whether both guests are at the same place of their streams, with nothing special."""
-        ours, theirs = self.half
+        """Whether both guests are in step, with nothing special: then the fast path is open."""
         self.trim()
+        self.straight = self.idle and self._plain()
+
+    def look_again(self) -> None:
+        """The same where one guest leads: its frames lie one behind the other in its line.
+
+        Its pieces go back to their frames in the line, or a guest that always leads by a little
+        would never come into step again.
+        """
+        ours, theirs = self.half
+        lead, other = (ours, theirs) if ours.line else (theirs, ours)
+        line, pieces = lead.line, lead.pieces.items
+        if not line or len(line) > _LOOKED_AT or other.line or other.pieces.items:
+            return
+        if self.next or self.early or self.guard is not None or not self._plain(lead):
+            return
+        place = self.done.items[0][1]
+        entries: list[Entry] = []
+        rest = iter(pieces)
+        for number, start, end, ack, flags, _, _ in line:
+            if start != place or flags & (SYN | FIN | RST | COVERED):
+                return
+            data = b""
+            if start < end:
+                piece = next(rest, None)
+                if piece is None or piece[:2] != (start, end):
+                    return
+                data = piece.data
+            entries.append((number, start, end, ack, flags, data, 0))
+            place = end
+        if place != lead.end or next(rest, None) is not None or (lead is ours and not pieces):
+            return
+        lead.kept = lead.pieces.bytes
+        lead.pieces.clear()
+        line.clear()
+        line.extend(entries)
+        self.straight = True
+
+    def _plain(self, lead: Half | None = None) -> bool:
+        """No more than two streams of bytes, alike up to where they are, but for who leads."""
+        ours, theirs = self.half
         known = self.done.items
-        self.straight = (
+        return (
             len(known) == 1
-            and self.idle
-            and known[0][1] == ours.end == theirs.end
+            and not self.stuck
+            and (lead is ours or known[0][1] == ours.end)
+            and (lead is theirs or known[0][1] == theirs.end)
             and (ours.isn is None) == (theirs.isn is None)
             and ours.fin is None
             and theirs.fin is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from colosim.protocol.compare_strict import StrictComparator
 from colosim.protocol.conversation import Conversation
 from colosim.protocol.verdicts import CompareLimits, Differs, FrameComparator, Late, Lost, Same
@@ -18,7 +20,7 @@ class Talk:
         self.frames: list[bytes] = []
         self.witnesses = 0
         self.left: list[int] = []
-        self.cuts: list[tuple[int, ...]] = []
+        self.waiting: set[int] = set()
         self.found: list = []
         self.now_ns = 0
 
@@ -26,6 +28,7 @@ class Talk:
         """The primary says this; what leaves now."""
         first = len(self.frames)
         self.frames += frames
+        self.waiting.update(range(first, len(self.frames)))
         self.comparator.primary(first, frames, self.now_ns)
         return self._look()
 
@@ -52,7 +55,7 @@ class Talk:
 
     def cut(self, commit: bool = True) -> list[int]:
         covered = self.comparator.cut(self.now_ns)
-        self.cuts.append(covered)
+        self.gone(covered)
         assert self._look() == []
         if commit:
             assert self.commit() == []
@@ -67,19 +70,23 @@ class Talk:
         found, self.found = self.found, []
         return found
 
-    @property
-    def waiting(self) -> set[int]:
-        gone = set(self.left).union(*self.cuts)
-        return set(range(len(self.frames))) - gone
+    def gone(self, numbers: Iterable[int]) -> None:
+        """These are no longer held; each may be so once."""
+        for number in numbers:
+            assert number in self.waiting, f"{number}: said twice, or never seen"
+            self.waiting.remove(number)
 
     def _look(self) -> list[int]:
         left: list[int] = []
         for verdict in self.comparator.verdicts():
             if isinstance(verdict, Same):
                 left += verdict.frames
+                self.gone(verdict.frames)
             else:
                 assert isinstance(verdict, Differs | Late | Lost)
                 self.found.append(verdict)
+                if isinstance(verdict, Lost):
+                    self.gone(verdict.frames)
         self.left += left
         self._conserved()
         return left
@@ -88,11 +95,8 @@ class Talk:
         """Each frame of the primary is in exactly one of: left, a cut, held."""
         if not isinstance(self.comparator, StrictComparator):
             return
-        gone = [*self.left, *(number for cut in self.cuts for number in cut)]
-        assert len(gone) == len(set(gone)), "said twice"
-        assert all(0 <= number < len(self.frames) for number in gone)
         held = self.comparator.held()
-        assert held.primary_frames == len(self.frames) - len(gone)
+        assert held.primary_frames == len(self.waiting)
         assert sorted(held_numbers(self.comparator)) == sorted(self.waiting)
         assert held.bytes == kept_bytes(self.comparator)
 

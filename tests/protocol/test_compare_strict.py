@@ -422,6 +422,17 @@ def test_rule_3_fragments_of_tcp(talk):
     assert talk.s(tcp(1, bytes(1000)), tcp(1001, bytes(1000)), tcp(2001, bytes(1000))) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("lead", ["p", "s"])
+def test_rule_3_a_fragment_in_step_is_still_a_fragment(talk, lead):
+    greet(talk)
+    pieces = fragments4(tcp(101, bytes(3000)), 1480, 3)
+    say, answer = (talk.p, talk.s) if lead == "p" else (talk.s, talk.p)
+    assert say(*pieces) == []
+    assert answer(pieces[0]) == []
+    assert len(answer(*pieces[1:])) == 3
+    assert talk.drain() == []
+
+
 def test_rule_3_fragments_of_different_datagrams_do_not_mix(talk):
     one, two = udp(b"1" * 2000), udp(b"2" * 2000)
     a, b = fragments4(one, 1200, 1), fragments4(two, 1200, 2)
@@ -692,6 +703,13 @@ def test_rule_11_rst_of_only_one_guest_after_both_fins(talk):
     assert talk.drain() == []
 
 
+def test_rule_11_rst_of_only_the_secondary_after_both_fins_is_not_late(talk):
+    end(talk)
+    talk.s(tcp(102, flags=RST, ack=None))
+    talk.wait(10**10)
+    assert talk.drain() == []
+
+
 def test_rule_12_the_last_ack_of_only_one_guest(talk):
     end(talk)
     assert talk.p(tcp(102, ack=1001)) == [2]
@@ -717,6 +735,14 @@ def test_rule_13_the_secondary_may_begin_first(talk):
     assert talk.p(tcp(5001, b"x", ack=9)) == []
     assert talk.s(tcp(5001, b"x", ack=9)) == [4]
     assert talk.drain() == []
+
+
+def test_rule_13_the_secondary_may_repeat_the_syn_that_it_began_with(talk):
+    end(talk)
+    again = tcp(333, flags=BOTH, ack=9)
+    assert talk.s(again, tcp(5001, b"x", ack=9), again) == []
+    assert talk.p(tcp(5000, flags=BOTH, ack=9)) == [2]
+    assert talk.p(tcp(5001, b"x", ack=9)) == [3]
 
 
 def test_rule_13_frames_of_the_old_conversation_do_not_disturb_the_new(talk):
@@ -824,6 +850,23 @@ def test_rule_15_each_frame_has_its_own_deadline(talk):
     assert talk.comparator.deadline_ns() is None
 
 
+def test_rule_15_what_waits_is_not_forgotten_among_what_does_not():
+    """One frame waits while thousands of others come and go: its deadline stays, memory too."""
+    comparator = StrictComparator(CompareLimits())
+    comparator.primary(0, [udp(b"waits", dport=9)], 7)
+    passing = udp(b"passes")
+    for number in range(1, 5_000):
+        comparator.primary(number, [passing], 7 + number)
+        comparator.secondary(number, [passing], 7 + number)
+        comparator.verdicts()
+    assert len(comparator._ages) < 3_000
+    due_ns = 7 + CompareLimits().timeout_ns
+    assert comparator.deadline_ns() == due_ns
+    comparator.tick(due_ns)
+    assert comparator.verdicts() == [Late("udp 10.0.0.2:53 > 10.0.0.1:9", 0)]
+    assert comparator.deadline_ns() is None
+
+
 def test_rule_16_a_stuck_connection_goes_on_at_the_cut(talk):
     greet(talk)
     talk.p(tcp(101, b"ours"))
@@ -855,6 +898,28 @@ def test_rule_16_what_is_not_committed_is_not_repeated(talk):
     assert talk.p(tcp(109, flags=FIN | ACK)) == []
     assert talk.s(tcp(105, b"held"), tcp(109, flags=FIN | ACK)) == []
     assert talk.commit() == [5, 6]
+
+
+def test_rule_16_a_fin_that_is_not_committed_is_not_repeated(talk):
+    greet(talk)
+    talk.p(tcp(101, flags=FIN | ACK))
+    assert talk.cut(commit=False) == [1]
+    assert talk.p(tcp(101, flags=FIN | ACK)) == []
+    assert talk.commit() == [2]
+
+
+def test_rule_16_a_second_cut_does_not_commit_the_first(talk):
+    greet(talk)
+    talk.p(tcp(101, b"left"))
+    talk.s(tcp(101, b"left"))
+    talk.p(tcp(105, b"held"))
+    assert talk.cut(commit=False) == [2]
+    assert talk.p(tcp(109, b"new")) == []
+    assert talk.s(tcp(109, b"new")) == [3]
+    assert talk.cut(commit=False) == []
+    assert talk.p(tcp(101, b"left")) == [4]
+    assert talk.p(tcp(105, b"held")) == []
+    assert talk.commit() == [5]
 
 
 def test_rule_16_an_ack_that_only_the_checkpoint_has_waits_for_the_commit(talk):
