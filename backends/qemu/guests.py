@@ -119,6 +119,14 @@ class _Guest:
         if not self._runs:
             await self._check_running()
 
+    async def answers(self, limit_s: float) -> bool:
+        """Whether its QEMU is there at all."""
+        try:
+            await self.qmp.execute("query-status", limit_s=limit_s)
+        except LiveError:
+            return False
+        return True
+
     def heard(self, event: QmpMessage) -> None:
         """An event of its monitor."""
         self._runs = self._runs or event["event"] == "RESUME"

@@ -501,9 +501,15 @@ class PrimaryHost(LiveHost):
             if self._network is not None:
                 self._quiesced = True
                 limit_s = self._limits.quiesce_ns / NS_PER_S
-                await self._network.ask(
-                    "quiesce", limit_s + 1, mark=self._checkpoint, limit_s=limit_s
-                )
+                try:
+                    await self._network.ask(
+                        "quiesce", limit_s + 1, mark=self._checkpoint, limit_s=limit_s
+                    )
+                except LiveError as error:
+                    # one of the guests does not read: ours must not go on alone if it is that one
+                    if not await self._guest.answers(limit_s):
+                        self.vm_lost(str(error))
+                    raise
 
         self._operate(action.op, cause, quiesce())
 
