@@ -24,7 +24,9 @@ When a TCP frame of the primary leaves
 6.  In order of arrival within its conversation: no frame leaves before an older one.  This includes
     a bare ACK behind held data.  To let it overtake would win little: what it acknowledges is on
     its way to the secondary too, so data is held for about as long as ACKs are.  It would cost
-    that clients see frames in an order that the primary's guest never made.
+    that clients see frames in an order that the primary's guest never made.  One exception: the
+    newest frame, if all its bytes have left before.  The client lacks them, and until it has them
+    the secondary may be unable to say what the primary's older frames wait for.
 7.  Payload: every byte was said alike by the secondary, at its place.  What was already compared
     (a retransmission) needs nothing more.  Bytes from before the comparator knew the conversation
     need the secondary's word like all others; but the secondary's own from there are never `Late`,

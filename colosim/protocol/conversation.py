@@ -19,6 +19,8 @@ PRIMARY, SECONDARY = 0, 1
 
 #: Beside the flags of TCP: says what an uncommitted checkpoint covers, so waits for the commit.
 COVERED = 0x100
+#: The same: repeats bytes that have left, and nothing else, so need not wait for those before it.
+REPEATED = 0x200
 
 MASK = 0xFFFFFFFF
 HALF = 0x80000000
@@ -194,6 +196,7 @@ class Conversation:
         me.near = start
         if me.low is None or start < me.low:
             me.low = start
+        repeats = bool(data) and self.done.covers(start, end)
         found = self._fill(side, number, start, data)
         if found is not None:
             return found
@@ -209,7 +212,7 @@ class Conversation:
             return self._found(Why.CONTROL, side, number)
         if flags & ACK:
             me.acknowledge(ack)
-        self._queue(side, number, start, end, ack, flags, owed=owed)
+        self._queue(side, number, start, end, ack, flags, owed=owed, repeats=repeats)
         return None
 
     def _stray(self, side: int, start: int | None, ack: int, flags: int) -> bool:
@@ -334,19 +337,37 @@ class Conversation:
     # ------------------------------------------------------------------ lines
 
     def _queue(
-        self, side: int, number: int, start: int, end: int, ack: int, flags: int, *, owed: bool
+        self,
+        side: int,
+        number: int,
+        start: int,
+        end: int,
+        ack: int,
+        flags: int,
+        *,
+        owed: bool,
+        repeats: bool = False,
     ) -> None:
+        """repeats: it has bytes, and all were the same in both guests before it came."""
         if side == SECONDARY:
             if owed:
                 self.half[SECONDARY].line.append((number, start, end, -1, flags, b"", 0))
             return
         if self.guard is not None:
-            repeats = start < end and start < self.covered_end and end > self.guard
-            if repeats or flags & self.guard_flags:
+            covered = start < end and start < self.covered_end and end > self.guard
+            if covered or flags & self.guard_flags:
                 flags |= COVERED
+        line = self.half[PRIMARY].line
+        if (
+            repeats
+            and line
+            and not flags & (SYN | FIN | COVERED)
+            and not any(low < end and start < high for _, low, high, _, _, _, _ in line)
+        ):
+            flags |= REPEATED
         if not flags & ACK:
             ack = -1
-        self.half[PRIMARY].line.append((number, start, end, ack, flags, b"", 0))
+        line.append((number, start, end, ack, flags, b"", 0))
 
     def may_leave(self, entry: Entry, *, committed: bool) -> bool:
         """The rules for a primary's frame that is the oldest of its conversation."""
@@ -396,6 +417,9 @@ class Conversation:
             if entry[4] & RST:
                 self.resets_left += 1
             out.append(entry[0])
+        if line and line[-1][4] & REPEATED and self.may_leave(line[-1], committed=committed):
+            out.append(line.pop()[0])
+            ours.taken += 1
         return flags
 
     def trim(self) -> None:

@@ -39,6 +39,7 @@ class PlainSpec:
     promised_fin: bool = False
     promised_reset: bool = False
     commit_ack: int | None = None
+    overtakes: bool = False  # the newest frame that waits repeats only what has left
 
     def primary(self, number: int, segment: Segment) -> tuple[list[int], bool]:
         """Frames that leave, and whether a difference is seen."""
@@ -47,6 +48,15 @@ class PlainSpec:
             (segment.payload and segment.position < high and segment.end > low)
             or (segment.flags & FIN and self.promised_fin)
             or (segment.flags & RST and self.promised_reset)
+        )
+        held = {at for _, other, _ in self.waiting for at in range(other.position, other.end)}
+        mine = set(range(segment.position, segment.end))
+        self.overtakes = bool(
+            mine
+            and not repeats
+            and not segment.flags & (FIN | RST)
+            and not mine & held
+            and all(self._alike(at) for at in mine)
         )
         self.waiting.append((number, segment, bool(repeats)))
         if not segment.flags & RST:
@@ -129,15 +139,19 @@ class PlainSpec:
         left = []
         while self.waiting and self._may_leave(*self.waiting[0]):
             left.append(self.waiting.pop(0)[0])
+        if self.waiting and self.overtakes and self._may_leave(*self.waiting[-1]):
+            left.append(self.waiting.pop()[0])
+            self.overtakes = False
         return left
+
+    def _alike(self, at: int) -> bool:
+        """Whether both have said this byte, or had it before."""
+        before = self.before is not None and at < self.before
+        return before or (at in self.theirs and at in self.ours)
 
     def _may_leave(self, number: int, segment: Segment, repeats: bool) -> bool:
         ended = self.fins[0] is not None and self.fins[0] == self.fins[1]
-        alike = all(
-            (self.before is not None and at < self.before)
-            or (at in self.theirs and at in self.ours)
-            for at in range(segment.position, segment.end)
-        )
+        alike = all(self._alike(at) for at in range(segment.position, segment.end))
         if repeats and not self.committed:
             return False
         if segment.flags & RST:

@@ -541,6 +541,29 @@ def test_rule_6_an_ack_behind_held_data_waits(talk):
     assert talk.s(tcp(101, b"data")) == [1, 2]
 
 
+def test_rule_6_what_has_left_is_repeated_at_once(talk):
+    greet(talk)
+    talk.s(tcp(101, b"old"))
+    assert talk.p(tcp(101, b"old")) == [1]
+    assert talk.p(tcp(104, b"new")) == []
+    assert talk.p(tcp(101, b"old")) == [3]  # the client lost it: it overtakes what is held
+    assert talk.p(tcp(101, b"oldn")) == []  # a byte of this has not left
+    assert talk.p(tcp(104, b"new")) == []  # nor this, which is held itself
+    assert talk.s(tcp(104, b"new")) == [2, 4, 5]
+
+
+def test_rule_6_a_repetition_keeps_to_the_other_rules(talk):
+    greet(talk)
+    talk.s(tcp(101, b"old"))
+    talk.p(tcp(101, b"old"), tcp(104, b"new"))
+    assert talk.p(tcp(101, b"old", ack=2000)) == []  # the secondary has not acknowledged that
+    assert talk.s(tcp(104, ack=2000)) == [3]
+    talk.cut(commit=False)
+    assert talk.p(tcp(104, b"new")) == []  # that is the checkpoint's, and has not left
+    assert talk.p(tcp(101, b"old")) == [5]  # this has
+    assert talk.commit() == [4]
+
+
 def test_rule_6_connections_do_not_wait_for_each_other(talk):
     talk.p(tcp(1, b"a", dport=1), tcp(1, b"b", dport=2))
     assert talk.s(tcp(1, b"b", dport=2)) == [1]
