@@ -161,7 +161,7 @@ class Stream:
         start = sequence - shift & _MASK
         size = end - data_at + (flags & FIN)
         skip = 0
-        if size and self._cut_end is not None:
+        if size and self._cut_end is not None and not self._is_far(start):
             skip = min(max(_distance(self._cut_end, start), 0), size)
             if skip == size and self._ack is not None and _distance(ack, self._ack) <= 0:
                 self._budget.counts.late += 1
