@@ -571,7 +571,7 @@ def _show_pcap(found: PcapComparison, first: int, out: str | None) -> None:
     click.echo(f"\n{table.to_string(index=False)}\n")
     if shown := min(first, len(found.verdicts)):
         click.echo(f"the first {shown:,} of {len(found.verdicts):,} verdicts\n")
-        click.echo(f"{found.readable(first).to_string(index=False)}\n")
+        click.echo(f"{found.readable(first)}\n")
     click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the tables")
 
 

@@ -308,8 +308,12 @@ def test_the_first_differing_byte_is_shown_with_both_sides(tmp_path, mode):
     assert bytes.fromhex(row["ours"]) == ANSWER[at : at + 16]
     assert bytes.fromhex(row["theirs"]) == b"1" + ANSWER[at + 1 : at + 16]
     assert row["hold_s"] == pytest.approx(0.002)
-    [text] = found.readable().to_dict("records")
-    assert text["primary"] == f"{ANSWER[at : at + 16].hex(' ')} |0 GMT....hello w|"
+    assert found.readable().splitlines() == [
+        "0.012000 s  differs (content)  tcp 10.0.0.2:80 > 10.0.0.1:40000  "
+        f"frame primary 2 and secondary 2  byte {at}",
+        f"    primary    {ANSWER[at : at + 16].hex(' ')}  0 GMT....hello w",
+        f"    secondary  31 {ANSWER[at + 1 : at + 16].hex(' ')}  1 GMT....hello w",
+    ]
     assert list(found.frames["outcome"]) == ["equal", "checkpoint", "equal"]
     assert list(found.frames["checkpoint"]) == [-1, 0, -1]
     assert found.reasons == {"content": 1}
@@ -508,7 +512,7 @@ def test_answers_of_other_lengths_are_told_as_repeated(tmp_path):
     found = compared(pair, tmp_path)
     assert found.repeated == sum(found.reasons.values()) - 1 > 0
     assert not found.verdicts["is_first"][1:].any()
-    assert any("had caused one before" in note for note in found.notes)
+    assert any("had caused one; after" in note for note in found.notes)
 
 
 def test_a_pause_holds_what_is_made_meanwhile(tmp_path):

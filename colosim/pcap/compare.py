@@ -202,10 +202,9 @@ def _doubts(comparing: Comparing, repeated: int) -> list[str]:
     notes = []
     if repeated:
         total = comparing.reasons.total()
-        what = (
-            f"{repeated:,} of {total:,} checkpoints are of connections that had caused one before"
-        )
-        notes.append(f"{what}: the captured secondary was not set to the primary's state")
+        what = f"{repeated:,} of {total:,} checkpoints are of connections that had caused one"
+        why = "after a difference in length all are, for this secondary was never set right"
+        notes.append(f"{what}; {why}")
     if comparing.finding_count > KEPT_MOST:
         notes.append(f"verdicts hold the first {KEPT_MOST:,} of {comparing.finding_count:,}")
     if comparing.reasons.total() > KEPT_MOST:

@@ -87,22 +87,9 @@ class PcapComparison:
         ]
         return pd.DataFrame(rows, columns=list(_VERDICT_COLUMNS)).astype(_VERDICT_COLUMNS)
 
-    def readable(self, first: int = 20) -> pd.DataFrame:
+    def readable(self, first: int = 20) -> str:
         """The first verdicts as text for people: both sides in hex and as text."""
-        rows = [
-            {
-                "time (s)": f"{each.time_ns / _SECOND_NS:.6f}",
-                "what": each.what,
-                "why": each.why,
-                "connection": each.connection,
-                "frames": f"{_or_none(each.primary_frame)} / {_or_none(each.secondary_frame)}",
-                "byte": _or_none(each.offset),
-                "primary": _shown(each.ours),
-                "secondary": _shown(each.theirs),
-            }
-            for each in self._findings[:first]
-        ]
-        return pd.DataFrame(rows)
+        return "\n".join(line for each in self._findings[:first] for line in _lines(each))
 
     @cached_property
     def checkpoints(self) -> pd.DataFrame:
@@ -209,11 +196,16 @@ class PcapComparison:
         store.write(directory, manifest, tables)
 
 
-def _or_none(number: int | None) -> str:
-    return "-" if number is None else f"{number}"
-
-
-def _shown(data: bytes) -> str:
-    """Bytes in hex and as text."""
-    text = "".join(chr(each) if 0x20 <= each < 0x7F else "." for each in data)
-    return f"{data.hex(' ')} |{text}|" if data else ""
+def _lines(finding: Finding) -> list[str]:
+    """What was found and where; then both sides from the first differing byte on."""
+    sides = {"primary": finding.primary_frame, "secondary": finding.secondary_frame}
+    frames = " and ".join(f"{side} {number}" for side, number in sides.items() if number)
+    what = finding.what if finding.why == finding.what else f"{finding.what} ({finding.why})"
+    head = f"{finding.time_ns / _SECOND_NS:.6f} s  {what}  {finding.connection}  frame {frames}"
+    if finding.offset is None:
+        return [head]
+    lines = [f"{head}  byte {finding.offset}"]
+    for side, data in (("primary", finding.ours), ("secondary", finding.theirs)):
+        text = "".join(chr(each) if 0x20 <= each < 0x7F else "." for each in data)
+        lines.append(f"    {side:9}  {data.hex(' '):47}  {text}".rstrip())
+    return lines
