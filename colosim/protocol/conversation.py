@@ -121,6 +121,7 @@ class Conversation:
         "done",
         "early",
         "first",
+        "gone",
         "guard",
         "guard_flags",
         "half",
@@ -130,12 +131,14 @@ class Conversation:
         "open_flags",
         "open_guard",
         "resets_left",
+        "straight",
         "stuck",
         "used_ns",
     )
 
     def __init__(self, key: bytes) -> None:
         self.key = key
+        self.straight = False  # the fast path may be taken
         self.half = (Half(), Half())
         self.done = Ranges()  # alike in both guests, or said before there was a second
         self.first: int | None = None  # where the stream begins, if its SYN was seen
@@ -144,6 +147,7 @@ class Conversation:
         self.late = False  # said to be late, once until the cut
         self.next: Conversation | None = None  # the one that the secondary has already begun
         self.closing = False
+        self.gone = False  # no longer in the table
         self.resets_left = 0
         self.used_ns = 0
         self.counted = (0, 0)
@@ -189,10 +193,10 @@ class Conversation:
         me.near = start
         if me.low is None or start < me.low:
             me.low = start
-        owed = bool(flags & SYN) or not self.done.covers(start, end)
         found = self._fill(side, number, start, data)
         if found is not None:
             return found
+        owed = bool(flags & SYN) or not self.done.covers(start, end)
         if data and (me.end is None or end > me.end):
             me.end = end
         if flags & FIN:
@@ -347,7 +351,7 @@ class Conversation:
             return False
         ended = ours.fin is not None and ours.fin == theirs.fin
         if flags & RST:
-            return ended or theirs.rsts > (self.resets_left if self.refused else 0)
+            return ended or theirs.rsts > (self.resets_left if self.passing else 0)
         if flags & SYN and theirs.isn is None:
             return False
         if flags & FIN and theirs.fin != end:
@@ -366,7 +370,7 @@ class Conversation:
         _, start, end, _, flags, _, _ = entry
         ours = self.half[PRIMARY]
         if flags & RST:
-            return not self.ended and ours.rsts < (start if self.refused else 1)
+            return not self.ended and ours.rsts < (start if self.passing else 1)
         if flags & SYN and ours.isn is None:
             return True
         if flags & FIN and ours.fin is None:
@@ -399,6 +403,7 @@ class Conversation:
 
     def spill(self) -> None:
         """Take apart the frames that the fast path has left whole."""
+        self.straight = False
         for side, half in enumerate(self.half):
             if not half.kept:
                 continue
@@ -413,7 +418,7 @@ class Conversation:
     # ------------------------------------------------------------------ state of the whole
 
     @property
-    def refused(self) -> bool:
+    def passing(self) -> bool:
         """Nothing but resets: the answer to a client that knocks where nobody listens."""
         return all(half.near is None and half.isn is None for half in self.half)
 
@@ -439,11 +444,33 @@ class Conversation:
             or self.guard is not None
         )
 
-    def size(self) -> tuple[int, int]:
-        """Frames of the secondary that wait, and bytes of both that are kept."""
+    def look(self) -> None:
+        """Whether both guests are at the same place of their streams, with nothing special."""
         ours, theirs = self.half
-        early = len(self.early[1]) if self.early is not None else 0
-        return len(theirs.line), ours.bytes + theirs.bytes + early
+        self.trim()
+        known = self.done.items
+        self.straight = (
+            len(known) == 1
+            and self.idle
+            and known[0][1] == ours.end == theirs.end
+            and (ours.isn is None) == (theirs.isn is None)
+            and ours.fin is None
+            and theirs.fin is None
+            and not (ours.rsts or theirs.rsts)
+            and theirs.ack is not None
+        )
+
+    def settle(self) -> tuple[int, int]:
+        """After a batch: frames of the secondary that wait, and bytes of both that are kept."""
+        ours, theirs = self.half
+        size = ours.kept + theirs.kept
+        if self.straight:
+            return len(theirs.line), size
+        self.trim()
+        size += ours.pieces.bytes + theirs.pieces.bytes
+        if self.early is not None:
+            size += len(self.early[1])
+        return len(theirs.line), size
 
     def over(self, frames: int, size: int) -> bool:
         """Whether it keeps more than that on one side."""
@@ -457,6 +484,7 @@ class Conversation:
     def stop(self) -> list[int]:
         """It differs: forget all bytes; the primary's frames are held by number from now on."""
         self.stuck = True
+        self.straight = False
         ours = self.half[PRIMARY]
         numbers = []
         for number, start, end, _, flags, _, _ in ours.line:
@@ -503,6 +531,7 @@ class Conversation:
 
     def cut(self) -> list[int]:
         """Both guests are where the primary is now: the numbers of its frames held here."""
+        self.straight = False
         ours, old = self.half
         numbers = []
         for number, start, end, _, flags, _, _ in ours.line:
