@@ -8,9 +8,8 @@
 """
 
 from colosim.pcap.compare import compare_pcap
-from colosim.pcap.comparing import MODES
 from colosim.pcap.errors import CaptureError
 from colosim.pcap.results import PcapComparison
 from colosim.pcap.streams import Numbers
 
-__all__ = ["MODES", "CaptureError", "Numbers", "PcapComparison", "compare_pcap"]
+__all__ = ["CaptureError", "Numbers", "PcapComparison", "compare_pcap"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from colosim import store
 from colosim.pcap.alignment import Alignment
-from colosim.pcap.comparing import KEPT_MOST, MODES, Comparing, Outcome
+from colosim.pcap.comparing import KEPT_MOST, Comparing, Outcome
 from colosim.pcap.errors import CaptureError
 from colosim.pcap.guest import Contents, choose, contents_of, frames_of, text_of
 from colosim.pcap.kept import Counts
@@ -21,6 +21,7 @@ from colosim.pcap.reading import Capture
 from colosim.pcap.results import PcapComparison
 from colosim.pcap.streams import Numbers
 from colosim.progress import Progress, reporter
+from colosim.protocol.compare import MODES
 from colosim.protocol.compare_qemu import QemuComparator
 from colosim.protocol.verdicts import CompareLimits
 

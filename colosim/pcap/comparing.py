@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 from colosim.pcap.alignment import Alignment
 from colosim.pcap.kept import Sent
-from colosim.protocol.compare_qemu import QemuComparator
-from colosim.protocol.compare_strict import StrictComparator
 from colosim.protocol.verdicts import Differs, FrameComparator, Late, Lost, Same
 
-#: how frames are compared, by name
-MODES: Mapping[str, type[FrameComparator]] = {"strict": StrictComparator, "qemu": QemuComparator}
 #: findings, and checkpoints, that are kept; all are counted
 KEPT_MOST = 100_000
 _GROUP_MOST = 256
