@@ -369,10 +369,10 @@ def replay(directory: str) -> int:
     "--offset",
     "offset_s",
     metavar="TIME",
-    callback=_seconds,
+    callback=lambda *given: "auto" if given[-1] == "auto" else _seconds(*given),
     default="0 s",
     show_default=True,
-    help="Added to the secondary's times; may be negative.",
+    help="Added to the secondary's times; may be negative; auto: by frames of clients in both.",
 )
 @click.option(
     "--secondary-numbers",

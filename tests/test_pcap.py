@@ -578,6 +578,49 @@ def test_frames_out_of_order_do_not_turn_time_back(tmp_path, mode):
     assert any("1 frames are earlier than the one before" in note for note in found.notes)
 
 
+def asked(at_ms: float, pair: Pair, text: bytes, seq: int) -> None:
+    """A client's request to both; a rewriter has changed what it acknowledges at the secondary."""
+    pair.ours(at_ms, tcp(seq, OUR_ISN + 1, PSH | ACK, text, from_client=True))
+    pair.theirs(at_ms + pair.lag_ms, tcp(seq, THEIR_ISN + 1, PSH | ACK, text, from_client=True))
+
+
+def test_frames_of_clients_tell_the_clocks(tmp_path):
+    pair = Pair(lag_ms=-734)
+    opened(pair)
+    for i in range(9):
+        asked(100 * i, pair, b"GET %d" % i, CLIENT_ISN + 1 + 5 * i)
+        asked(100 * i + 1, pair, b"again", CLIENT_ISN)  # said twice and more: marks nothing
+        answered(pair, 100 * i + 10, done=i * len(ANSWER))
+    found = compared(pair, tmp_path)
+    assert (
+        "by 9 frames of clients the secondary's clock is 734.0 ms behind (90 %: 734.0 to 734.0 "
+        "ms), but 0.0 ms are added; --offset auto adds the former"
+    ) in found.notes
+    found = compared(pair, tmp_path, offset_s="auto")
+    assert found.settings["offset_s"] == 0.734
+    assert not any("clock" in note for note in found.notes)
+    assert set(found.frames["hold_s"]) == {0}
+
+
+def test_clocks_that_drift_are_told(tmp_path):
+    pair = Pair()
+    opened(pair)
+    for i in range(11):
+        pair.lag_ms = 10 * i
+        asked(100 * i, pair, b"GET %d" % i, CLIENT_ISN + 1 + 5 * i)
+    found = compared(pair, tmp_path, offset_s="auto")
+    [note] = [note for note in found.notes if "clock" in note]
+    assert note.startswith("by 11 frames of clients the secondary's clock is -50.0 ms behind (90 ")
+    assert "added" not in note
+
+
+def test_an_offset_that_nothing_tells_must_be_given(tmp_path):
+    pair = Pair()
+    opened(pair)
+    with pytest.raises(CaptureError, match=r"s\.pcap: holds no frame of a client that is in the"):
+        compared(pair, tmp_path, offset_s="auto")
+
+
 # -- the guest -----------------------------------------------------------------------------------
 
 
@@ -648,7 +691,7 @@ def test_the_same_file_twice_is_equal(tmp_path, mode):
         ({"numbers": "mine"}, "numbers 'mine' is unknown; use one of auto, own, translated"),
         ({"compare_timeout_s": 0.0}, "compare_timeout_s must be positive"),
         ({"checkpoint_pause_s": -1.0}, "checkpoint_pause_s must not be negative"),
-        ({"offset_s": float("nan")}, "offset_s must be a finite number"),
+        ({"offset_s": float("nan")}, "offset_s must be a finite number or 'auto'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tmp_path, change, says):

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from colosim import store
 from colosim.pcap.alignment import Alignment
+from colosim.pcap.clocks import Difference
 from colosim.pcap.comparing import KEPT_MOST, Comparing, Outcome
 from colosim.pcap.errors import CaptureError
-from colosim.pcap.guest import Contents, choose, contents_of, frames_of, text_of
+from colosim.pcap.guest import Contents, choose, clocks_of, contents_of, frames_of, text_of
 from colosim.pcap.kept import Counts
 from colosim.pcap.reading import Capture
 from colosim.pcap.results import PcapComparison
@@ -27,6 +28,8 @@ from colosim.protocol.verdicts import CompareLimits
 
 _SECOND_NS = 1_000_000_000
 _MB = 1_000_000
+_CLOCKS_NS = 5_000_000  # clocks nearer than that need no word
+AUTO: Literal["auto"] = "auto"
 
 
 def compare_pcap(
@@ -35,7 +38,7 @@ def compare_pcap(
     mode: str = "strict",
     *,
     compare_timeout_s: float = 3.0,
-    offset_s: float = 0.0,
+    offset_s: float | Literal["auto"] = 0.0,
     numbers: str = "auto",
     guest: str | None = None,
     checkpoint_pause_s: float = 0.0,
@@ -47,7 +50,8 @@ def compare_pcap(
     primary, secondary: captures, pcap or pcapng, of two guests with the same input.
     mode: "strict", or "qemu" for what colo-compare would have done.
     compare_timeout_s: how long output of one guest alone is held.
-    offset_s: added to the secondary's times, where its clock was behind the primary's.
+    offset_s: added to the secondary's times, where its clock was behind the primary's; "auto" takes
+    it from frames of clients that are in both captures.
     numbers: whose TCP sequence numbers the secondary's capture has: "own", "translated", "auto".
     guest: its MAC address; None takes that of the most frequent source in both captures.
     checkpoint_pause_s: how long a checkpoint stops the guests; each difference causes one.
@@ -76,7 +80,9 @@ def compare_pcap(
     return found
 
 
-def _check(mode: str, numbers: str, timeout_s: float, offset_s: float, pause_s: float) -> None:
+def _check(
+    mode: str, numbers: str, timeout_s: float, offset_s: float | str, pause_s: float
+) -> None:
     for name, given, known in (("mode", mode, MODES), ("numbers", numbers, list(Numbers))):
         if given not in known:
             raise CaptureError(f"{name} {given!r} is unknown; use one of {', '.join(known)}")
@@ -84,8 +90,8 @@ def _check(mode: str, numbers: str, timeout_s: float, offset_s: float, pause_s: 
         raise CaptureError("compare_timeout_s must be positive")
     if not (isfinite(pause_s) and pause_s >= 0):
         raise CaptureError("checkpoint_pause_s must not be negative")
-    if not isfinite(offset_s):
-        raise CaptureError("offset_s must be a finite number")
+    if offset_s != AUTO and not (isinstance(offset_s, int | float) and isfinite(offset_s)):
+        raise CaptureError(f"offset_s must be a finite number or {AUTO!r}")
 
 
 def _compared(
@@ -96,14 +102,15 @@ def _compared(
     progress: Progress | None,
 ) -> PcapComparison:
     timeout_ns = round(settings["compare_timeout_s"] * _SECOND_NS)
-    offset_ns = round(settings["offset_s"] * _SECOND_NS)
     comparator = MODES[settings["mode"]](CompareLimits(timeout_ns=timeout_ns))
     with _told(primary, secondary, progress) as told:
         ours, theirs = contents_of(primary, told), contents_of(secondary, told)
         address, why = choose(ours, theirs, guest)
+        clocks = clocks_of(ours, theirs, address)
+        offset_ns = _offset_ns(settings["offset_s"], clocks, theirs)
         start_ns = min(ours.first_ns, theirs.first_ns + offset_ns)
         end_ns = max(ours.last_ns, theirs.last_ns + offset_ns)
-        coverage = _coverage(ours, theirs, offset_ns, timeout_ns)
+        coverage = _coverage(ours, theirs, offset_ns, timeout_ns, clocks)
         alignment = Alignment(Numbers(settings["numbers"]), timeout_ns)
         comparing = Comparing(
             comparator, alignment, round(settings["checkpoint_pause_s"] * _SECOND_NS)
@@ -116,7 +123,8 @@ def _compared(
     reasons: Counter[str] = Counter()
     for (reason, _), n in comparing.reasons.items():
         reasons[reason] += n
-    notes = [f"guest {text_of(address)}: {why}", *coverage, *_order(ours, theirs)]
+    notes = [f"guest {text_of(address)}: {why}", *_clocks(clocks, offset_ns), *coverage]
+    notes += _order(ours, theirs)
     notes += [*primary.notes, *secondary.notes, *_aligned(alignment.counts)]
     notes += _doubts(comparing, repeated)
     if isinstance(comparator, QemuComparator) and comparator.undefined:
@@ -126,7 +134,7 @@ def _compared(
         secondary=theirs,
         guest=text_of(address),
         duration_s=(end_ns - start_ns) / _SECOND_NS,
-        settings=settings,
+        settings={**settings, "offset_s": offset_ns / _SECOND_NS},
         notes=notes,
         reasons=dict(reasons.most_common()),
         repeated=repeated,
@@ -153,7 +161,35 @@ def _told(
         yield lambda: report(sum(each.read_bytes for each in both) // _MB, total)
 
 
-def _coverage(ours: Contents, theirs: Contents, offset_ns: int, timeout_ns: int) -> list[str]:
+def _offset_ns(given: float | str, clocks: Difference | None, secondary: Contents) -> int:
+    if given != AUTO:
+        return round(float(given) * _SECOND_NS)
+    if clocks is None:
+        what = "holds no frame of a client that is in the primary's too"
+        raise CaptureError(f"{secondary.capture.path}: {what}, so the offset must be given")
+    return clocks.median_ns
+
+
+def _clocks(clocks: Difference | None, offset_ns: int) -> list[str]:
+    """What clients' frames say of the clocks, if there is something to say."""
+    if clocks is None:
+        return []
+    off_ns = clocks.median_ns - offset_ns
+    if abs(off_ns) < _CLOCKS_NS and clocks.high_ns - clocks.low_ns < _CLOCKS_NS:
+        return []
+    low, middle, high = (
+        f"{each / 1e6:,.1f}" for each in (clocks.low_ns, clocks.median_ns, clocks.high_ns)
+    )
+    note = f"by {clocks.n:,} frames of clients the secondary's clock is {middle} ms behind"
+    note += f" (90 %: {low} to {high} ms)"
+    if abs(off_ns) >= _CLOCKS_NS:
+        note += f", but {offset_ns / 1e6:,.1f} ms are added; --offset auto adds the former"
+    return [note]
+
+
+def _coverage(
+    ours: Contents, theirs: Contents, offset_ns: int, timeout_ns: int, clocks: Difference | None
+) -> list[str]:
     """Where one capture has nothing to compare with.  Raises `CaptureError` if that is all."""
     begin_ns = theirs.first_ns + offset_ns - ours.first_ns
     end_ns = theirs.last_ns + offset_ns - ours.last_ns
@@ -163,7 +199,9 @@ def _coverage(ours: Contents, theirs: Contents, offset_ns: int, timeout_ns: int)
         if gap_ns > timeout_ns:
             other = "ends" if order == "begins after" else "begins"
             what = f"{order} {ours.capture.path} {other}, by {gap_ns / _SECOND_NS:,.3f} s"
-            how = "give the difference of the clocks (--offset) if they are of one run"
+            how = "if they are of one run, give the difference of the clocks (--offset)"
+            if clocks is not None:
+                how += f", by clients' frames {clocks.median_ns / _SECOND_NS:.6f} s (--offset auto)"
             raise CaptureError(f"{theirs.capture.path}: {what}; {how}")
     notes = []
     for ahead_ns, text in (

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from colosim.pcap.clocks import Difference, Marks, difference
 from colosim.pcap.errors import CaptureError
 from colosim.pcap.reading import Capture
 
@@ -26,6 +27,7 @@ class Frames:
     count: int = 0
     not_whole: int = 0
     example: str = ""
+    marks: Marks = field(default_factory=Marks)
 
 
 @dataclass
@@ -61,6 +63,8 @@ def contents_of(capture: Capture, told: Callable[[], None]) -> Contents:
                     continue
                 of_source = sources[frame[_SOURCE]] = Frames()
             of_source.count += 1
+            if not of_source.marks.is_full:
+                of_source.marks.see(frame, time_ns)
             if len(frame) < wire_bytes:
                 if not of_source.not_whole:
                     of_source.example = f"frame {number} has {len(frame)} of {wire_bytes} bytes"
@@ -122,6 +126,18 @@ def choose(primary: Contents, secondary: Contents, given: str | None) -> tuple[b
             how = "nothing can be said of what is missing; capture whole frames (tcpdump -s 0)"
             raise CaptureError(f"{contents.capture.path}: {what}; {how}")
     return guest, why
+
+
+def clocks_of(primary: Contents, secondary: Contents, guest: bytes) -> Difference | None:
+    """What clients' frames say of the clocks; None if none is in both captures."""
+    return difference(
+        [
+            ahead_ns
+            for address, ours in primary.sources.items()
+            if address != guest and (theirs := secondary.sources.get(address)) is not None
+            for ahead_ns in ours.marks.ahead_of(theirs.marks)
+        ]
+    )
 
 
 def _most_frequent(contents: Contents) -> list[str]:
