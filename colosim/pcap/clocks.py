@@ -33,12 +33,15 @@ class Marks:
         self._times_ns: dict[int, int | None] = {}
         self.is_full = False
 
-    def see(self, frame: bytes, time_ns: int) -> None:
-        """Remember a frame if it has content; what is said twice marks nothing."""
+    def see(self, frame: bytes, time_ns: int) -> bool:
+        """Remember a frame if it has content and is new; what is said twice marks nothing."""
         mark = _mark(frame)
-        if mark is not None:
-            self._times_ns[mark] = None if mark in self._times_ns else time_ns
-            self.is_full = len(self._times_ns) >= _MOST
+        if mark is None:
+            return False
+        is_new = mark not in self._times_ns
+        self._times_ns[mark] = time_ns if is_new else None
+        self.is_full = len(self._times_ns) >= _MOST
+        return is_new
 
     def ahead_of(self, other: Marks) -> list[int]:
         """Time here less time there, in ns, of each frame that both have."""

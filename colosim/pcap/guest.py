@@ -16,6 +16,7 @@ from colosim.pcap.reading import Capture
 
 _QEMU = b"\x52\x54\x00"  # what QEMU and libvirt begin the addresses of guests with
 _ADDRESSES_MOST = 65_536
+_MARKS_MOST = 65_536
 _SHOWN = 4
 _SOURCE = slice(6, 12)
 
@@ -47,6 +48,7 @@ def contents_of(capture: Capture, told: Callable[[], None]) -> Contents:
     found = Contents(capture)
     sources = found.sources
     latest_ns = None
+    marks_left = _MARKS_MOST
     number = 0
     for batch in capture.frames():
         if latest_ns is None:
@@ -63,8 +65,8 @@ def contents_of(capture: Capture, told: Callable[[], None]) -> Contents:
                     continue
                 of_source = sources[frame[_SOURCE]] = Frames()
             of_source.count += 1
-            if not of_source.marks.is_full:
-                of_source.marks.see(frame, time_ns)
+            if marks_left and not of_source.marks.is_full:
+                marks_left -= of_source.marks.see(frame, time_ns)
             if len(frame) < wire_bytes:
                 if not of_source.not_whole:
                     of_source.example = f"frame {number} has {len(frame)} of {wire_bytes} bytes"

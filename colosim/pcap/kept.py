@@ -48,6 +48,11 @@ class Budget:
         self.counts = counts
         self._left_bytes = _BUDGET_BYTES
 
+    @property
+    def used_bytes(self) -> int:
+        """What is taken and was not given back."""
+        return _BUDGET_BYTES - self._left_bytes
+
     def take(self, size: int = 0) -> bool:
         """Room for an entry with so many bytes beside it."""
         if self._left_bytes < size + _ENTRY_BYTES:

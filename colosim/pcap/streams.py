@@ -113,6 +113,7 @@ class Stream:
             return ()
         self._isn, self._end, self._ack = sequence, sequence + 1 & _MASK, ack
         self._is_reset, self._cut_end = False, None
+        self._forget_ahead()
         if self._unpaired != "theirs":
             self._unpaired = "ours"
             return ()
@@ -143,6 +144,7 @@ class Stream:
             if self._unpaired == "ours":
                 self._pair()
             else:
+                self._forget_waiting()
                 self._unpaired, self._syn = "theirs", Kept(now_ns, sent)
         return (sent,)
 
@@ -252,10 +254,16 @@ class Stream:
 
     def drop(self) -> None:
         """This is forgotten, with all that it keeps."""
-        for segment in self._ahead:
-            self._budget.give(len(segment.sent.frame))
-        for kept, _, _ in self._waiting:
-            self._budget.give(len(kept.sent.frame))
+        self._forget_ahead()
+        self._forget_waiting()
+
+    def _forget_ahead(self) -> None:
+        while self._ahead:
+            self._budget.give(len(self._ahead.pop().sent.frame))
+
+    def _forget_waiting(self) -> None:
+        while self._waiting:
+            self._budget.give(len(self._waiting.pop()[0].sent.frame))
 
 
 def _distance(a: int, b: int) -> int:
