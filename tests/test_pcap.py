@@ -356,6 +356,30 @@ def test_a_real_checkpoint_that_gives_the_secondary_our_numbers_is_noticed(tmp_p
     assert len(compared(pair, tmp_path, numbers="own").verdicts)
 
 
+@pytest.mark.parametrize("apart", [3, 1_448, 70_000, 24_000_000, -70_000, 2**31])
+@pytest.mark.parametrize("lag_ms", [4.0, -4.0, 25.0, -25.0])
+@pytest.mark.parametrize("since", [0, 4, 99])
+def test_numbers_are_found_out_however_near_they_are(tmp_path, apart, lag_ms, since):
+    """A pair's guests were one a moment ago: their initial numbers follow one clock.
+
+    From answer ``since`` on the capture shows the primary's numbers: all, some or none of them.
+    """
+    pair = Pair(lag_ms=lag_ms)
+    pair.ours(0, tcp(OUR_ISN, 1, SYN | ACK))
+    pair.theirs(lag_ms, tcp(OUR_ISN + apart, 1, SYN | ACK))
+    done = 0
+    for i in range(12):
+        data = bytes([i]) * (100 + i * 37)
+        their_isn = OUR_ISN + (0 if i >= since else apart)
+        pair.ours(10 * i + 30, tcp(OUR_ISN + 1 + done, 1, ACK, data))
+        pair.theirs(10 * i + 30 + lag_ms, tcp(their_isn + 1 + done, 1, ACK, data))
+        done += len(data)
+    pair.both(1_000, udp(b"end"))
+    found = compared(pair, tmp_path, compare_timeout_s=0.2)
+    assert found.verdicts.empty, (found.notes, found.readable())
+    assert set(found.frames["outcome"]) == {"equal"}
+
+
 def test_a_connection_without_beginning_has_unknown_numbers(tmp_path):
     pair = Pair()
     answered(pair, 10)

@@ -16,6 +16,8 @@ from colosim.protocol.packets import ACK, FIN, RST, SYN, parse
 
 _MASK, _HALF = (1 << 32) - 1, 1 << 31
 _NEAR_BYTES = 1 << 26  # numbers farther apart are not of one conversation
+_ON_ITS_WAY_BYTES = 1 << 20
+_STARTS_MOST = 16
 _WAITING_MOST = 256
 _AHEAD_MOST = 4_096
 _ETHERNET_BYTES = 14
@@ -48,9 +50,10 @@ class _Ahead(NamedTuple):
 class Stream:
     """One direction between two ends.
 
-    Of the primary: ``_isn``; ``_end`` and ``_ack``, the highest; ``_cut_end``, the end at the last
-    cut.  Of the secondary: ``_their_isn``; ``_own``, what its numbers are ahead by; ``_shift``,
-    what is taken off them now; ``_ahead``, moved segments beyond the primary.
+    Of the primary: ``_isn``; ``_end`` and ``_ack``, the highest; ``_starts``, of its last segments;
+    ``_cut_end``, the end at the last cut.  Of the secondary: ``_their_isn``; ``_their_end``, of its
+    last segment; ``_own``, what its numbers are ahead by; ``_shift``, what is taken off them now;
+    ``_ahead``, moved segments beyond the primary.
     """
 
     __slots__ = (
@@ -65,7 +68,9 @@ class Stream:
         "_numbers",
         "_own",
         "_shift",
+        "_starts",
         "_syn",
+        "_their_end",
         "_their_isn",
         "_unpaired",
         "_waiting",
@@ -82,6 +87,8 @@ class Stream:
         self._own: int | None = None
         self._shift: int | None = None
         self._is_unknown = False
+        self._starts: deque[int] = deque(maxlen=_STARTS_MOST)
+        self._their_end: int | None = None
         self._end: int | None = None
         self._ack: int | None = None
         self._is_reset = False
@@ -103,6 +110,7 @@ class Stream:
         behind = sequence + end - at - (words >> 4) * 4 + (flags & FIN) & _MASK
         if self._end is None or _distance(behind, self._end) > 0:
             self._end = behind
+            self._starts.append(sequence)
         ahead = self._ahead
         while ahead and not self._is_ahead(ahead[0]):
             self._budget.give(len(ahead.popleft().sent.frame))
@@ -154,6 +162,8 @@ class Stream:
         assert self._their_isn is not None
         self._own = self._their_isn - self._isn & _MASK
         self._shift, self._syn, self._unpaired = None, None, ""
+        self._their_end = self._their_isn + 1 & _MASK
+        self._starts.clear()
 
     def _segment(self, sent: Sent, at: int, end: int, now_ns: int) -> Sequence[Sent]:
         frame = sent.frame
@@ -162,6 +172,7 @@ class Stream:
         shift = self._shift_of(sequence)
         start = sequence - shift & _MASK
         size = end - data_at + (flags & FIN)
+        self._their_end = sequence + size & _MASK
         skip = 0
         if size and self._cut_end is not None and not self._is_far(start):
             skip = min(max(_distance(self._cut_end, start), 0), size)
@@ -184,15 +195,29 @@ class Stream:
                 self._budget.counts.unknown += 1
             return 0
         shift = self._own if self._shift is None else self._shift
-        if self._numbers is Numbers.AUTO and self._is_far(sequence - shift):
+        if self._numbers is Numbers.AUTO and sequence != self._their_end:
             other = 0 if shift else self._own
-            if not self._is_far(sequence - other):
+            if self._is_rather(sequence - other & _MASK, sequence - shift & _MASK, shift):
                 self._budget.counts.switched += self._shift is not None
                 shift = other
         if self._shift is None and shift:
             self._budget.counts.moved += 1
         self._shift = shift
         return shift
+
+    def _is_rather(self, one: int, other: int, shift: int) -> bool:
+        """A segment does not go on where the secondary was.  Is it at one place, not the other?
+
+        Two guests that were one a moment ago choose initial numbers that are near each other, as
+        these follow the clock, so distance tells only if it is more than what is on its way.
+        """
+        if self._end is None:
+            return False
+        if one == self._end or one in self._starts:
+            return True
+        if self._their_end is not None and one == self._their_end - shift & _MASK:
+            return True
+        return abs(_distance(one, self._end)) + _ON_ITS_WAY_BYTES < abs(_distance(other, self._end))
 
     def _is_far(self, sequence: int) -> bool:
         """That number is not of the primary's conversation."""
