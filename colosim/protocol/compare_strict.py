@@ -10,8 +10,9 @@ What is compared
 2.  IPv4 and IPv6, with or without VLAN tags.  A connection is protocol, addresses, ports and
     VLANs; an ICMP echo has its identifier as well.  The length is IP's, so Ethernet padding is
     nothing.
-3.  Fragments are put together on each side and compared as one datagram; the primary's frames of
-    it leave together.  What cannot be put together is held (and `Late`), or ignored.
+3.  Fragments are put together on each side and compared as one datagram, whose place in the order
+    is where it was complete; the primary's frames of it leave together.  What cannot be put
+    together is held (and `Late`), or ignored.
 4.  Of a datagram all behind the IP header is compared, in order of arrival, head with head.  Either
     guest may lead.  Not compared: the IP header, and UDP's checksum, which a guest may leave to a
     device and which says nothing once length, ports and payload are equal.
@@ -119,6 +120,7 @@ _ETHERNET, _IPV4, _NO_OPTIONS, _FRAGMENTED = 14, 0x0800, 0x45, 0x3FFF
 _PLAIN_TCP = 34  # where TCP begins behind such headers, and the least where its payload does:
 _LEAST = 54
 _NOT_PLAIN = FIN | SYN | RST | ACK
+_AGES = 1024  # ages are cleared of what no longer waits when there are twice as many as needed
 _CANDIDATES = 32  # idle connections looked at when the table is full
 
 
@@ -215,7 +217,8 @@ class StrictComparator(FrameComparator):
         self._table_full = False
         # due, connection, side, how many of its frames had come: alive while one of these waits
         self._ages: deque[tuple[int, _Connection, int, int]] = deque()
-        self._ended: deque[tuple[int, Conversation]] = deque()
+        self._ages_most = _AGES
+        self._ended: OrderedDict[Conversation, int] = OrderedDict()  # when to look at it again
         self._fragments = (Reassembler(), Reassembler())
         self._fragments_late = False
         self._fragments_full = False
@@ -510,7 +513,7 @@ class StrictComparator(FrameComparator):
     def _remember_end(self, conversation: Conversation) -> None:
         if conversation.ended and not conversation.closing:
             conversation.closing = True
-            self._ended.append((self._now_ns + LINGER_NS, conversation))
+            self._ended[conversation] = self._now_ns + LINGER_NS
 
     def _differs(self, connection: _Connection, found: Found) -> None:
         self._numbers += connection.stop()
@@ -575,6 +578,9 @@ class StrictComparator(FrameComparator):
         connection.stop()
         connection.gone = True
         self._changed.pop(connection, None)
+        if isinstance(connection, Conversation):
+            self._ended.pop(connection, None)
+            self._uncommitted.pop(connection, None)
         frames, size = connection.counted
         self._secondary_held -= frames
         self._bytes_held -= size
@@ -610,6 +616,9 @@ class StrictComparator(FrameComparator):
                 connection.counted = (frames, size)
             if connection.passing and connection.idle and not connection.late:
                 self._drop(connection)
+        if len(self._ages) > self._ages_most:
+            self._ages = deque(age for age in self._ages if self._waits(*age[1:]))
+            self._ages_most = _AGES + 2 * len(self._ages)
         if self._ended or self._fragments[SECONDARY].frames:
             self._expire(now_ns)
 
@@ -628,14 +637,15 @@ class StrictComparator(FrameComparator):
     def _expire(self, now_ns: int) -> None:
         """Forget ended conversations, and fragments of the secondary that miss their others."""
         ended = self._ended
-        while ended and ended[0][0] <= now_ns:
-            _, conversation = ended.popleft()
-            if self._table.get(conversation.key) is not conversation:
-                continue
+        while ended:
+            conversation, due_ns = next(iter(ended.items()))
+            if due_ns > now_ns:
+                break
+            del ended[conversation]
             if conversation.idle and conversation.used_ns + LINGER_NS <= now_ns:
                 self._drop(conversation)
             else:
-                ended.append((now_ns + LINGER_NS, conversation))
+                ended[conversation] = now_ns + LINGER_NS
         pool = self._fragments[SECONDARY]
         while (oldest := pool.oldest()) is not None:
             if oldest[1].since_ns + self.limits.timeout_ns > now_ns:
@@ -689,6 +699,7 @@ class StrictComparator(FrameComparator):
                 numbers += connection.stop()
                 if current:
                     del self._table[connection.key]
+                connection.gone = True
                 continue
             if not current:  # the secondary's next, or replaced
                 continue
@@ -699,6 +710,8 @@ class StrictComparator(FrameComparator):
                 self._remember_end(connection)
             else:
                 del self._table[connection.key]
+                self._ended.pop(connection, None)
+                connection.gone = True
         for partial in self._fragments[PRIMARY]:
             numbers += partial.numbers
         for pool in self._fragments:

@@ -204,10 +204,10 @@ class Conversation:
                 return self._found(Why.CONTROL, side, number)
             owed = owed or me.fin is None
             me.fin = end
-        if flags & ACK:
-            me.acknowledge(ack)
         if self._contradiction():
             return self._found(Why.CONTROL, side, number)
+        if flags & ACK:
+            me.acknowledge(ack)
         self._queue(side, number, start, end, ack, flags, owed=owed)
         return None
 
@@ -247,12 +247,16 @@ class Conversation:
             me.near = me.low = me.end = self.first
             self.done.add(BEFORE_ALL, self.first)
             it.pieces.remove(BEFORE_ALL, self.first)
+            if it.isn is not None and it.end is None:
+                it.end = self.first
             if self.early is not None:
                 (other, early), self.early = self.early, None
                 self._fill(SECONDARY, other, self.first, early)
         elif me.isn is None:
             me.isn = isn
             me.ack = ack
+            if me.end is None:
+                me.end = self.first
             if self.first is None and data:
                 self.early = (number, data)
         return self.first
@@ -537,7 +541,8 @@ class Conversation:
         for number, start, end, _, flags, _, _ in ours.line:
             numbers.append(number)
             self._uncover(start, end, flags)
-        starts = [x for x in (self.guard, self.open_guard, ours.end) if x is not None]
+        old_guard = self.guard if self.guard != self.covered_end else None  # it held nothing back
+        starts = [x for x in (old_guard, self.open_guard, ours.end) if x is not None]
         self.guard = min(starts, default=BEFORE_ALL)
         self.covered_end = ours.end if ours.end is not None else BEFORE_ALL
         self.guard_flags |= self.open_flags

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,13 +44,14 @@ def test_equal_output_leaves_without_a_checkpoint(tmp_path, client, rewriter):
     assert matched > 100
 
 
-def survived(tmp_path, client: str, fault: dict[str, Any], **tables: Any) -> LiveOutcome:
+def survived(
+    tmp_path, client: str, fault: dict[str, Any], size: str = "1 KiB", **tables: Any
+) -> LiveOutcome:
     """A run in which one side is struck and the other goes on."""
-    sizes = {"download": "1 MiB", "echo": "1 KiB", "work": "1 KiB"}
     outcome = ran(
         tmp_path,
         "colo",
-        client={"kind": client, "size": sizes[client]},
+        client={"kind": client, "size": "1 MiB" if client == "download" else size},
         fault=[fault],
         **{**COLO, **tables},
     )
@@ -126,19 +129,44 @@ def test_connections_stay_through_a_new_pair_and_a_second_kill(tmp_path, client)
     outcome = ran(
         tmp_path,
         "colo",
-        duration="14 s",
+        duration="18 s",
         client={"kind": client, "size": "1 KiB" if client == "echo" else "1 MiB"},
         fault=[{**KILL, "scope": "host", "at": f"{at} s"} for at in (3, 9)],
         manager={**SCENARIO["manager"], "reprotect": True, "reprotect_delay": "500 ms"},
         **COLO,
     )
-    check_served(outcome, 13)
+    check_served(outcome, 16)
     alone = [line.node for line in outcome.lines if isinstance(line.body, t.Alone)]
     assert alone == ["secondary", "secondary.2"]
     # the second pair compares as the first did: what clients have open matches
     second = [line for line in outcome.lines if line.node == "primary.2"]
     assert sum(isinstance(line.body, t.Match) for line in second) > 50
     assert sum(isinstance(line.body, t.Mismatch | t.Stale) for line in second) <= 5
+
+
+@needs_qemu
+def test_connections_that_the_guest_opens(tmp_path):
+    """Both guests are told to, and each chooses a first sequence number of its own."""
+    script = Path(__file__).with_name("dialled.py")
+    command = f"{sys.executable} {script} 9 {tmp_path / 'dialled'}"
+    outcome = ran(
+        tmp_path,
+        "colo",
+        duration="12 s",
+        client={"kind": "command", "command": command, "guest_port": 5000},
+        fault=[{**KILL, "scope": "host", "at": "5 s"}],
+        **COLO,
+    )
+    connections, fewest_echoes = map(int, (tmp_path / "dialled").read_text().split())
+    assert connections >= 3
+    assert fewest_echoes >= 1
+    assert len(found(outcome, t.Alone)) == 1
+
+
+@needs_qemu
+@pytest.mark.parametrize("size", ["512 B", "1400 B"])
+def test_datagrams(tmp_path, size):
+    survived(tmp_path, "udp", {**KILL, "scope": "host", "at": "4 s"}, size=size)
 
 
 @needs_qemu

@@ -35,14 +35,14 @@ class PlainSpec:
     resets: list[bool] = field(default_factory=lambda: [False, False])
     stuck: bool = False
     committed: bool = True
-    promised: tuple[int, int] = (0, 0)  # positions that only the uncommitted checkpoint has
+    promised: tuple[int, int] | None = None  # positions that only the uncommitted checkpoint has
     promised_fin: bool = False
     promised_reset: bool = False
     commit_ack: int | None = None
 
     def primary(self, number: int, segment: Segment) -> tuple[list[int], bool]:
         """Frames that leave, and whether a difference is seen."""
-        low, high = self.promised
+        low, high = self.promised or (0, 0)
         repeats = not self.committed and (
             (segment.payload and segment.position < high and segment.end > low)
             or (segment.flags & FIN and self.promised_fin)
@@ -54,9 +54,13 @@ class PlainSpec:
         return self._say(0, segment)
 
     def secondary(self, segment: Segment) -> tuple[list[int], bool]:
-        if not segment.flags & RST and not self.stuck:
+        before = self.ack
+        if not segment.flags & RST:
             self.ack = max(self.ack or 0, segment.ack)
-        return self._say(1, segment)
+        said = self._say(1, segment)
+        if self.stuck:
+            self.ack = before
+        return said
 
     def cut(self) -> list[int]:
         held = [number for number, _, _ in self.waiting]
@@ -64,7 +68,7 @@ class PlainSpec:
         end = max((x for x in mine if x is not None), default=None)
         segments = [segment for _, segment, _ in self.waiting]
         starts = [s.position for s in segments if s.payload]
-        if not self.committed:
+        if not self.committed and self.promised and self.promised[0] < self.promised[1]:
             starts.append(self.promised[0])
         if end is not None:
             self.promised = (min([*starts, end]), end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,3 +253,62 @@ def test_late_exactly_at_the_timeout(seed):
             waits[port] = talk.now_ns
         rest = [since + 1000 for port, since in waits.items() if port not in late]
         assert talk.comparator.deadline_ns() == min(rest, default=None)
+
+
+def in_step(rng: random.Random, ports: int) -> list[tuple[bytes, bytes]]:
+    """What two guests say that are nearly in step: (primary's frame, secondary's frame)."""
+    places = [rng.choice((1000, 2**32 - rng.randrange(1, 3000))) for _ in range(ports)]
+    acks = [rng.choice((700, 2**32 - 20)) for _ in range(ports)]
+    pairs = []
+    for _ in range(rng.randrange(1, 80)):
+        port = rng.randrange(ports)
+        payload = rng.randbytes(rng.choice((0, 1, 100, 100, 100)))
+        acks[port] += rng.choice((0, 0, 0, 30))
+        ours: dict[str, Any] = {"seq": places[port], "payload": payload, "ack": acks[port]}
+        theirs = dict(ours)
+        odd = rng.random()
+        if odd < 0.02:
+            theirs["payload"] = payload[:-1] + b"?"
+        elif odd < 0.04:
+            theirs["payload"] = payload[: len(payload) // 2]
+        elif odd < 0.08:
+            theirs["ack"] -= 30
+        elif odd < 0.1:
+            ours["flags"] = theirs["flags"] = ACK | rng.choice((FIN, RST))
+        elif odd < 0.12:
+            ours["options"] = bytes((1, 1, 8, 10)) + rng.randbytes(8)
+        elif odd < 0.14:
+            theirs["pad"] = 6
+        places[port] += len(payload)
+        pairs.append((tcp(dport=40000 + port, **ours), tcp(dport=40000 + port, **theirs)))
+    return pairs
+
+
+@given(SEEDS)
+def test_the_fast_path_says_what_the_readable_path_says(seed):
+    """Same verdicts after each batch, same memory, same deadlines."""
+    rng = random.Random(seed)
+    limits = CompareLimits(timeout_ns=1000, queue_frames=rng.choice((8, 1024)))
+    talks = [Talk(limits=limits, fast=fast) for fast in (True, False)]
+    pairs = in_step(rng, rng.choice((1, 1, 3)))
+    sides = [Side([ours for ours, _ in pairs]), Side([theirs for _, theirs in pairs])]
+    leading = rng.random()
+    while any(side.at < len(side.frames) for side in sides):
+        which = 0 if rng.random() < leading else 1
+        if sides[which].at == len(sides[which].frames):
+            which = 1 - which
+        frames = sides[which].some(rng)
+        said = [(talk.p, talk.s)[which](*frames) for talk in talks]
+        assert said[0] == said[1]
+        move = rng.random()
+        if move < 0.1:
+            assert talks[0].wait(300) == talks[1].wait(300)
+        elif move < 0.13:
+            assert talks[0].cut(commit=False) == talks[1].cut(commit=False)
+        elif move < 0.2:
+            assert talks[0].commit() == talks[1].commit()
+        assert talks[0].drain() == talks[1].drain()
+        held = [talk.comparator.held() for talk in talks]
+        assert held[0].primary_frames == held[1].primary_frames
+        assert held[0].secondary_frames == held[1].secondary_frames
+        assert talks[0].comparator.deadline_ns() == talks[1].comparator.deadline_ns()
