@@ -30,6 +30,7 @@ from colosim.pcap.streams import Numbers, Stream
 from colosim.protocol.packets import TCP, UDP, parse
 
 _CONNECTIONS_MOST = 16_384
+_CUTS_A_SWEEP = 1_024
 
 
 class Alignment:
@@ -41,7 +42,7 @@ class Alignment:
         self._timeout_ns = timeout_ns
         self._budget = Budget(self.counts)
         self._connections: OrderedDict[bytes, Stream | Datagrams] = OrderedDict()
-        self._open: dict[bytes, Stream | Datagrams] = {}  # those that keep something
+        self._open: dict[bytes, Stream | Datagrams] = {}  # those that a cut would change
         self._cuts = 0
 
     def primary(self, frame: bytes, now_ns: int) -> Sequence[Sent]:
@@ -75,6 +76,9 @@ class Alignment:
             again += connection.cut(different, now_ns - self._timeout_ns)
             if connection.keeps():
                 self._open[key] = connection
+        if self._cuts % _CUTS_A_SWEEP == 0:
+            for connection in self._connections.values():
+                connection.expire(now_ns - self._timeout_ns)
         self.counts.again += len(again)
         return [kept.sent for kept in sorted(again)]
 

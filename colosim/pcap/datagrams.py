@@ -80,7 +80,12 @@ class Datagrams:
         return [kept for _, kept in self._theirs]
 
     def keeps(self) -> bool:
-        return bool(self._ours or self._late or self._theirs)
+        """A cut would change something here."""
+        return bool(self._ours or self._theirs)
+
+    def expire(self, since_ns: int) -> None:
+        """Forget what was covered so long ago that its twin will not come any more."""
+        self._forget(self._late, since_ns)
 
     def drop(self) -> None:
         """This is forgotten, with all that it keeps."""

@@ -274,7 +274,11 @@ class Stream:
         sent = Sent(segment.sent.number, frame)
         return segment._replace(sent=sent, start=start + min(skip, size) & _MASK)
 
+    def expire(self, since_ns: int) -> None:
+        """Nothing here grows old."""
+
     def keeps(self) -> bool:
+        """A cut would change something here."""
         return bool(self._ahead or self._waiting or self._syn)
 
     def drop(self) -> None:
