@@ -231,6 +231,7 @@ class LiveHost(ABC):
         self._held_bytes += sum(map(len, frames))
         if self._capture is not None:
             self._capture.see(frames)
+            self._capture.flush()  # whoever is killed leaves all that its guest made
         # frames of two guests are no one stream, so each has its own name
         made = t.Range(f"{self.host}.frames", first, self._made)
         compared = tuple(frames) if self._compares else ()
