@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 from colosim.protocol.checkpoint import Limits, Quirks, Transfer
 from colosim.protocol.dialect import Message
+from colosim.protocol.digests import DIGESTS
 from colosim.protocol.manager import ManagerConfig
 from colosim.protocol.node import NodeConfig
 from colosim.protocol.policies import POLICIES
@@ -36,8 +37,11 @@ def of_pair(config: NodeConfig, pair: int) -> NodeConfig:
     return replace(config, id=node_id(config.role, pair), pair=pair)
 
 
-def node_configs(scenario: Scenario, policy: str) -> list[NodeConfig]:
-    """The nodes that a scenario asks for: a pair, or the primary alone."""
+def node_configs(scenario: Scenario, policy: str, packets: bool = False) -> list[NodeConfig]:
+    """The nodes that a scenario asks for: a pair, or the primary alone.
+
+    packets: output is frames, not responses.
+    """
     commit = None if scenario.commit is None else Message(scenario.commit)
     manager = scenario.manager
     roles = [Role.PRIMARY, Role.SECONDARY] if POLICIES[policy].protects() else [Role.PRIMARY]
@@ -58,6 +62,8 @@ def node_configs(scenario: Scenario, policy: str) -> list[NodeConfig]:
             transfer=Transfer(scenario.transfer),
             quirks=Quirks(scenario.quirks),
             commit=commit,
+            compare=scenario.compare.mode if packets else DIGESTS,
+            compare_queue_frames=scenario.compare.queue_frames,
         )
         for role in roles
     ]

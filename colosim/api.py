@@ -97,6 +97,19 @@ class _Outcome:
         return tables.phases_summary(self.phases)
 
     @cached_property
+    def holds(self) -> pd.DataFrame:
+        """How long frames were held: made_ns, hold_ns, frames, how, measured, hold_ms.
+
+        Of live runs whose policy compares packets; else empty.
+        """
+        return tables.holds_table(self.records)
+
+    @property
+    def hold_summary(self) -> pd.DataFrame:
+        """policy, how, frames, median_ms, p95_ms, p99_ms of the frames after the warm-up."""
+        return tables.holds_summary(self.holds)
+
+    @cached_property
     def events(self) -> pd.DataFrame:
         """Faults, exits and takeovers: at_ns, node, what, detail."""
         return tables.events_table(self.records)
@@ -226,6 +239,8 @@ class Result(_Outcome):
         }
         if len(self.phases):
             contents["phases.csv"] = self.phases
+        if len(self.holds):
+            contents["holds.parquet"] = self.holds
         store.write(directory, manifest, contents)
 
 

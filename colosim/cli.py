@@ -451,6 +451,9 @@ def _show(outcome: Result | Comparison, out: str | None, phases: bool) -> None:
     if phases and len(outcome.phases):
         summary = outcome.phase_summary.drop(columns="policy").round(3)
         click.echo(f"phases of a checkpoint\n{summary.to_string(index=False)}\n")
+    if len(outcome.holds):
+        summary = outcome.hold_summary.drop(columns="policy").round(3)
+        click.echo(f"how long frames were held\n{summary.to_string(index=False)}\n")
     click.echo("mean ± half of the 95 % interval over replications")
     click.echo(f"fingerprint {outcome.fingerprint}")
     click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the run")
@@ -469,6 +472,7 @@ def _show_json(outcome: Result | Comparison, out: str | None, phases: bool) -> N
         "out": out,
         "summary": _rows(outcome.summary),
         **({"phases": _rows(outcome.phase_summary)} if phases and len(outcome.phases) else {}),
+        **({"holds": _rows(outcome.hold_summary)} if len(outcome.holds) else {}),
     }
     click.echo(json.dumps(body, allow_nan=False))
 

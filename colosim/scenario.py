@@ -32,6 +32,7 @@ from colosim.model.memory import (
     curve_names,
 )
 from colosim.protocol.checkpoint import P, Quirks, S, Transfer, primary_machine, secondary_machine
+from colosim.protocol.compare import ELSEWHERE, MODES
 from colosim.protocol.dialect import DIALECTS
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.types import Output
@@ -316,6 +317,21 @@ class Divergence(Section):
     )
 
 
+class Compare(Section):
+    """How the packets of both guests are compared, for a policy that wants it."""
+
+    mode: Annotated[str, OneOf((*MODES, ELSEWHERE))] = option(
+        "strict",
+        "strict: colosim's rules; qemu: those of QEMU's colo-compare, defects included; "
+        "colo-compare: QEMU's object itself",
+    )
+    rewriter: Literal["strict", "qemu"] = option(
+        "strict",
+        "who translates the secondary's TCP sequence numbers: colosim or QEMU's filter-rewriter",
+    )
+    queue_frames: Count = option(1024, "most frames held of one connection and guest")
+
+
 if TYPE_CHECKING:  # its fields are reached by `Scenario.costs`
     Cost = Section
 else:
@@ -432,6 +448,7 @@ class Scenario(Section):
     memory: Memory = option(..., "a table [memory]: which pages it dirties")
     execution: Execution = option(Execution(), "how the two guests run beside each other")
     divergence: Divergence = option(Divergence(), "when their responses differ")
+    compare: Compare = option(Compare(), "live: how both guests' packets are compared")
     cost: Cost = option(Cost(), "what the steps of a checkpoint cost")
     link: Link = option(Link(), "replication link")
     guest: Guest = option(Guest(), "for a live run: the guest that is booted")

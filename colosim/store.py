@@ -6,6 +6,7 @@
     metrics.csv summary.csv     tidy values per replication; means with intervals
     responses.parquet checkpoints.parquet events.csv
     phases.csv                  what each step of each checkpoint took, where a trace was written
+    holds.parquet               how long frames were held, of a live run that compares them
     trace-0.jsonl.gz            trace of replication 0, for `colosim replay`
 
 A directory appears complete or not at all, and replaces nothing but an older run.

@@ -18,18 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colosim.protocol.rewrite import StrictRewriter
+
 from backends.qemu.address import Address, parse
 from backends.qemu.errors import LiveError
+from backends.qemu.genuine import ColoCompare
 from backends.qemu.guests import Fate, PrimaryGuest, SecondaryGuest
 from backends.qemu.launch import Paths, Qemu
 from backends.qemu.memory import scanner_for
-from backends.qemu.net.config import CONTROL, HUB, LINK
+from backends.qemu.net.acked import Acked
+from backends.qemu.net.config import CAPTURE_LIMIT_BYTES, CONTROL, HUB, LINK
 from backends.qemu.net.control import Control
+from backends.qemu.net.pcap import Capture
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
 from backends.qemu.qmp import Qmp
 from backends.qemu.stream import Kind, Lines, Peer, connect, pack
 from backends.qemu.world import LiveHost, PrimaryHost, SecondaryHost, Trace
+from colosim.protocol.compare import ELSEWHERE
+from colosim.protocol.digests import DIGESTS
 from colosim.protocol.node import NodeConfig
 from colosim.protocol.trace import decode_line
 from colosim.protocol.types import HandOver, Role
@@ -44,7 +51,8 @@ class AgentConfig:
     """What the runner tells an agent at its start; ``node`` is the header of its trace.
 
     services: addresses of runner, hub, link and control; key: in hex, for those that are TCP.
-    trace, saves: files; None: the runner is on another machine, and is told.
+    trace, saves: files; None: the runner is on another machine, and is told.  rewrites: sequence
+    numbers are translated here.  capture: file of the guest's frames, where they are compared.
     """
 
     host: str
@@ -60,6 +68,8 @@ class AgentConfig:
     services: dict[str, str]
     key: str | None = None
     strikes: tuple[StrikePlan, ...] = ()
+    rewrites: bool = False
+    capture: str | None = None
 
 
 class Authority:
@@ -91,6 +101,7 @@ class Agent:
         self._qmp: Qmp | None = None
         self._network: Control | None = None
         self._port: Port | None = None
+        self._capture: Capture | None = None
 
     async def run(self) -> None:
         """Until the runner ends."""
@@ -116,15 +127,25 @@ class Agent:
             await self._port.close()
         if self._network is not None:
             await self._network.close()
+        if self._capture is not None:
+            self._capture.close()
 
     async def _join_network(self) -> None:
         config = self._config
         if config.has_net:
             self._network = await Control.connect(self._to(CONTROL), host=config.host)
             # What clients send to a guest that is not theirs is kept until it may become theirs.
-            keeps = decode_line(config.node).body.role is Role.SECONDARY
-            directory, hub = self._directory, self._to(HUB)
-            self._port = Port(directory, config.host, self._output, hub=hub, keeps=keeps)
+            node = decode_line(config.node).body
+            keeps = node.role is Role.SECONDARY
+            self._port = Port(
+                self._directory,
+                config.host,
+                self._output,
+                hub=self._to(HUB),
+                keeps=keeps,
+                rewriter=StrictRewriter() if config.rewrites else None,
+                acked=Acked() if keeps and node.compare != DIGESTS else None,
+            )
             await self._port.start()
 
     def _to(self, service: str) -> Address:
@@ -147,7 +168,9 @@ class Agent:
         self._qmp = Qmp(f"QEMU of host {config.host}", self._heard, self._lost)
         await self._qmp.connect(self._paths.qmp)
         self._trace = self._new_trace()
-        self._become(decode_line(config.node).body, config.peer, config.strikes)
+        if config.capture is not None:
+            self._capture = Capture(Path(config.capture), CAPTURE_LIMIT_BYTES)
+        await self._become(decode_line(config.node).body, config.peer, config.strikes)
 
     async def do_lead(self, node: str, peer: str, peer_qemu: tuple[str, Any]) -> None:
         """Be the primary of a new pair: this guest is the one that clients talk to."""
@@ -156,9 +179,11 @@ class Agent:
         path, version = peer_qemu
         self._peer_qemu = Qemu(path, tuple(version))
         self._host.close()
-        self._become(decode_line(node).body, peer)
+        await self._become(decode_line(node).body, peer)
 
-    def _become(self, node: NodeConfig, peer: str, strikes: Iterable[StrikePlan] = ()) -> None:
+    async def _become(
+        self, node: NodeConfig, peer: str, strikes: Iterable[StrikePlan] = ()
+    ) -> None:
         """Take a role in a pair."""
         config, paths, qmp = self._config, self._paths, self._qmp
         assert qmp is not None
@@ -172,16 +197,40 @@ class Agent:
             "port": self._port,
             "network": self._network,
             "strikes": strikes,
+            "capture": self._capture,
         }
         if node.role is Role.PRIMARY:
             scanner = scanner_for(self._vm_pid, paths.ram, config.memory_bytes)
             self._authority.tell("scanner", name=scanner.name)
             guest = PrimaryGuest(qmp, paths, scanner, _OPERATION_LIMIT_S, self._befell)
-            self._guest, self._host = guest, PrimaryHost(guest, self._saved, **rest)
+            genuine = await self._genuine(node)
+            self._guest = guest
+            self._host = PrimaryHost(guest, self._saved, genuine=genuine, **rest)
         else:
             qemu = Qemu(*config.qemu)
             second = SecondaryGuest(qmp, paths, qemu, _OPERATION_LIMIT_S, self._befell)
             self._guest, self._host = second, SecondaryHost(second, **rest)
+
+    async def _genuine(self, node: NodeConfig) -> ColoCompare | None:
+        """QEMU's own comparator, where it shall compare."""
+        if node.compare != ELSEWHERE:
+            return None
+        assert self._qmp is not None
+
+        def same(numbers: list[int]) -> None:
+            if isinstance(self._host, PrimaryHost):
+                self._host.found_same(numbers)
+
+        def asks() -> None:
+            if isinstance(self._host, PrimaryHost):
+                self._host.asked()
+
+        timeout_ns = dict(node.policy_params)["compare_timeout_ns"]
+        compare = ColoCompare(same, asks)
+        await compare.start(
+            self._qmp, self._directory, self._config.host, timeout_ns, node.compare_queue_frames
+        )
+        return compare
 
     async def _perform(self, name: str, arguments: dict[str, Any]) -> Any:
         return await getattr(self, f"do_{name}")(**arguments)
@@ -192,6 +241,8 @@ class Agent:
         assert isinstance(self._guest, PrimaryGuest)
         stream, beats = await self._joined()
         self._host.attach(stream, beats)
+        if self._port is not None and self._port.rewriter is not None:
+            stream.writer.write(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
 
         async def write(data: bytes | memoryview) -> None:
             stream.writer.write(pack(Kind.MIGRATION, data))

@@ -90,8 +90,13 @@ class Paths:
         return self.of("devices")
 
 
-def argv(qemu: Qemu, machine: Machine, paths: Paths, incoming: bool) -> list[str]:
-    """The command line of one guest; ``incoming`` for the one that is to be loaded."""
+def argv(
+    qemu: Qemu, machine: Machine, paths: Paths, incoming: bool, rewrites: bool = False
+) -> list[str]:
+    """The command line of one guest.
+
+    incoming: it is the one that is to be loaded.  rewrites: QEMU translates its sequence numbers.
+    """
     memory = machine.memory_bytes
     line = [
         qemu.path,
@@ -115,6 +120,8 @@ def argv(qemu: Qemu, machine: Machine, paths: Paths, incoming: bool) -> list[str
         net = f"stream,id=hn0,server=off,addr.type=unix,addr.path={paths.net}"
         line += ["-netdev", net]
         line += ["-device", f"{machine.nic},id=e0,netdev=hn0,mac={machine.mac},romfile="]
+        if rewrites:
+            line += ["-object", "filter-rewriter,id=rew0,netdev=hn0,queue=all"]
     if machine.disk is not None:
         disk = f"file={_escaped(machine.disk)},format={_format(machine.disk)}"
         line += ["-drive", f"{disk},if=none,id=disk0,readonly=on"]

@@ -19,9 +19,10 @@ from backends.qemu.launch import CLOCK, MAC, Machine
 from backends.qemu.native import NativeRun, refuse
 from backends.qemu.net.config import GUEST_IP
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
-from backends.qemu.records import merged, phased, recorded, timed
+from backends.qemu.records import held, merged, phased, recorded, timed
 from backends.qemu.runner import LiveRun
 from backends.qemu.sites import Sites, forward_of, tap_of
+from colosim import holds
 from colosim.model.results import RunRecord
 from colosim.model.streams import Streams
 from colosim.phases import columns
@@ -125,6 +126,7 @@ async def run_live(
             **(run.counters if isinstance(run, NativeRun) else {}),
         },
         phases=columns(phased(lines, saves, start_ns, run.ahead_ns())),
+        holds=holds.columns(held(lines, start_ns, run.ahead_ns())),
     )
     return LiveOutcome(record, lines, _about(plan, run), interrupted)
 
@@ -155,10 +157,6 @@ def processor() -> str:
 
 async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     """What a scenario asks for, made sure that it can be had here."""
-    if POLICIES[policy].output is Output.WITNESS:
-        raise LiveError(
-            f"policy {policy}: live mode does not compare output yet; use remus or none"
-        )
     if scenario.dialect != "upstream":
         raise LiveError(f"dialect {scenario.dialect}: real QEMUs speak upstream")
     guest = scenario.guest
@@ -166,7 +164,8 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         if not Path(path).is_file():
             raise LiveError(f"{path}: not there; give a kernel, initramfs or disk of your own")
     sites = Sites(scenario)
-    nodes = node_configs(scenario, policy)
+    compares = POLICIES[policy].output is Output.WITNESS
+    nodes = node_configs(scenario, policy, packets=compares)
     qemus = await sites.qemus([node.id for node in nodes])
     has_net = scenario.client.kind != "none"
     tap = tap_of(scenario)
@@ -202,6 +201,7 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         scenario.manager.fence_fails,
         tap,
         sites.remote,
+        scenario.compare.rewriter,
     )
 
 
@@ -258,7 +258,15 @@ def _load(run: LiveRun | NativeRun, scenario: Scenario, start_ns: int) -> Load |
         return None
     [(port, _)] = forwards
     host = "127.0.0.1" if run.plan.tap is None else GUEST_IP
-    return Load(workload, scenario.client, Streams(scenario.seed, 0), port, start_ns, host=host)
+    return Load(
+        workload,
+        scenario.client,
+        Streams(scenario.seed, 0),
+        port,
+        start_ns,
+        host=host,
+        diverge=scenario.divergence.probability,
+    )
 
 
 async def _work(

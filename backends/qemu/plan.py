@@ -51,6 +51,8 @@ class LivePlan:
     forwards: (port on this machine, port of the guest) where there is a net.  tap: the TAP by
     which clients reach the guest, instead of passt.  ready: what the guest says on its console when
     it has booted.  remote: for hosts on other machines.
+    rewriter: who translates the secondary's sequence numbers, where output is compared: ``strict``
+    is colosim, ``qemu`` QEMU's filter-rewriter.
     """
 
     machine: Machine
@@ -62,3 +64,4 @@ class LivePlan:
     fence_fails: bool = False
     tap: str | None = None
     remote: Remote | None = None
+    rewriter: str = "strict"

@@ -14,6 +14,7 @@ from typing import Any
 
 from backends.nodes import PRIMARY, role_of
 from backends.recorder import Recorder
+from colosim.holds import Hold, holds
 from colosim.phases import Phase, phases
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import P
@@ -81,6 +82,9 @@ def recorded(
         hear = ears.get(type(line.body)) if line.kind == "signal" else None
         if hear is not None:
             hear(line.node, line.body)
+        if isinstance(line.body, t.Mismatch):
+            name = f"mismatches_{line.body.why}"
+            recorder.counters[name] = recorder.counters.get(name, 0) + 1
         if role_of(line.node) != PRIMARY:
             continue
         if isinstance(line.body, t.Protected | t.Resumed):
@@ -123,6 +127,20 @@ def phased(
             if phase.phase in (P.SAVE, P.COPY) and row is not None:
                 found += _parts(phase._replace(start_ns=begin_ns), row)
     return found
+
+
+def held(
+    lines: Iterable[Line], start_ns: int, ahead_ns: Mapping[str, int] | None = None
+) -> list[Hold]:
+    """How long output was held, times from the start of protection; ahead_ns: as for `recorded`."""
+    found = []
+    by_node: dict[str, list[Line]] = {}
+    for line in lines:
+        by_node.setdefault(line.node, []).append(line)
+    for node, own in by_node.items():
+        zero_ns = start_ns + (ahead_ns or {}).get(node, 0)
+        found += [hold._replace(made_ns=hold.made_ns - zero_ns) for hold in holds(own)]
+    return sorted(found)
 
 
 def _parts(save: Phase, row: Mapping[str, int]) -> list[Phase]:

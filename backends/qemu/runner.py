@@ -31,8 +31,10 @@ from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.scratch import last_words, new_directory
 from backends.qemu.stream import Lines, Peer
 from backends.qemu.supervisor import Ended, Supervisor
+from colosim.protocol.digests import DIGESTS
 from colosim.protocol.manager import Witness
 from colosim.protocol.trace import Line, encode_line
+from colosim.protocol.types import Role
 
 #: names of a run's hosts, in the order in which they come
 HOSTS = tuple("abcdefghijklmnopqrstuvwxyz")
@@ -370,7 +372,9 @@ class LiveRun:
         paths = Paths(place.directory, plan.name)
         host = self._hosts[plan.name] = _Host(plan, paths, place)
         self.nodes[plan.node.id] = plan.name
-        command = argv(plan.qemu, await place.machine(self.plan.machine), paths, incoming)
+        machine = await place.machine(self.plan.machine)
+        rewrites = plan.node.compare != DIGESTS and self.plan.rewriter == "qemu"
+        command = argv(plan.qemu, machine, paths, incoming, rewrites and incoming)
         await self._start_agent(host, peer)  # first: it listens for the guest's network
         vm_pid = await place.start_qemu(plan.name, command)
         adopt = asyncio.create_task(self._lines(plan.name).ask("adopt", _UP_LIMIT_S, vm_pid=vm_pid))
@@ -385,6 +389,8 @@ class LiveRun:
     async def _start_agent(self, host: _Host, other: HostPlan) -> None:
         plan = host.plan
         header = Line(plan.node.id, 0, 0, "node", "", plan.node)
+        compares = plan.node.compare != DIGESTS
+        frames = self._scratch / f"{plan.name}.frames.pcap"
         config = {
             "host": plan.name,
             "peer": other.name,
@@ -397,6 +403,10 @@ class LiveRun:
             "saves": None if plan.at else str(self._scratch / f"{plan.name}.saves"),
             "has_net": self.plan.machine.mac is not None,
             "strikes": [astuple(strike) for strike in plan.strikes],
+            "rewrites": compares
+            and plan.node.role is Role.SECONDARY
+            and self.plan.rewriter == "strict",
+            "capture": str(frames) if compares and not plan.at else None,
         }
         await host.place.start_agent(plan.name, config)
         await self._wait(host, host.up, _UP_LIMIT_S, "its agent did not come up")

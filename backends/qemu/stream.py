@@ -34,6 +34,10 @@ class Kind(IntEnum):
     BULK = 2  # a piece of a blob
     BLOB = 3  # be64 line number, then JSON {id, size, digest}: the blob is complete
     BEAT = 4  # be64 line number
+    WITNESS = 5  # be64 line number, then frames of the secondary's guest
+    NUMBERS = 6  # how far apart the sequence numbers of guest and clients are, at this state
+    COVERED = 7  # frames that the state covers and that have not left
+    LEFT = 8  # datagrams that leave now, as `datagrams.mark` has them
 
 
 def pack(kind: Kind, payload: bytes | memoryview, cause: int | None = None) -> bytes:

@@ -9,12 +9,13 @@ wants, and lets its messages pass when the node sends them.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
+import struct
 import time
+import zlib
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import astuple
 from typing import Any, Protocol
@@ -22,18 +23,29 @@ from typing import Any, Protocol
 from backends.base import Cause, Session
 from backends.nodes import peer_of
 from backends.qemu.errors import LiveError
+from backends.qemu.genuine import ColoCompare
 from backends.qemu.guests import Fate, PrimaryGuest, SecondaryGuest
 from backends.qemu.net.control import Control
+from backends.qemu.net.datagrams import mark, marks
+from backends.qemu.net.frames import Splitter, is_arp_request
+from backends.qemu.net.frames import pack as pack_frames
+from backends.qemu.net.pcap import Capture
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
 from backends.qemu.qmp import QmpLost
 from backends.qemu.stream import PIECE_BYTES, Kind, Peer, head, pack, unpack, with_cause
 from colosim.protocol import types as t
+from colosim.protocol.compare import runs
+from colosim.protocol.digests import DIGESTS
 from colosim.protocol.node import Node, NodeConfig
 from colosim.protocol.trace import Line, encode_line
 
 NS_PER_S = 1_000_000_000
 _STREAM_BUFFER_BYTES = 1 << 16
+_RETAIN_LIMIT_BYTES = 16 << 20
+WITNESS_FRAMES = 256  # in one message: its size has a limit
+_MARKS = 4096  # in one message
+_WITNESS = struct.Struct(">QQ")
 
 Work = Coroutine[Any, Any, t.State | None]
 _Performer = Callable[[Any, Cause], None]
@@ -85,6 +97,7 @@ class LiveHost(ABC):
         port: Port | None,
         network: Control | None,
         strikes: Iterable[StrikePlan] = (),
+        capture: Capture | None = None,
     ) -> None:
         self.host = host
         self.peer = peer
@@ -104,7 +117,10 @@ class LiveHost(ABC):
         self.started = False  # the pair: before that, output goes where it always went
         self.promoted = False
         self._made = 0  # frames that the guest made
-        self._held: deque[bytes] = deque()  # those not released or dropped, the oldest first
+        self._held: dict[int, bytes] = {}  # those not released or dropped, by number
+        self._held_bytes = 0
+        self._compares = config.compare != DIGESTS
+        self._capture = capture if self._compares else None
         self._strikes = list(strikes)
         self._entered: dict[str, int] = {}
         self.id = config.id
@@ -211,13 +227,14 @@ class LiveHost(ABC):
                 self._port.send(frames)
             return
         first, self._made = self._made, self._made + len(frames)
-        self._held.extend(frames)
-        digest = hashlib.blake2b(digest_size=8)
-        for frame in frames:
-            digest.update(frame)
+        self._held.update(enumerate(frames, first))
+        self._held_bytes += sum(map(len, frames))
+        if self._capture is not None:
+            self._capture.see(frames)
         # frames of two guests are no one stream, so each has its own name
         made = t.Range(f"{self.host}.frames", first, self._made)
-        self.tell(t.GuestOutput(made, digest.hexdigest()))
+        compared = tuple(frames) if self._compares else ()
+        self.tell(t.GuestOutput(made, _digest(frames), compared))
 
     @abstractmethod
     def _is_served(self) -> bool:
@@ -297,11 +314,11 @@ class LiveHost(ABC):
     def _start_vm(self, action: t.StartVm, cause: Cause) -> None: ...
 
     def _drain(self, action: t.Drain, cause: Cause) -> None:
-        async def drain() -> None:
-            if self._port is not None:
-                await self._port.drain(self._limits.cut_ns / NS_PER_S)
+        self._on_guest(action.op, cause, self._drained())
 
-        self._on_guest(action.op, cause, drain())
+    async def _drained(self) -> None:
+        if self._port is not None:
+            await self._port.drain(self._limits.cut_ns / NS_PER_S)
 
     def _close_link(self, action: t.CloseLink, cause: Cause) -> None:
         if self._stream is not None:
@@ -311,15 +328,22 @@ class LiveHost(ABC):
     def _release(self, action: t.Release, cause: Cause) -> None:
         frames = [frame for range_ in action.ranges for frame in self._take(range_)]
         if self._port is not None:
-            self._port.send(frames)
+            self._port.send(self._to_clients(frames))
+
+    def _to_clients(self, frames: list[bytes]) -> list[bytes]:
+        """Which of these frames to send."""
+        return frames
 
     def _drop(self, action: t.Drop, cause: Cause) -> None:
         for range_ in action.ranges:
             self._take(range_)
 
     def _take(self, range_: t.Range) -> list[bytes]:
-        """Frames leave in the order they were made: one stream, one consumer."""
-        return [self._held.popleft() for _ in range(range_.first, range_.end)]
+        """Each frame leaves or is dropped once."""
+        held = self._held
+        frames = [held.pop(n) for n in range(range_.first, range_.end) if n in held]
+        self._held_bytes -= sum(map(len, frames))
+        return frames
 
     def _heartbeat(self, action: t.Heartbeat, cause: Cause) -> None:
         if self._beats is not None and not self._beats.writer.is_closing():
@@ -381,11 +405,14 @@ class PrimaryHost(LiveHost):
         guest: PrimaryGuest,
         saved: Callable[[Mapping[str, Any]], None],
         *args: Any,
+        genuine: ColoCompare | None = None,
         **kw: Any,
     ) -> None:
         self._guest = guest
+        self._genuine = genuine
         self._saved = saved
         self._checkpoint = 0
+        self._covered: list[bytes] = []  # by the state that was saved last
         self._quiesced = False
         self._stopped_ns = 0
         self._pause_ns = 0
@@ -404,7 +431,40 @@ class PrimaryHost(LiveHost):
         def completed(_: str, signal: t.Completed) -> None:
             self._authority.tell("completed", pause_ns=self._pause_ns)
 
-        return {t.CheckpointStarted: started, t.Resumed: resumed, t.Completed: completed}
+        def committed(_: str, signal: t.Committed) -> None:
+            if self._genuine is not None:
+                self._genuine.checkpoint()
+
+        return {
+            t.CheckpointStarted: started,
+            t.Committed: committed,
+            t.Resumed: resumed,
+            t.Completed: completed,
+        }
+
+    def output(self, frames: list[bytes]) -> None:
+        first = self._made
+        super().output(frames)
+        if self._genuine is not None and self.started:
+            self._genuine.primary(first, frames)
+
+    def _to_clients(self, frames: list[bytes]) -> list[bytes]:
+        # a survivor must not send a datagram again, so it is told first
+        if self._compares and (leave := [each for each in map(mark, frames) if each]):
+            for at in range(0, len(leave), _MARKS):
+                self._write(pack(Kind.LEFT, b"".join(leave[at : at + _MARKS])))
+        return frames
+
+    def found_same(self, numbers: list[int]) -> None:
+        """Of colo-compare.  What a checkpoint has released comes out of it too, later."""
+        ranges = runs(f"{self.host}.frames", (n for n in numbers if n in self._held))
+        if found := tuple(t.Match(range_) for range_ in ranges):
+            self.tell(t.Compared(found))
+
+    def asked(self) -> None:
+        """Colo-compare wants a checkpoint; it does not say of which frame, or why."""
+        everything = t.Range(f"{self.host}.frames", 0, self._made)
+        self.tell(t.Compared((t.Mismatch(everything, "asked"),)))
 
     def _own_performers(self) -> Mapping[type, _Performer]:
         return {
@@ -423,6 +483,12 @@ class PrimaryHost(LiveHost):
                 if kind is Kind.CONTROL:
                     n, data = with_cause(payload)
                     self.tell(t.PeerBytes(data), (self._peer_id, n))
+                elif kind is Kind.WITNESS:
+                    n, data = with_cause(payload)
+                    witness = unpack_witness(data, f"{self.peer}.frames")
+                    self.tell(witness, (self._peer_id, n))
+                    if self._genuine is not None:
+                        self._genuine.secondary(witness.frames)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except LiveError as error:
@@ -435,9 +501,15 @@ class PrimaryHost(LiveHost):
             if self._network is not None:
                 self._quiesced = True
                 limit_s = self._limits.quiesce_ns / NS_PER_S
-                await self._network.ask(
-                    "quiesce", limit_s + 1, mark=self._checkpoint, limit_s=limit_s
-                )
+                try:
+                    await self._network.ask(
+                        "quiesce", limit_s + 1, mark=self._checkpoint, limit_s=limit_s
+                    )
+                except LiveError as error:
+                    # one of the guests does not read: ours must not go on alone if it is that one
+                    if not await self._guest.answers(limit_s):
+                        self.vm_lost(str(error))
+                    raise
 
         self._operate(action.op, cause, quiesce())
 
@@ -447,6 +519,8 @@ class PrimaryHost(LiveHost):
 
     def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
         async def save() -> t.State:
+            if self._compares:
+                self._covered = list(self._held.values())
             state, saved = await self._guest.save(action.checkpoint)
             self._saved({"node": self.id, **saved.row()})
             return state
@@ -458,6 +532,12 @@ class PrimaryHost(LiveHost):
 
     def _send_state(self, action: t.SendState, cause: Cause) -> None:
         async def send() -> None:
+            if self._port is not None and self._port.rewriter is not None:
+                await self._written(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
+            covered, self._covered = self._covered, []
+            for at in range(0, len(covered), WITNESS_FRAMES):
+                some = covered[at : at + WITNESS_FRAMES]
+                await self._written(pack(Kind.COVERED, pack_frames(some)))
             for chunk in action.chunks:
                 if isinstance(chunk, bytes):
                     await self._written(pack(Kind.CONTROL, chunk, cause[1]))
@@ -504,7 +584,71 @@ class SecondaryHost(LiveHost):
     def __init__(self, guest: SecondaryGuest, *args: Any, **kw: Any) -> None:
         self._guest = guest
         self._saying = asyncio.Lock()
+        # Frames made since the guest was stopped for a load: QEMU resumes by itself, so they may
+        # come before our node knows of the load that they follow.
+        self._fresh: list[bytes] | None = None
+        self._numbers = b""  # that go with the state which is to be loaded next
+        # The state's guest has sent these, and nobody knows whether they left: it would not send
+        # them again before its retransmission timer, some 200 ms, has run out.
+        self._coming: list[bytes] = []
+        self._covered: list[bytes] = []
         super().__init__(*args, **kw)
+
+    def start(self) -> None:
+        super().start()
+        if self._compares and self._port is not None:
+            self._renumber()
+            self._port.deliver()  # it executes what clients send, from the first synchronisation on
+
+    def output(self, frames: list[bytes]) -> None:
+        if self._compares and self.started and not self.promoted and self._port is not None:
+            self._port.send([frame for frame in frames if is_arp_request(frame)])
+        if self._fresh is not None:
+            self._fresh += frames
+            return
+        super().output(frames)
+        self._retain()
+
+    def _retain(self) -> None:
+        """Keep no more than a limit: what is older was released long ago, or is sent again."""
+        while self._held_bytes > _RETAIN_LIMIT_BYTES:
+            self._held_bytes -= len(self._held.pop(next(iter(self._held))))
+
+    def _give_fresh(self) -> None:
+        frames, self._fresh = self._fresh, None
+        if frames:
+            self.output(frames)
+
+    def _have_left(self, datagrams: list[bytes]) -> None:
+        """Of the primary, which made the same."""
+        left = Counter(datagrams)
+        rest = len(datagrams)
+        self._covered, covered = [], self._covered
+        for frame in covered:
+            known = mark(frame) if rest else None
+            if known is None or not left[known]:
+                self._covered.append(frame)
+            else:
+                left[known] -= 1
+                rest -= 1
+        for number, frame in list(self._held.items()) if rest else ():
+            known = mark(frame)
+            if known is not None and left[known]:
+                self._held_bytes -= len(self._held.pop(number))
+                left[known] -= 1
+                rest -= 1
+                if not rest:
+                    return
+
+    def _to_clients(self, frames: list[bytes]) -> list[bytes]:
+        # what both guests said left from the other one, and most of it has arrived
+        acked = None if self._port is None else self._port.acked
+        return frames if acked is None else acked.beyond(frames)
+
+    def _renumber(self) -> None:
+        """The guest has the primary's state, and with it the primary's sequence numbers."""
+        if self._port is not None and self._port.rewriter is not None:
+            self._port.rewriter.loaded(self._numbers)
 
     def _is_served(self) -> bool:
         return False
@@ -517,11 +661,35 @@ class SecondaryHost(LiveHost):
         def loaded(_: str, signal: t.Loaded) -> None:
             if self._port is not None:
                 self._port.forget(signal.checkpoint)
+            self._renumber()
+            self._covered, self._coming = self._coming, []
+            self._loop.call_soon(self._give_fresh)  # when the node has done with this signal
 
-        return {t.Loaded: loaded}
+        def alone(_: str, signal: t.Alone) -> None:
+            covered, self._covered = self._covered, []
+            if self._port is not None and covered:
+                self._port.send(self._to_clients(covered))  # before what the guest made since
+
+        return {t.Loaded: loaded, t.Alone: alone}
 
     def _own_performers(self) -> Mapping[type, _Performer]:
-        return {t.Load: self._load}
+        return {t.Load: self._load, t.OfferWitness: self._offer_witness}
+
+    def _offer_witness(self, action: t.OfferWitness, cause: Cause) -> None:
+        if self._stream is None or self.promoted:
+            return
+        range_ = action.range
+        for first in range(range_.first, range_.end, WITNESS_FRAMES):
+            end = min(first + WITNESS_FRAMES, range_.end)
+            frames = [self._held[n] for n in range(first, end)]
+            data = pack_witness(first, action.epoch, frames)
+            self._stream.writer.write(pack(Kind.WITNESS, data, cause[1]))
+
+    def _promote(self, action: t.Promote, cause: Cause) -> None:
+        super()._promote(action, cause)
+        if self._port is not None and self._port.rewriter is not None:
+            self._port.rewriter.promoted()
+        self._loop.call_soon(self._give_fresh)
 
     async def _read(self, stream: Peer) -> None:
         """Hand on what the primary sends, and tell the node of it."""
@@ -538,6 +706,12 @@ class SecondaryHost(LiveHost):
                 elif kind is Kind.BLOB:
                     n, data = with_cause(payload)
                     self.tell(t.PeerBlob(_blob(data)), (self._peer_id, n))
+                elif kind is Kind.NUMBERS:
+                    self._numbers = payload
+                elif kind is Kind.COVERED:
+                    self._coming += Splitter().feed(payload)
+                elif kind is Kind.LEFT:
+                    self._have_left(marks(payload))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except LiveError as error:  # its own guest does not take what it is given
@@ -553,6 +727,13 @@ class SecondaryHost(LiveHost):
                 await self._guest.until_running(False)
 
         self._on_guest(action.op, cause, stopped())
+
+    async def _drained(self) -> None:
+        await super()._drained()
+        if self._compares and not self.promoted:
+            self._fresh = []
+            self._coming = []
+            self._covered = []  # the primary goes on, so they have left
 
     def _load(self, action: t.Load, cause: Cause) -> None:
         # it loads what it was handed, and resumes by itself when that is done
@@ -577,6 +758,8 @@ class SecondaryHost(LiveHost):
                 except LiveError as error:
                     self.vm_lost(str(error))
                     return
+            if said is None:  # the stream that this should go to is closed
+                return
             if said != action.data:
                 text = f"the secondary's QEMU said {said.hex()} where {action.data.hex()} was due"
                 self._authority.tell("report", text=text)
@@ -588,6 +771,28 @@ class SecondaryHost(LiveHost):
     def _close_link(self, action: t.CloseLink, cause: Cause) -> None:
         super()._close_link(action, cause)
         self._guest.close()
+
+
+def _digest(frames: Iterable[bytes]) -> str:
+    """To tell frames apart in a trace, for every frame there is: the cheapest will do."""
+    digest = 0
+    for frame in frames:
+        digest = zlib.crc32(frame, digest)
+    return f"{digest:08x}"
+
+
+def pack_witness(first: int, epoch: int, frames: list[bytes]) -> bytes:
+    """Frames of the secondary's guest, numbered from ``first``."""
+    return _WITNESS.pack(first, epoch) + pack_frames(frames)
+
+
+def unpack_witness(data: bytes, stream: str) -> t.PeerOutput:
+    """The inverse of `pack_witness`; ``stream`` is the one that the frames are numbered in."""
+    first, epoch = _WITNESS.unpack_from(data)
+    splitter = Splitter()
+    frames = splitter.feed(data[_WITNESS.size :])
+    made = t.Range(stream, first, first + len(frames))
+    return t.PeerOutput(made, _digest(frames), epoch, tuple(frames))
 
 
 def _named(blob: t.Blob) -> bytes:

@@ -87,6 +87,29 @@ def phases_summary(phases: pd.DataFrame) -> pd.DataFrame:
     return quantiles.reset_index()
 
 
+def holds_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row for frames that were made together and left together."""
+
+    def table(record: RunRecord) -> pd.DataFrame:
+        return pd.DataFrame(record.holds).assign(
+            how=record.holds["how"].astype(str),
+            measured=record.holds["made_ns"] >= record.warm_up_ns,
+            hold_ms=record.holds["hold_ns"] / 1e6,
+        )
+
+    return _stacked(records, table)
+
+
+def holds_summary(holds: pd.DataFrame) -> pd.DataFrame:
+    """policy, how, frames, median_ms, p95_ms, p99_ms of the measured frames, each counted."""
+    measured = holds[holds["measured"].astype(bool)]
+    rows = []
+    for (policy, how), group in measured.groupby(["policy", "how"], sort=False):
+        each_ms = np.repeat(group["hold_ms"].to_numpy(), group["frames"].to_numpy())
+        rows.append((policy, how, each_ms.size, *np.percentile(each_ms, [50, 95, 99])))
+    return pd.DataFrame(rows, columns=["policy", "how", "frames", "median_ms", "p95_ms", "p99_ms"])
+
+
 def events_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per event, ``detail`` as text."""
 

@@ -33,8 +33,9 @@ CHECKPOINT_COLUMNS = (
     "restored_pages",
     "sent_bytes",
 )
-_WORDS = ("reason", "phase")  # columns of strings; all others are integers
+_WORDS = ("reason", "phase", "how")  # columns of strings; all others are integers
 PHASE_COLUMNS = ("checkpoint", "phase", "start_ns", "duration_ns")
+HOLD_COLUMNS = ("made_ns", "hold_ns", "frames", "how")
 
 
 @dataclass(eq=False)
@@ -53,6 +54,8 @@ class RunRecord:
     ``completion_ns``: end of a batch job, else -1.
     ``phases``: one row per step of a checkpoint that was passed, if somebody watched: checkpoint,
     phase (a string), start_ns, duration_ns.
+    ``holds``: live, where packets are compared: one row for frames that were made together and left
+    together: made_ns, hold_ns, frames, and how: match, commit or alone.
 
     Raises ValueError if a table lacks a column, has an unknown one or columns of unequal length.
     """
@@ -70,9 +73,11 @@ class RunRecord:
     counters: dict[str, int] = field(default_factory=dict)
     completion_ns: int = -1
     phases: dict[str, Column] = field(default_factory=dict)
+    holds: dict[str, Column] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.phases = _table("phases", self.phases, PHASE_COLUMNS)
+        self.holds = _table("holds", self.holds, HOLD_COLUMNS)
         self.responses = _table("responses", self.responses, RESPONSE_COLUMNS)
         self.checkpoints = _table("checkpoints", self.checkpoints, CHECKPOINT_COLUMNS)
 
@@ -81,7 +86,7 @@ class RunRecord:
         return replace(self, phases=dict(phases))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) over every field but ``violations`` and ``phases``.
+        """SHA-256 (hexadecimal) over every field but ``violations``, ``phases`` and ``holds``.
 
         Those depend on being watched.
 
@@ -89,7 +94,7 @@ class RunRecord:
         """
         digest = hashlib.sha256()
         for each in fields(self):
-            if each.name in ("violations", "phases"):
+            if each.name in ("violations", "phases", "holds"):
                 continue
             _feed(digest, each.name)
             _feed(digest, getattr(self, each.name))

@@ -24,6 +24,9 @@ from colosim.protocol.types import (
     Stale,
 )
 
+#: the name of this form among the modes
+DIGESTS = "digests"
+
 
 @dataclass(slots=True)
 class _Side:

@@ -14,7 +14,6 @@ Held output belongs to this host: it dies with it, and no one else may have seen
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from colosim.protocol.outbox import Outbox
@@ -23,6 +22,7 @@ from colosim.protocol.types import (
     Committed,
     Cut,
     Drop,
+    Forgone,
     GuestOutput,
     Loaded,
     Match,
@@ -36,22 +36,28 @@ from colosim.protocol.types import (
 
 
 class Gate:
-    """Holds, releases and drops output ranges of one node."""
+    """Holds, releases and drops output ranges of one node.
 
-    def __init__(self, role: Role, output: Output, out: Outbox) -> None:
+    by_frame: a range of several frames is as many pieces of output, each released by itself.
+    """
+
+    def __init__(self, role: Role, output: Output, out: Outbox, by_frame: bool = False) -> None:
         self._role = role
         self._output = output
         self._out = out
+        self._by_frame = by_frame
         self._open = output is Output.NONE and role is Role.PRIMARY
         self._next = 1  # the checkpoint that output made now will belong to
-        self._ledger: deque[tuple[int, Range]] = deque()  # oldest first; may name released ranges
-        self._held: dict[str, deque[Range]] = {}  # per stream, what is really still held
+        # (stream, first) -> (checkpoint, range); oldest first, and only what is still held
+        self._ledger: dict[tuple[str, int], tuple[int, Range]] = {}
+        self._ends: dict[str, int] = {}  # of what each stream made on this state
         self._epoch = 0  # secondary: last loaded checkpoint
 
     def hears(self) -> dict[type, Callable[..., None]]:
         if self._role is Role.PRIMARY:
             return {
                 Match: self._on_match,
+                Forgone: self._on_forgone,
                 Cut: self._on_cut,
                 Committed: self._on_committed,
                 Alone: self._on_alone,
@@ -59,33 +65,31 @@ class Gate:
         return {Loaded: self._on_loaded, Alone: self._on_alone}
 
     def guest_output(self, event: GuestOutput, now_ns: int) -> None:
-        if self._open:
-            self._out.act(Release((event.range,)))
-            return
         range_ = event.range
-        self._ledger.append((self._next, range_))
-        held = self._held.get(range_.stream)
-        if held is None:
-            held = self._held[range_.stream] = deque()
-        elif held and range_.first < held[-1].end:
-            raise ProtocolError(f"{range_} made after {held[-1]}: a stream is made in order")
-        held.append(range_)
+        if self._open:
+            self._out.act(Release((range_,)))
+            return
+        stream, first, end = range_.stream, range_.first, range_.end
+        if first < (made := self._ends.get(stream, first)):
+            raise ProtocolError(f"{range_} made after {made}: a stream is made in order")
+        self._ends[stream] = end
+        if self._by_frame:
+            for at in range(first, end):
+                self._ledger[stream, at] = (self._next, Range(stream, at, at + 1))
+        else:
+            self._ledger[stream, first] = (self._next, range_)
         if self._role is Role.SECONDARY and self._output is Output.WITNESS:
             self._out.act(OfferWitness(range_, event.digest, self._epoch))
 
     # -- primary ---------------------------------------------------------------------------
 
     def _on_match(self, signal: Match, now_ns: int) -> None:
-        """Release the stream's head up to the end of the matched range."""
-        held = self._held.get(signal.range.stream)
-        ready = []
-        while held and held[0].end <= signal.range.end:
-            ready.append(held.popleft())
-        if ready:
-            self._out.act(Release(tuple(ready)))
-        ledger = self._ledger  # forget released entries from the old end; the rest at the commit
-        while ledger and not self._is_held(ledger[0][1]):
-            ledger.popleft()
+        if ready := self._within(signal.range):
+            self._out.act(Release(ready))
+
+    def _on_forgone(self, signal: Forgone, now_ns: int) -> None:
+        if gone := self._within(signal.range):
+            self._out.act(Drop(gone))
 
     def _on_cut(self, signal: Cut, now_ns: int) -> None:
         self._next = signal.checkpoint + 1
@@ -99,6 +103,7 @@ class Gate:
 
     def _on_loaded(self, signal: Loaded, now_ns: int) -> None:
         self._epoch = signal.checkpoint
+        self._ends.clear()  # the guest goes on where the primary was
         dropped = self._take(self._next)
         if dropped:
             self._out.act(Drop(dropped))
@@ -111,16 +116,39 @@ class Gate:
         if ready:
             self._out.act(Release(ready))
 
-    def _is_held(self, range_: Range) -> bool:
-        held = self._held.get(range_.stream)
-        return bool(held) and held[0].first <= range_.first  # type: ignore[index]
+    def _within(self, range_: Range) -> tuple[Range, ...]:
+        """Remove and return what is held of a range."""
+        taken = []
+        at = range_.first
+        while at < range_.end:
+            entry = self._ledger.pop((range_.stream, at), None)
+            if entry is None:
+                at += 1
+            else:
+                taken.append(entry[1])
+                at = entry[1].end
+        return self._joined(taken)
 
     def _take(self, checkpoint: int) -> tuple[Range, ...]:
         """Remove and return, oldest first, what is held and belongs to ``checkpoint`` or before."""
         taken = []
-        while self._ledger and self._ledger[0][0] <= checkpoint:
-            _, range_ = self._ledger.popleft()
-            if self._is_held(range_):
-                self._held[range_.stream].popleft()
-                taken.append(range_)
-        return tuple(taken)
+        for belongs_to, range_ in self._ledger.values():
+            if belongs_to > checkpoint:
+                break
+            taken.append(range_)
+        for range_ in taken:
+            del self._ledger[range_.stream, range_.first]
+        return self._joined(taken)
+
+    def _joined(self, ranges: list[Range]) -> tuple[Range, ...]:
+        """Frames that follow each other, as one range."""
+        if not self._by_frame:
+            return tuple(ranges)
+        joined: list[Range] = []
+        for range_ in ranges:
+            last = joined[-1] if joined else None
+            if last is not None and (last.stream, last.end) == (range_.stream, range_.first):
+                joined[-1] = Range(last.stream, last.first, range_.end)
+            else:
+                joined.append(range_)
+        return tuple(joined)

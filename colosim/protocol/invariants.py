@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from colosim.protocol import types as t
 from colosim.protocol.dialect import DIALECTS, Message
+from colosim.protocol.digests import DIGESTS
 from colosim.protocol.node import NodeConfig
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line
@@ -79,7 +80,8 @@ class OutputCommit(Invariant):
 
     Committed: the range was made before Cut(k), and the other side has what the dialect asks for
     (upstream: all of state k in hand; rfc2014 and ``commit = loaded``: state k loaded).
-    Witnessed: the same range with the same digest arrived from the run that state k began.
+    Witnessed: the same range with the same digest arrived from the run that state k began.  Of
+    frames, which two guests cut differently: the comparison said so since that cut.
     """
 
     def __init__(self) -> None:
@@ -88,6 +90,7 @@ class OutputCommit(Invariant):
         self._alone: set[str] = set()
         self._made: dict[str, dict[t.Range, tuple[str, int]]] = {}  # digest, checkpoint
         self._witnessed: dict[str, set[tuple[t.Range, str]]] = {}
+        self._matched: dict[str, set[t.Range]] = {}
         self._cut: dict[str, int] = {}
         self._in_hand = 0  # newest state complete on the secondary
         self._loaded = 0
@@ -98,13 +101,13 @@ class OutputCommit(Invariant):
             case NodeConfig() as config:
                 self._configs[node] = config
                 self._made[node], self._witnessed[node], self._cut[node] = {}, set(), 0
-            case t.GuestOutput(range_, digest):
-                self._made[node][range_] = (digest, self._cut[node] + 1)
-            case t.PeerOutput(range_, digest, epoch) if epoch == self._cut[node]:
-                self._witnessed[node].add((range_, digest))
+                self._matched[node] = set()
+            case t.GuestOutput() | t.PeerOutput() | t.Match() as said:
+                self._said(node, said)
             case t.Cut(checkpoint):
                 self._cut[node] = checkpoint
                 self._witnessed[node].clear()
+                self._matched[node].clear()
             case t.Load(_, _, checkpoint):
                 self._in_hand = checkpoint
             case t.Loaded(checkpoint):
@@ -112,10 +115,39 @@ class OutputCommit(Invariant):
             case t.Alone():
                 self._alone.add(node)
             case t.Release(ranges):
-                for range_ in ranges:
-                    self._left(line, range_)
+                for piece in self._pieces(node, ranges):
+                    self._left(line, piece)
+            case t.Drop(ranges) if self._by_frame(node):
+                for piece in self._pieces(node, ranges):
+                    self._made[node].pop(piece, None)
             case _:
                 pass
+
+    def _said(self, node: str, said: t.GuestOutput | t.PeerOutput | t.Match) -> None:
+        """By a guest, or of both by the comparison."""
+        match said:
+            case t.GuestOutput(range_, digest):
+                for piece in self._pieces(node, (range_,)):
+                    self._made[node][piece] = (digest, self._cut[node] + 1)
+            case t.PeerOutput(range_, digest, epoch) if epoch == self._cut[node]:
+                self._witnessed[node].add((range_, digest))
+            case t.Match(range_) if self._by_frame(node):
+                self._matched[node].update(self._pieces(node, (range_,)))
+            case _:
+                pass
+
+    def _by_frame(self, node: str) -> bool:
+        return self._configs[node].compare != DIGESTS
+
+    def _pieces(self, node: str, ranges: Iterable[t.Range]) -> Iterable[t.Range]:
+        """What of them leaves by itself."""
+        if not self._by_frame(node):
+            return ranges
+        return (
+            t.Range(range_.stream, at, at + 1)
+            for range_ in ranges
+            for at in range(range_.first, range_.end)
+        )
 
     def _left(self, line: Line, range_: t.Range) -> None:
         config = self._configs[line.node]
@@ -127,8 +159,8 @@ class OutputCommit(Invariant):
             digest, checkpoint = made
             commit = config.commit or DIALECTS[config.dialect].commit
             safe = self._loaded if commit is Message.LOADED else self._in_hand
-            witnessed = (
-                output is t.Output.WITNESS and (range_, digest) in self._witnessed[line.node]
+            witnessed = output is t.Output.WITNESS and (
+                (range_, digest) in self._witnessed[line.node] or range_ in self._matched[line.node]
             )
             if checkpoint > safe and not witnessed:
                 self._broken(line, f"{range_} of checkpoint {checkpoint} left; safe is {safe}")

@@ -7,7 +7,7 @@ by messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,12 +22,20 @@ from colosim.protocol.checkpoint import (
     secondary_machine,
 )
 from colosim.protocol.codec import Decoder
+from colosim.protocol.compare import (
+    ELSEWHERE,
+    Comparison,
+    Found,
+    ToldComparison,
+    comparison_of,
+)
 from colosim.protocol.dialect import DIALECTS, Message
-from colosim.protocol.digests import DigestComparator
+from colosim.protocol.digests import DIGESTS, DigestComparator
 from colosim.protocol.gate import Gate
 from colosim.protocol.manager import M, Manager, ManagerConfig
 from colosim.protocol.outbox import Outbox
 from colosim.protocol.policies import POLICIES, Policy
+from colosim.protocol.verdicts import CompareLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,10 @@ class NodeConfig:
 
     policy_params: values of the policy's own parameters by name.
     commit: message after which a checkpoint counts as safe, or None for the dialect's own.
+    compare: how both guests' output is compared, where output waits for that: a mode of
+    `colosim.protocol.compare`, "colo-compare" where QEMU does it, or "digests" where there are no
+    frames.  compare_queue_frames: most
+    frames of one connection and guest that are held.
     pair: which of a run's pairs it belongs to: a survivor that is protected again is a new node,
     because checkpoints, held output and votes are counted anew.
     """
@@ -51,6 +63,8 @@ class NodeConfig:
     quirks: Quirks = Quirks.NONE
     commit: Message | None = None
     pair: int = 1
+    compare: str = DIGESTS
+    compare_queue_frames: int = 1024
 
 
 def machine_of(config: NodeConfig) -> Machine:
@@ -59,6 +73,15 @@ def machine_of(config: NodeConfig) -> Machine:
     if config.role is t.Role.SECONDARY:
         return secondary_machine(dialect)
     return primary_machine(dialect, config.transfer, config.quirks, config.commit)
+
+
+def _comparison(config: NodeConfig, timeout_ns: int, told: bool, out: Outbox) -> Comparison:
+    if config.compare == DIGESTS:
+        return DigestComparator(timeout_ns, out)
+    if told or config.compare == ELSEWHERE:
+        return ToldComparison(out)
+    limits = CompareLimits(timeout_ns=timeout_ns, queue_frames=config.compare_queue_frames)
+    return comparison_of(config.compare, limits, out)
 
 
 class _Part(Protocol):
@@ -102,10 +125,13 @@ class _PolicyPart:
 class Node:
     """One host's protocol: `feed` events, drain `actions`, mind `deadline_ns`.
 
-    ``machine`` replaces the configured table (tests mutate it); nothing else should.
+    ``machine`` replaces the configured table (tests mutate it); nothing else should.  A ``told``
+    node has no frames to compare: what was found is said to it (`tell`).
     """
 
-    def __init__(self, config: NodeConfig, machine: Machine | None = None) -> None:
+    def __init__(
+        self, config: NodeConfig, machine: Machine | None = None, told: bool = False
+    ) -> None:
         self.config = config
         self.cancelled = 0  # completions of operations nobody waits for any more
         self._out = Outbox()
@@ -118,12 +144,11 @@ class Node:
         self._decoder = Decoder(dialect, t.Role.SECONDARY if primary else t.Role.PRIMARY)
         machine = machine or machine_of(config)
         self.checkpointer = Checkpointer(machine, dialect, config.limits, self._out)
-        self._gate = Gate(config.role, policy.output, self._out)
-        self._comparator = (
-            DigestComparator(params.compare_timeout_ns, self._out)
-            if primary and policy.output is t.Output.WITNESS
-            else None
-        )
+        by_frame = config.compare != DIGESTS and policy.output is t.Output.WITNESS
+        self._gate = Gate(config.role, policy.output, self._out, by_frame)
+        self._comparator: Comparison | None = None
+        if primary and policy.output is t.Output.WITNESS:
+            self._comparator = _comparison(config, params.compare_timeout_ns, told, self._out)
         self._manager = (
             Manager(
                 config.manager,
@@ -147,6 +172,7 @@ class Node:
             t.PeerBlob: self._on_peer_blob,
             t.GuestOutput: self._on_guest_output,
             t.PeerOutput: self._on_peer_output,
+            t.Compared: self._on_compared,
             t.Done: self._on_done,
             t.Failed: self._on_failed,
             t.LinkLost: self._on_link_lost,
@@ -172,6 +198,11 @@ class Node:
     def gave_up(self) -> bool:
         """Its manager suspected the peer and will not go on alone: what is held stays held."""
         return self._manager is not None and self._manager.state in (M.YIELDED, M.STRANDED)
+
+    def tell(self, found: Iterable[Found]) -> None:
+        """What the comparison finds in the next event, to a node that is told."""
+        if isinstance(self._comparator, ToldComparison):
+            self._comparator.tell(found)
 
     def feed(self, event: t.Event, now_ns: int) -> None:
         """Take one external event; raises ProtocolError only if the world broke the contract."""
@@ -244,6 +275,10 @@ class Node:
     def _on_peer_output(self, event: t.PeerOutput, now_ns: int) -> None:
         if self._comparator is not None:
             self._comparator.witness(event, now_ns)
+
+    def _on_compared(self, event: t.Compared, now_ns: int) -> None:
+        for found in event.found:
+            self._out.signal(found)
 
     def _on_done(self, event: t.Done, now_ns: int) -> None:
         if self.checkpointer.owns(event.op):

@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
+from itertools import zip_longest
 from typing import Any
 
 from colosim.protocol import types as t
@@ -56,6 +57,8 @@ _TYPES: dict[str, type] = {
         ManagerConfig,
     )
 }
+#: what a comparison says
+_FOUND = (t.Match, t.Mismatch, t.Stale, t.Forgone)
 _ENUMS: dict[str, Callable[[str], Enum]] = {
     "role": t.Role,
     "transfer": Transfer,
@@ -74,7 +77,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if is_dataclass(value):
-        body = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        body = {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.compare}
         return {type(value).__name__: body}
     return value
 
@@ -150,45 +153,53 @@ class Difference:
 def replay(lines: Iterable[Line]) -> list[Difference]:
     """Feed the recorded events to new nodes; return every difference in signals and actions.
 
-    Works line by line and keeps no more than one event's consequences in memory.  Raises
-    `TraceError` for a header that no node can have.
+    Works feed by feed (an event with its consequences) and keeps no more than one of each node in
+    memory.  Frames are not in a trace: what comparing them brought to light is taken from it.
+    Raises `TraceError` for a header that no node can have.
     """
     nodes: dict[str, Node] = {}
-    expected: dict[str, deque[tuple[str, Any]]] = {}
+    feeds: dict[str, list[Line]] = {}
     differences: list[Difference] = []
-
-    def differ(node: str, n: int, recorded: Any, replayed: Any) -> None:
-        differences.append(Difference(node, n, repr(recorded), repr(replayed)))
-
-    last = 0
     for line in lines:
         if line.kind == "node" and isinstance(line.body, NodeConfig):
+            if line.node in nodes:
+                _again(nodes[line.node], feeds[line.node], differences)
             nodes[line.node] = _node(line.node, line.body)
-            expected[line.node] = deque()
+            feeds[line.node] = []
             continue
         if line.node not in nodes:
             raise TraceError(f"node {line.node!r} has lines but no header")
-        todo = expected[line.node]
         if line.kind == "event":
-            while todo:
-                differ(line.node, last, None, todo.popleft()[1])
-            node = nodes[line.node]
-            try:
-                node.feed(line.body, line.now_ns)
-            except t.ProtocolError as error:
-                differ(line.node, line.n, line.body, error)
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                raise TraceError(f"line {line.n} of node {line.node!r}: {error!r}") from None
-            todo.extend(("signal", signal) for signal in node.signals())
-            todo.extend(("action", action) for action in node.actions())
-            last = line.n
-            continue
-        replayed = todo.popleft() if todo else None
-        if replayed != (line.kind, line.body):
-            differ(line.node, line.n, line.body, replayed and replayed[1])
-    rest = ((name, body) for name, todo in expected.items() for _, body in todo)
-    differences.extend(Difference(name, last, repr(None), repr(body)) for name, body in rest)
+            _again(nodes[line.node], feeds[line.node], differences)
+            feeds[line.node] = []
+        feeds[line.node].append(line)
+    for name, feed in feeds.items():
+        _again(nodes[name], feed, differences)
     return differences
+
+
+def _again(node: Node, feed: list[Line], differences: list[Difference]) -> None:
+    """One recorded event and its consequences, compared with what the node does now."""
+    if not feed:
+        return
+    line, *recorded = feed
+    if line.kind != "event":  # lines before any event: nothing can have caused them
+        line, recorded = replace(line, n=0), feed
+    else:
+        if not isinstance(line.body, t.Compared):
+            node.tell(each.body for each in recorded if isinstance(each.body, _FOUND))
+        try:
+            node.feed(line.body, line.now_ns)
+        except t.ProtocolError as error:
+            differences.append(Difference(line.node, line.n, repr(line.body), repr(error)))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise TraceError(f"line {line.n} of node {line.node!r}: {error!r}") from None
+    replayed: list[tuple[str, Any]] = [("signal", signal) for signal in node.signals()]
+    replayed += [("action", action) for action in node.actions()]
+    for was, now in zip_longest(recorded, replayed):
+        if was is None or now != (was.kind, was.body):
+            n, body = (line.n, None) if was is None else (was.n, was.body)
+            differences.append(Difference(line.node, n, repr(body), repr(now and now[1])))
 
 
 def _node(name: str, config: NodeConfig) -> Node:
@@ -196,7 +207,7 @@ def _node(name: str, config: NodeConfig) -> Node:
         if (given := getattr(config, what)) not in known:
             raise TraceError(f"header of node {name!r}: {what} {given!r} is unknown")
     try:
-        return Node(config)
+        return Node(config, told=True)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise TraceError(f"header of node {name!r}: {error!r}") from None
 

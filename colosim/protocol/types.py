@@ -11,7 +11,7 @@ nanoseconds and always arguments, never fields: the core has no clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 # --------------------------------------------------------------------------------------------
@@ -99,10 +99,14 @@ class PeerBlob:
 
 @dataclass(frozen=True, slots=True)
 class GuestOutput:
-    """This node's guest produced output; ``digest`` stands for its bytes."""
+    """This node's guest produced output; ``digest`` stands for its bytes.
+
+    frames: the bytes themselves, where they are compared.  They are no part of a trace.
+    """
 
     range: Range
     digest: str
+    frames: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,14 @@ class PeerOutput:
     range: Range
     digest: str
     epoch: int
+    frames: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Somebody else than this node compares, and found this."""
+
+    found: tuple[Match | Mismatch, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +197,7 @@ Event = (
     | PeerBlob
     | GuestOutput
     | PeerOutput
+    | Compared
     | Done
     | Failed
     | LinkLost
@@ -439,15 +452,24 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """Comparator: the guests differ at this range."""
+    """Comparator: the guests differ at this range; ``detail`` is for people."""
 
     range: Range
     why: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Stale:
     """Comparator: one guest produced this range and the other did not, for too long."""
+
+    range: Range
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgone:
+    """Comparator: this output will never leave (mode ``qemu``: a full queue or table)."""
 
     range: Range
 
@@ -482,6 +504,7 @@ Signal = (
     | Match
     | Mismatch
     | Stale
+    | Forgone
     | SteppedDown
     | Promoted
     | Alone

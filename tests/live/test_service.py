@@ -9,50 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from backends.qemu.errors import LiveError
-from backends.qemu.live import LiveOutcome, run_live
+from backends.qemu.live import run_live
 from backends.qemu.selftest import SCENARIO
 from colosim.protocol import types as t
 from colosim.protocol.node import NodeConfig
-from colosim.protocol.trace import decode_line, encode_line, replay
 from colosim.scenario import Scenario
 from tests.live.pairs import ask, live, needs_qemu, plan, until_checkpoint
-
-SERVICE: dict[str, Any] = {
-    **SCENARIO,
-    "duration": "8 s",
-    "workload": {
-        "kind": "service",
-        "load": "closed",
-        "clients": 4,
-        "think_time": "20 ms",
-        "service_time": "1 ms",
-    },
-    "memory": {**SCENARIO["memory"], "guest_memory": "131080 KiB"},
-    "guest": {"accelerator": "tcg"},
-}
-KILL = {"target": "primary", "kind": "crash"}
-
-
-def ran(tmp_path, policy: str = "remus", **tables: Any) -> LiveOutcome:
-    scenario = Scenario.from_mapping({**SERVICE, **tables})
-    outcome = asyncio.run(asyncio.wait_for(run_live(scenario, policy, tmp_path, print), 120))
-    print(*outcome.record.events, sep="\n")
-    assert outcome.record.violations == []
-    assert replay(decode_line(encode_line(line)) for line in outcome.lines) == []
-    return outcome
-
-
-def check_served(outcome: LiveOutcome, end_s: float = 7.0) -> None:
-    """No answer lost, wrong or doubled, and answers to the end."""
-    counters = outcome.record.counters
-    for what in ("lost", "wrong", "doubled"):
-        assert counters[f"{what}_responses"] == 0, counters
-    assert outcome.record.responses["released_ns"].max() > end_s * 1e9
+from tests.live.services import KILL, SERVICE, check_served, ran
 
 
 @needs_qemu
@@ -149,7 +116,6 @@ def test_without_protection_everything_passes_at_once(tmp_path):
         ({"guest": {"qemu": "/no/such/qemu"}}, "none", "/no/such/qemu: not found; install"),
         ({"guest": {"qemu": "/bin/true"}}, "none", "/bin/true: is no QEMU"),
         ({"guest": {"kernel": "/no/kernel"}}, "none", "/no/kernel: not there; give a kernel"),
-        ({}, "colo", "policy colo: live mode does not compare output yet"),
         ({"dialect": "rfc2014"}, "none", "dialect rfc2014: real QEMUs speak upstream"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any
 from backends.qemu.errors import LiveError
 
 MIB = 1 << 20
+CAPTURE_LIMIT_BYTES = 1024 * MIB
 
 GATEWAY = "gw"
 HUB = "hub"
@@ -43,7 +44,7 @@ class NetConfig:
     gateway_ip: str = GATEWAY_IP
     seed: int = 0
     capture: Path | None = None
-    capture_limit_bytes: int = 1024 * MIB
+    capture_limit_bytes: int = CAPTURE_LIMIT_BYTES
     connect_limit_s: float = 5.0
     hold_limit_bytes: int = 16 * MIB  # client frames while a quiesce is in force
     backlog_limit_bytes: int = 16 * MIB  # toward a reader that does not read

@@ -92,6 +92,11 @@ def unpack(body: bytes) -> bytes | dict[str, Any]:
     return message
 
 
+def is_arp_request(frame: bytes) -> bool:
+    """Without VLAN tag."""
+    return frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\1"
+
+
 def arp_request(mac: str, sender_ip: str, target_ip: str) -> bytes:
     """Who has ``target_ip``, tell ``sender_ip``: passt learns the guest's MAC from it."""
     source = bytes.fromhex(mac.replace(":", ""))

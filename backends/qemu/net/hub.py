@@ -2,7 +2,8 @@
 
 * Gateway to hosts: to every port that listens.  A quiesce holds these frames back and sends a mark
   behind those that went before; a port answers it when its guest has got them.
-* Hosts to gateway: only the owner's frames.  A fenced host has no connection and nothing under way.
+* Hosts to gateway: only the owner's frames, and anybody's ARP requests.  A fenced host has no
+  connection and nothing under way.
 
 Toward a reader that does not read, whole frames are dropped beyond a limit, and counted.
 """
@@ -23,6 +24,7 @@ from backends.qemu.net.frames import (
     SMALLEST_FRAME_BYTES,
     Splitter,
     arp_request,
+    is_arp_request,
     pack_for_hub,
     pack_message,
     unpack,
@@ -248,8 +250,12 @@ class Hub:
         self._from[port.host] += len(frames)
         if port.host == self._owner:
             self.outward.put(frames, port.host)
-        else:
-            self._dropped["not the owner's"] += len(frames)
+            return
+        # A guest that only witnesses needs answers of its own; any guest of the pair may ask, for
+        # all have one address.
+        asked = [frame for frame in frames if is_arp_request(frame)]
+        self.outward.put(asked, port.host)
+        self._dropped["not the owner's"] += len(frames) - len(asked)
 
     def _heard(self, host: str, message: dict[str, Any]) -> None:
         ask = self._asks.get(message.get("ask", 0))

@@ -17,9 +17,11 @@ from typing import Any
 
 from backends.qemu.address import Address, UnixAddress
 from backends.qemu.errors import LiveError
+from backends.qemu.net.acked import Acked
 from backends.qemu.net.config import HUB, MIB
 from backends.qemu.net.frames import Splitter, pack, pack_for_hub, pack_message, unpack
 from backends.qemu.net.sockets import Listener, Stream, connect
+from colosim.protocol.rewrite import Rewriter
 
 _HELLO_LIMIT_S = 5.0
 _MARKS = 64
@@ -40,7 +42,8 @@ class Port:
 
     output(frames) gets what the guest sent, in batches and in order.  guest_gone() is called when
     QEMU's socket has ended, after its last frames; hub_gone() when the hub's has.  hub: where it
-    is; else in the directory.
+    is; else in the directory.  rewriter: translates sequence numbers between guest and clients.
+    acked: is shown what clients send.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class Port:
         *,
         hub: Address | None = None,
         keeps: bool = False,
+        rewriter: Rewriter | None = None,
+        acked: Acked | None = None,
         guest_gone: Callable[[], None] = _nothing,
         hub_gone: Callable[[], None] = _nothing,
         say: Callable[[str], None] = lambda text: None,
@@ -60,6 +65,8 @@ class Port:
         self.host = host
         self.path = directory / f"{host}.net"
         self.keeps = keeps
+        self.rewriter = rewriter
+        self.acked = acked
         self._hub_address = hub or UnixAddress(directory / HUB)
         self._output = output
         self._guest_gone = guest_gone
@@ -211,6 +218,9 @@ class Port:
         frames = self._guest_splitter.feed(data)
         if frames:
             self._counts["from guest"] += len(frames)
+            if self.rewriter is not None:
+                frames, waited = self.rewriter.from_guest(frames)
+                self._write_guest(waited)
             self._output(frames)
 
     def _guest_ended(self) -> None:
@@ -222,6 +232,11 @@ class Port:
         self._guest_gone()
 
     def _to_guest(self, frames: list[bytes]) -> None:
+        if self.rewriter is not None:
+            frames = self.rewriter.to_guest(frames)
+        self._write_guest(frames)
+
+    def _write_guest(self, frames: list[bytes]) -> None:
         guest = self._guest
         if not frames:
             return
@@ -272,6 +287,8 @@ class Port:
 
     def _take(self, frames: list[bytes]) -> None:
         self._counts["from hub"] += len(frames)
+        if self.acked is not None:
+            self.acked.see(frames)
         if not self.keeps:
             self._first += len(frames)
             self._to_guest(frames)
