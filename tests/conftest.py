@@ -1,4 +1,4 @@
-"""What every test shares: the Hypothesis profiles, chosen by COLOSIM_PROFILE, and what was counted."""
+"""What every test shares: Hypothesis profiles, chosen by COLOSIM_PROFILE, and what was counted."""
 
 from __future__ import annotations
 
