@@ -28,6 +28,8 @@ from tests.conformance.oracle import RELEASES, Oracle, program_of
 from tests.conformance.play import Watched, conversation_of, play, run, shortest
 from tests.conformance.rows import CP, ROWS, N, P, S
 
+pytestmark = pytest.mark.live
+
 ROOT = Path(__file__).parents[2]
 IS_FULL = settings().max_examples > 100
 STEPS = {"tcp": 45_000, "mixed": 30_000, "limits": 12_000, "vnet": 15_000, "large": 500}
