@@ -22,6 +22,7 @@ from colosim.model.errors import ModelError
 from colosim.protocol.checkpoint import Quirks
 from colosim.protocol.dialect import DIALECTS, Message
 from colosim.protocol.policies import POLICIES
+from colosim.protocol.types import Output
 from colosim.scenario import ClosedService, OpenService, Scenario, Workload
 
 Version = tuple[int, int, int]
@@ -43,6 +44,15 @@ class _Asked:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protects", POLICIES[self.s.policy.name].protects())
+
+    @property
+    def compares(self) -> bool:
+        """Both guests' output is compared."""
+        return POLICIES[self.s.policy.name].output is Output.WITNESS
+
+    @property
+    def compare_timeout_ns(self) -> int:
+        return int(self.s.policy_params(self.s.policy.name).compare_timeout_ns)
 
     @property
     def is_remote(self) -> bool:
@@ -145,6 +155,7 @@ _PAUSES = 3  # a heartbeat time-out shorter than these pauses suspects a busy pe
 _SHORTEST_TIMEOUT_NS = 200 * _MS  # a loaded machine does not run a process for so long
 _SHORTEST_FENCE_NS = 1 * _S
 _SHORTEST_REMOTE_FENCE_NS = 5 * _S
+_LONG_COMPARE_NS = 1 * _S
 _PAIR_NS = 180 * _S  # the runner's limit for the first synchronisation
 
 _Rule = tuple[Status, Callable[[_Asked], Any], str, str, str]
@@ -156,7 +167,30 @@ _UNSAFE: tuple[_Rule, ...] = (
         lambda a: not a.protects,
         "policy.name",
         "nothing protects the guest: what kills it is the end of it",
-        "give remus",
+        "give remus or colo",
+    ),
+    (
+        "warn",
+        lambda a: a.compares and a.s.compare.mode != "strict",
+        "compare.mode",
+        "QEMU's rules call equal bytes at different places the same, lose what a full queue does "
+        "not hold, and see differences in bursts of datagrams that are equal",
+        'give "strict"',
+    ),
+    (
+        "warn",
+        lambda a: a.compares and a.s.compare.rewriter != "strict",
+        "compare.rewriter",
+        "filter-rewriter misses connections that the guest opens, and those that outlive a "
+        "takeover differ for ever in the next pair",
+        'give "strict"',
+    ),
+    (
+        "warn",
+        lambda a: a.compares and a.compare_timeout_ns > _LONG_COMPARE_NS,
+        "policy.colo.compare_timeout",
+        "what only one guest has said waits for so long, and a client with it",
+        "give 300 ms, or a few times what the slower guest needs",
     ),
     (
         "fail",

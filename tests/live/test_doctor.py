@@ -243,6 +243,9 @@ SERVICE = {
 }
 
 
+COLO = {"policy.name": "colo", "policy.colo.compare_timeout": "300 ms"}
+
+
 def found_in(changes: dict) -> dict[str, Finding]:
     """By key, what is unsafe in a safe scenario with these changes."""
     found = unsafe(Scenario.from_mapping(SAFE).replace(changes))
@@ -252,12 +255,16 @@ def found_in(changes: dict) -> dict[str, Finding]:
 
 def test_a_safe_scenario():
     assert found_in({}) == {}
+    assert found_in(COLO) == {}
 
 
 @pytest.mark.parametrize(
     ("changes", "key", "status"),
     [
         ({"policy.name": "none"}, "policy.name", "warn"),
+        ({**COLO, "compare.mode": "qemu"}, "compare.mode", "warn"),
+        ({**COLO, "compare.rewriter": "qemu"}, "compare.rewriter", "warn"),
+        ({"policy.name": "colo"}, "policy.colo.compare_timeout", "warn"),
         ({"manager.fence_fails": True}, "manager.fence_fails", "fail"),
         ({"quirks": "qemu-7.2"}, "quirks", "fail"),
         ({"commit": "received"}, "commit", "warn"),
