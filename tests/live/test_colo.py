@@ -130,6 +130,20 @@ def test_hang(tmp_path, target, scope):
 
 
 @needs_qemu
+@pytest.mark.parametrize(
+    ("service", "client"), [("nginx", "http"), ("redis", "redis"), ("memcached", "memcached")]
+)
+def test_services_of_the_world(tmp_path, service, client):
+    """Their answers differ now and then by themselves: by the date, or by what came first."""
+    survived(
+        tmp_path,
+        client,
+        {**KILL, "scope": "host", "at": "4 s"},
+        guest={"accelerator": "tcg", "services": [service]},
+    )
+
+
+@needs_qemu
 def test_guests_that_differ_are_checkpointed(tmp_path):
     """Clients get answers that only one of two guests would give."""
     outcome = ran(
