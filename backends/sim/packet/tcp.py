@@ -276,6 +276,8 @@ class Connection:
             self._acknowledge()
 
     def _reset(self, seq: int, ack: int, flags: int) -> None:
+        if self.phase is Phase.TIME_WAIT:
+            return  # RFC 1337: it answers something old
         if self.phase is Phase.SYN_SENT:
             fits = bool(flags & ACK) and ack == self.iss + 1 & _M
         else:
