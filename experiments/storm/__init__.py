@@ -6,7 +6,7 @@ datagrams of one connection is a mismatch although both guests say the same.
 
 Three sweeps, at fidelity ``packet`` with the core's own comparators:
 
-* burst: size of a burst, clients that ask again at once: checkpoints a second and goodput
+* burst: size of a burst, clients that wait for their answers: checkpoints a second and goodput
 * gap: time between the datagrams of a burst of eight, few bursts: how many are mismatches, beside
   the chance that the primary leads by a gap, which is what QEMU's search makes of it
 * `leads`: no simulation: one burst of eight, and how many the primary leads by
@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
@@ -36,7 +35,7 @@ from colosim.protocol.compare_qemu import QemuComparator
 from colosim.protocol.verdicts import CompareLimits, Differs, FrameComparator, Same
 
 DATAGRAM_BYTES = 1200
-BURSTS = (1, 2, 4, 8, 16, 32, 64)
+BURSTS = (1, 2, 4, 8, 16, 32)
 GAPS_US = (10, 50, 100, 200, 300, 400, 600, 800, 1000)
 BURST = 8  # where something else varies
 KEYS = ("sweep", "at", "condition")
@@ -108,6 +107,7 @@ def gap(gap_us: int) -> dict[str, Any]:
         "workload.rate": "10 /s",
         "workload.connections": 64,
         "workload.vcpus": 64,
+        "workload.service_time": "5 ms",
     }
 
 
@@ -120,8 +120,9 @@ def run(
 ) -> pd.DataFrame:
     """Sweep ("burst" or "gap"), at (datagrams, or us), condition, replication, metric, value.
 
-    Metrics: checkpoints_per_s; goodput_mbit_per_s, of answers that are complete; false_share, the
-    part of the bursts that brought about a checkpoint.
+    Metrics: checkpoints_per_s; latency_mean_ms; goodput_mbit_per_s, of answers that are complete;
+    goodput_share, the same as part of what there is without protection on the same draws (sweep
+    "burst"); false_share, the part of the bursts that brought about a checkpoint.
     """
     pieces = [
         *(("burst", n, condition, burst(n)) for n in bursts for condition in CONDITIONS),
@@ -130,7 +131,19 @@ def run(
     arguments = [(*piece, replications, seed) for piece in pieces]
     measured = dict(parallel.run(_measure, arguments, jobs, what="storm"))
     tables = [measured[sweep, at, condition.name] for sweep, at, condition, _ in pieces]
-    return pd.concat(tables, ignore_index=True)
+    return _with_shares(pd.concat(tables, ignore_index=True))
+
+
+def _with_shares(table: pd.DataFrame) -> pd.DataFrame:
+    goodput = table[(table["metric"] == "goodput_mbit_per_s") & (table["sweep"] == "burst")]
+    unprotected = goodput[goodput["condition"] == NONE.name]
+    both = goodput.merge(
+        unprotected, "left", ["sweep", "at", "replication"], suffixes=("", "_none")
+    )
+    shares = goodput.assign(
+        metric="goodput_share", value=(both["value"] / both["value_none"]).to_numpy()
+    )
+    return pd.concat([table, shares], ignore_index=True)
 
 
 def _measure(
@@ -158,6 +171,7 @@ def _measure(
     values = pd.DataFrame(
         {
             "checkpoints_per_s": wide["checkpoints_per_s"],
+            "latency_mean_ms": wide["latency_mean_ms"],
             "goodput_mbit_per_s": wide["throughput_per_s"] * bits / 1e6,
             "false_share": wide["checkpoints_per_s"] / wide["throughput_per_s"],
         }
@@ -183,26 +197,30 @@ def lead_chance(gap_us: float) -> float:
 
 
 def leads() -> pd.DataFrame:
-    """lead, condition, mismatches, released: of a burst of eight, the primary so many ahead."""
+    """ahead, condition, mismatches, released: of a burst of eight, by how the guests say it.
+
+    ahead: datagrams that the primary has said when the secondary says its first.
+    """
     rows = []
-    for lead in range(BURST + 1):
+    for ahead in range(BURST + 1):
         for condition in (STRICT, QEMU, OLDEST_FIRST):
             with compared_by(condition):
                 comparator = compare.MODES[condition.mode](CompareLimits())
-            found = _conversation(comparator, lead)
+            found = _conversation(comparator, ahead)
             mismatches = sum(isinstance(each, Differs) for each in found)
             released = sum(len(each.frames) for each in found if isinstance(each, Same))
-            rows.append((lead, condition.name, mismatches, released))
-    return pd.DataFrame(rows, columns=["lead", "condition", "mismatches", "released"])
+            rows.append((ahead, condition.name, mismatches, released))
+    return pd.DataFrame(rows, columns=["ahead", "condition", "mismatches", "released"])
 
 
-def _conversation(comparator: FrameComparator, lead: int) -> list[Any]:
-    """Both guests say the same eight datagrams, one by one, the primary ``lead`` ahead."""
+def _conversation(comparator: FrameComparator, ahead: int) -> list[Any]:
+    """Both guests say the same eight datagrams; then they take turns, the secondary first."""
     wire = Wire(turned(connection_key(bytes((10, 1, 0, 0)), 40_000)), is_outward=True)
     frames = [wire.udp(bytes([n]) * DATAGRAM_BYTES) for n in range(BURST)]
-    for n in np.arange(BURST + lead):
-        if n < BURST:
-            comparator.primary(int(n), [frames[n]], int(n))
-        if n >= lead:
-            comparator.secondary(int(n - lead), [frames[n - lead]], int(n))
+    for n in range(ahead):
+        comparator.primary(n, [frames[n]], n)
+    for n in range(BURST):
+        comparator.secondary(n, [frames[n]], BURST + n)
+        if (other := ahead + n) < BURST:
+            comparator.primary(other, [frames[other]], BURST + n)
     return list(comparator.verdicts())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from colosim.analysis.plots import COLOURS, Chart
 from colosim.analysis.stats import interval
@@ -18,7 +18,6 @@ _LOOKS = {
     "qemu": (COLOURS[1], "-", "s"),
     "qemu, oldest first": (COLOURS[2], "--", "^"),
 }
-_NUMBER = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def draw(table: pd.DataFrame) -> Chart:
@@ -28,9 +27,8 @@ def draw(table: pd.DataFrame) -> Chart:
     bursts = table[table["sweep"] == "burst"]
     _lines(first, bursts, "checkpoints_per_s")
     first.set(title="a  Checkpoints", ylabel="Checkpoints (1/s)")
-    _lines(second, bursts, "goodput_mbit_per_s")
-    second.set(title="b  Goodput", ylabel="Complete answers (Mbit/s)", yscale="log")
-    second.yaxis.set_major_formatter(_NUMBER)
+    _lines(second, bursts[bursts["condition"] != "none"], "goodput_share")
+    second.set(title="b  Goodput", ylabel="Goodput, without protection = 1", ylim=(0, 1.05))
     sizes = sorted(bursts["at"].unique())
     for axes in (first, second):
         axes.set_xscale("log", base=2)

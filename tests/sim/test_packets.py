@@ -202,7 +202,7 @@ def test_a_difference_between_differently_cut_streams_is_found_once():
 
 
 def test_a_hazard_parts_the_guests_until_the_checkpoint():
-    record = run(packets(duration="4 s", divergence={"hazard": "5 /s"}), "colo")
+    record = run_replication(packets(duration="2 s", divergence={"hazard": "10 /s"}), "colo", 1, 0)
     check_right(record)
     assert 8 < (record.checkpoints["reason"] == "mismatch").sum() < 35
 
@@ -329,7 +329,7 @@ def test_a_simple_workload_is_the_same_at_both_fidelities(policy):
 
 
 def test_policies_share_arrivals_at_this_fidelity_too():
-    what = packets(**SIMPLE)
+    what = packets(**{**SIMPLE, "duration": "2 s"})
     runs = [run_replication(what, policy, 9, 2) for policy in POLICIES]
     for column in ("client", "request", "arrival_ns"):
         for other in runs[1:]:
@@ -339,7 +339,11 @@ def test_policies_share_arrivals_at_this_fidelity_too():
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_same_run_twice(policy):
     """Watched or not, bit for bit."""
-    what = packets(packet={"split": 0.5, "ack_jitter": "3 ms"}, divergence={"probability": 0.05})
+    what = packets(
+        duration="300 ms",
+        packet={"split": 0.5, "ack_jitter": "3 ms"},
+        divergence={"probability": 0.05},
+    )
     assert run(what, policy).fingerprint() == run_replication(what, policy, 1, 0).fingerprint()
     assert run(what, policy).fingerprint() != run_replication(what, policy, 2, 0).fingerprint()
 

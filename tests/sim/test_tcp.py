@@ -107,6 +107,11 @@ class Conversation:
             return
         to.connection.receive(seq, ack, flags, data, self.now_ns)
 
+    def repeated(self) -> int:
+        """Segments that were sent again."""
+        ends = (self.client.connection, self.guest.connection)
+        return sum(end.retransmitted for end in ends if end is not None)
+
     def check(self, upload: bytes, download: bytes) -> None:
         assert bytes(self.guest.heard) == upload
         assert bytes(self.client.heard) == download
@@ -126,7 +131,7 @@ def test_a_conversation_without_loss(sizes):
     talk = Conversation(upload, download, lambda n: [MS])
     talk.run()
     talk.check(upload, download)
-    assert talk.client.connection.retransmitted == talk.guest.connection.retransmitted == 0
+    assert talk.repeated() == 0
 
 
 @given(
@@ -160,7 +165,7 @@ def test_a_lost_segment_is_sent_again_when_three_acknowledgements_ask_for_it():
         talk.run()
         talk.check(b"?", said(900, 2))
         took_ns.append(talk.now_ns)
-    assert talk.guest.connection.retransmitted == 0
+    assert talk.repeated() == 0
     assert took_ns[0] - took_ns[1] < 20 * MS
 
 
