@@ -11,13 +11,14 @@ from colosim.analysis.plots import COLOURS, Chart
 from colosim.analysis.stats import interval
 from experiments import storm
 
-#: colour, dashes, marker
+#: colour, dashes, marker and its size: those that coincide are seen one around the other
 _LOOKS = {
-    "none": (COLOURS[6], "-", "v"),
-    "strict": (COLOURS[0], "-", "o"),
-    "qemu": (COLOURS[1], "-", "s"),
-    "qemu, oldest first": (COLOURS[2], "--", "^"),
+    "none": (COLOURS[6], "-", "D", 11),
+    "strict": (COLOURS[0], "-", "o", 4),
+    "qemu": (COLOURS[1], "-", "s", 5),
+    "qemu, oldest first": (COLOURS[2], "--", "o", 8),
 }
+_CHANCE = "chance that the primary leads by a gap"
 
 
 def draw(table: pd.DataFrame) -> Chart:
@@ -43,7 +44,7 @@ def draw(table: pd.DataFrame) -> Chart:
         [storm.lead_chance(us) for us in x],
         color="black",
         linestyle=":",
-        label="chance that the primary leads by a gap",
+        label=_CHANCE,
     )
     third.set(
         title="c  Single bursts of eight",
@@ -55,15 +56,14 @@ def draw(table: pd.DataFrame) -> Chart:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3, linewidth=0.5)
         axes.set_axisbelow(True)
-    handles, labels = first.get_legend_handles_labels()
-    dotted, text = third.get_legend_handles_labels()
-    chart.legend(
-        [*handles, dotted[-1]],
-        [*labels, text[-1]],
-        loc="outside lower center",
-        ncols=5,
-        frameon=False,
-    )
+    shown = {
+        label: handle
+        for axes in (first, third)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    names = [*_LOOKS, _CHANCE]
+    handles = [shown[name] for name in names]
+    chart.legend(handles, names, loc="outside lower center", ncols=5, frameon=False)
     chart.suptitle("UDP bursts of two guests that say the same; bars: 95 % intervals")
     return chart
 
@@ -72,7 +72,7 @@ def _lines(axes: Axes, table: pd.DataFrame, metric: str) -> None:
     """A line for each condition, its mean and interval at each place."""
     rows = table[table["metric"] == metric]
     for condition, of_condition in rows.groupby("condition", sort=False):
-        colour, dashes, marker = _LOOKS[str(condition)]
+        colour, dashes, marker, size = _LOOKS[str(condition)]
         places = of_condition.groupby("at")["value"]
         x = [float(str(at)) for at, _ in places]
         _, mean, low, high = np.transpose([interval(values) for _, values in places])
@@ -83,7 +83,8 @@ def _lines(axes: Axes, table: pd.DataFrame, metric: str) -> None:
             color=colour,
             linestyle=dashes,
             marker=marker,
-            markersize=4,
+            markersize=size,
+            markerfacecolor=colour if size <= 5 else "none",
             capsize=2,
             linewidth=1.3,
             label=str(condition),

@@ -72,6 +72,9 @@ def test_the_figure_shows_every_condition(table):
     assert len(first.containers) == 4
     assert len(second.containers) == 3  # of none
     assert len(third.containers) == 2
+    (legend,) = chart.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert len(names) == len(set(names)) == len(storm.CONDITIONS) + 1
 
 
 def test_command(tmp_path):
