@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) -rs
 
-.PHONY: help demo test campaign lint clean
+.PHONY: help demo test conformance campaign lint clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -27,9 +27,12 @@ demo: $(READY)  ## published against fitted and predicted; none, Remus and COLO 
 test: $(READY)  ## all tests but the campaigns
 	@$(PYTEST)
 
-campaign: $(READY)  ## protocol, simulator and live tests at full counts (an hour); report in out/campaign
+conformance: $(READY)  ## comparator and rewriter beside genuine QEMU objects at full counts (minutes)
+	@COLOSIM_PROFILE=campaign $(PYTEST) tests/conformance -m "campaign or not campaign" --timeout=0
+
+campaign: $(READY)  ## protocol, conformance, simulator and live tests at full counts; report in out/campaign
 	@mkdir -p out/campaign
-	@COLOSIM_PROFILE=campaign $(PYTEST) tests/protocol tests/sim tests/live -m "campaign or not campaign" --timeout=0 \
+	@COLOSIM_PROFILE=campaign $(PYTEST) tests/protocol tests/conformance tests/sim tests/live -m "campaign or not campaign" --timeout=0 \
 		--junitxml=out/campaign/junit.xml --durations=20 | tee out/campaign/report.txt
 
 lint: $(READY)  ## ruff, mypy and the import contracts

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from colosim.api import compare, live, replay, run_live, simulate, sweep
     from colosim.calibration import calibrate, validate
+    from colosim.pcap import compare_pcap
     from colosim.scenario import Scenario, ScenarioError, load_scenario
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ _HOME = {
     "run_live": "colosim.api",
     "calibrate": "colosim.calibration",
     "validate": "colosim.calibration",
+    "compare_pcap": "colosim.pcap",
     "Scenario": "colosim.scenario",
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "compare",
+    "compare_pcap",
     "live",
     "load_scenario",
     "replay",

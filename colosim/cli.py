@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from colosim.api import Comparison, Replay, Result
+    from colosim.pcap import PcapComparison
 
 _MOST_SHOWN = 10
 
@@ -69,6 +70,18 @@ _RUN = _options(
     click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
     _JOBS,
 )
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, text: str) -> float:
+    """A time with its unit, such as "3 s" or "-5 ms"."""
+    from colosim.units import TIME, UnitError
+
+    text = text.strip()
+    sign = -1 if text.startswith("-") else 1
+    try:
+        return sign * TIME.parse(text.removeprefix("-")) / 1e9
+    except UnitError as error:
+        raise click.BadParameter(f"{text}: {error}", context, parameter) from None
 
 
 @click.group(
@@ -333,6 +346,76 @@ def replay(directory: str) -> int:
     return max(_show_replay(each) for each in api.replay(directory))
 
 
+@cli.command("compare-pcap", epilog="Example: colosim compare-pcap p.pcap s.pcap --mode qemu")
+@click.argument("primary", type=click.Path(path_type=Path))
+@click.argument("secondary", type=click.Path(path_type=Path))
+@click.option(
+    "--mode",
+    type=click.Choice(["strict", "qemu"]),
+    default="strict",
+    show_default=True,
+    help="How frames are compared; qemu: as colo-compare does, defects included.",
+)
+@click.option(
+    "--compare-timeout",
+    "compare_timeout_s",
+    metavar="TIME",
+    callback=_seconds,
+    default="3 s",
+    show_default=True,
+    help="How long output of one guest alone is held.",
+)
+@click.option(
+    "--offset",
+    "offset_s",
+    metavar="TIME",
+    callback=lambda *given: "auto" if given[-1] == "auto" else _seconds(*given),
+    default="0 s",
+    show_default=True,
+    help="Added to the secondary's times; may be negative; auto: by frames of clients in both.",
+)
+@click.option(
+    "--secondary-numbers",
+    "numbers",
+    type=click.Choice(["own", "translated", "auto"]),
+    default="auto",
+    show_default=True,
+    help="Whose TCP sequence numbers the secondary's capture has.",
+)
+@click.option("--guest", metavar="MAC", help="Default: the most frequent source in both captures.")
+@click.option(
+    "--checkpoint-pause",
+    "checkpoint_pause_s",
+    metavar="TIME",
+    callback=_seconds,
+    default="0 s",
+    show_default=True,
+    help="How long a checkpoint stops the guests.",
+)
+@click.option(
+    "--first",
+    metavar="N",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="How many verdicts to show.",
+)
+@click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def compare_pcap(primary: Path, secondary: Path, first: int, as_json: bool, **options: Any) -> int:
+    """Say when COLO would have released a guest's output or checkpointed, and why.
+
+    PRIMARY and SECONDARY are captures (pcap, pcapng; tcpdump, QEMU's filter-dump) of two guests
+    with the same input. Each difference is assumed to cause a checkpoint. Only frames of the
+    guest itself are compared.
+    """
+    from colosim.pcap import compare_pcap as run
+
+    found = run(primary, secondary, **options)
+    (_show_pcap_json if as_json else _show_pcap)(found, first, options["out"])
+    return 0
+
+
 _SWEEP_EXAMPLE = """\b
 Example: colosim sweep bandwidth.toml, where that file holds
   scenario = "web.toml"
@@ -477,6 +560,42 @@ def _show_json(outcome: Result | Comparison, out: str | None, phases: bool) -> N
     click.echo(json.dumps(body, allow_nan=False))
 
 
+def _show_pcap(found: PcapComparison, first: int, out: str | None) -> None:
+    from math import isnan
+
+    click.echo(f"{found.title}\n")
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    summary = found.summary()
+    values = [
+        "-" if isnan(value) else f"{value:,.3f}" if unit in ("ms", "s") else f"{value:,.0f}"
+        for value, unit in zip(summary["value"], summary["unit"], strict=True)
+    ]
+    table = summary.assign(value=values)[["metric", "value", "unit"]]
+    click.echo(f"\n{table.to_string(index=False)}\n")
+    if shown := min(first, len(found.verdicts)):
+        click.echo(f"the first {shown:,} of {len(found.verdicts):,} verdicts\n")
+        click.echo(f"{found.readable(first)}\n")
+    click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the tables")
+
+
+def _show_pcap_json(found: PcapComparison, first: int, out: str | None) -> None:
+    import json
+
+    body = {
+        "colosim": __version__,
+        "title": found.title,
+        "guest": found.guest,
+        "settings": dict(found.settings),
+        "notes": list(found.notes),
+        "out": out,
+        "summary": _rows(found.summary()),
+        "reasons": dict(found.reasons),
+        "verdicts": _rows(found.verdicts.head(first)),
+    }
+    click.echo(json.dumps(body, allow_nan=False))
+
+
 def _rows(table: pd.DataFrame) -> list[Mapping[str, Any]]:
     """Rows for JSON, which has no NaN."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
@@ -532,6 +651,7 @@ def _is_expected(error: Exception) -> bool:
     from backends.qemu.errors import LiveError
     from colosim.calibration.errors import CalibrationError
     from colosim.model.errors import ModelError
+    from colosim.pcap.errors import CaptureError
     from colosim.protocol.trace import TraceError
     from colosim.scenario import ScenarioError
     from colosim.store import StoreError
@@ -539,6 +659,7 @@ def _is_expected(error: Exception) -> bool:
 
     expected = (
         CalibrationError,
+        CaptureError,
         LiveError,
         ModelError,
         ScenarioError,

@@ -55,9 +55,9 @@ class Guest(Section):
 class Client(Section):
     """Who talks to a live guest, at the load of ``[workload]``."""
 
-    kind: Literal["none", "http", "redis", "memcached", "echo", "download", "work", "command"] = (
-        option("none", "built-in client, or a command of your own")
-    )
+    kind: Literal[
+        "none", "http", "redis", "memcached", "echo", "udp", "download", "work", "command"
+    ] = option("none", "built-in client, or a command of your own")
     guest_port: Annotated[int, number("port", 1, 65535)] | None = option(
         None, "port in the guest; default that of the service"
     )

@@ -1,4 +1,4 @@
-"""What every test shares: the Hypothesis profiles, chosen by COLOSIM_PROFILE."""
+"""What every test shares: Hypothesis profiles, chosen by COLOSIM_PROFILE, and what was counted."""
 
 from __future__ import annotations
 
@@ -25,3 +25,15 @@ settings.load_profile(os.environ.get("COLOSIM_PROFILE", "ci"))
 
 # Figures are drawn into files, also where a display happens to exist. Set before matplotlib loads.
 os.environ["MPLBACKEND"] = "Agg"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Shows what tests recorded as "counted": how much was tried, and what was left out."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    counted = [
+        value for report in reports for name, value in report.user_properties if name == "counted"
+    ]
+    if counted:
+        terminalreporter.section("counted")
+        for line in counted:
+            terminalreporter.line(line)

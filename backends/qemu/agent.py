@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colosim.protocol.rewrite import StrictRewriter
-
 from backends.qemu.address import Address, parse
 from backends.qemu.errors import LiveError
 from backends.qemu.genuine import ColoCompare
@@ -38,6 +36,7 @@ from backends.qemu.world import LiveHost, PrimaryHost, SecondaryHost, Trace
 from colosim.protocol.compare import ELSEWHERE
 from colosim.protocol.digests import DIGESTS
 from colosim.protocol.node import NodeConfig
+from colosim.protocol.rewrite import StrictRewriter
 from colosim.protocol.trace import decode_line
 from colosim.protocol.types import HandOver, Role
 

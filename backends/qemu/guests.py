@@ -119,6 +119,14 @@ class _Guest:
         if not self._runs:
             await self._check_running()
 
+    async def answers(self, limit_s: float) -> bool:
+        """Whether its QEMU is there at all."""
+        try:
+            await self.qmp.execute("query-status", limit_s=limit_s)
+        except LiveError:
+            return False
+        return True
+
     def heard(self, event: QmpMessage) -> None:
         """An event of its monitor."""
         self._runs = self._runs or event["event"] == "RESUME"
@@ -317,6 +325,7 @@ class SecondaryGuest(_Guest):
         self._reading: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()  # replaced each time that it is set
         self._running = False
+        self._is_closed = False
         self._trouble: str | None = None
         self.in_colo: asyncio.Future[QmpMessage] | None = None
 
@@ -356,11 +365,13 @@ class SecondaryGuest(_Guest):
         except (ConnectionError, RuntimeError):
             raise LiveError(f"{self.qmp.name}: its migration socket closed") from None
 
-    async def next_message(self) -> bytes:
-        """What it says next on the way back."""
+    async def next_message(self) -> bytes | None:
+        """What it says next on the way back; None: we have closed its socket."""
         message = await self._messages.get()
         if message is None:
             self._messages.put_nowait(None)
+            if self._is_closed:
+                return None
             raise LiveError(self._trouble or f"{self.qmp.name}: its migration socket closed")
         return message
 
@@ -394,6 +405,7 @@ class SecondaryGuest(_Guest):
 
     def close(self) -> None:
         """End its stream, which also frees it if it waits for bytes."""
+        self._is_closed = True
         if self._socket is not None:
             self._socket.close()
             self._socket = None

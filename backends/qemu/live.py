@@ -258,7 +258,15 @@ def _load(run: LiveRun | NativeRun, scenario: Scenario, start_ns: int) -> Load |
         return None
     [(port, _)] = forwards
     host = "127.0.0.1" if run.plan.tap is None else GUEST_IP
-    return Load(workload, scenario.client, Streams(scenario.seed, 0), port, start_ns, host=host)
+    return Load(
+        workload,
+        scenario.client,
+        Streams(scenario.seed, 0),
+        port,
+        start_ns,
+        host=host,
+        diverge=scenario.divergence.probability,
+    )
 
 
 async def _work(

@@ -37,6 +37,7 @@ class Kind(IntEnum):
     WITNESS = 5  # be64 line number, then frames of the secondary's guest
     NUMBERS = 6  # how far apart the sequence numbers of guest and clients are, at this state
     COVERED = 7  # frames that the state covers and that have not left
+    LEFT = 8  # datagrams that leave now, as `datagrams.mark` has them
 
 
 def pack(kind: Kind, payload: bytes | memoryview, cause: int | None = None) -> bytes:

@@ -9,12 +9,13 @@ wants, and lets its messages pass when the node sends them.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 import struct
 import time
+import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import astuple
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from backends.qemu.errors import LiveError
 from backends.qemu.genuine import ColoCompare
 from backends.qemu.guests import Fate, PrimaryGuest, SecondaryGuest
 from backends.qemu.net.control import Control
+from backends.qemu.net.datagrams import mark, marks
 from backends.qemu.net.frames import Splitter, is_arp_request
 from backends.qemu.net.frames import pack as pack_frames
 from backends.qemu.net.pcap import Capture
@@ -42,6 +44,7 @@ NS_PER_S = 1_000_000_000
 _STREAM_BUFFER_BYTES = 1 << 16
 _RETAIN_LIMIT_BYTES = 16 << 20
 WITNESS_FRAMES = 256  # in one message: its size has a limit
+_MARKS = 4096  # in one message
 _WITNESS = struct.Struct(">QQ")
 
 Work = Coroutine[Any, Any, t.State | None]
@@ -228,6 +231,7 @@ class LiveHost(ABC):
         self._held_bytes += sum(map(len, frames))
         if self._capture is not None:
             self._capture.see(frames)
+            self._capture.flush()  # whoever is killed leaves all that its guest made
         # frames of two guests are no one stream, so each has its own name
         made = t.Range(f"{self.host}.frames", first, self._made)
         compared = tuple(frames) if self._compares else ()
@@ -311,11 +315,11 @@ class LiveHost(ABC):
     def _start_vm(self, action: t.StartVm, cause: Cause) -> None: ...
 
     def _drain(self, action: t.Drain, cause: Cause) -> None:
-        async def drain() -> None:
-            if self._port is not None:
-                await self._port.drain(self._limits.cut_ns / NS_PER_S)
+        self._on_guest(action.op, cause, self._drained())
 
-        self._on_guest(action.op, cause, drain())
+    async def _drained(self) -> None:
+        if self._port is not None:
+            await self._port.drain(self._limits.cut_ns / NS_PER_S)
 
     def _close_link(self, action: t.CloseLink, cause: Cause) -> None:
         if self._stream is not None:
@@ -325,10 +329,10 @@ class LiveHost(ABC):
     def _release(self, action: t.Release, cause: Cause) -> None:
         frames = [frame for range_ in action.ranges for frame in self._take(range_)]
         if self._port is not None:
-            self._port.send(self._unknown(frames))
+            self._port.send(self._to_clients(frames))
 
-    def _unknown(self, frames: list[bytes]) -> list[bytes]:
-        """Those that clients need."""
+    def _to_clients(self, frames: list[bytes]) -> list[bytes]:
+        """Which of these frames to send."""
         return frames
 
     def _drop(self, action: t.Drop, cause: Cause) -> None:
@@ -445,6 +449,13 @@ class PrimaryHost(LiveHost):
         if self._genuine is not None and self.started:
             self._genuine.primary(first, frames)
 
+    def _to_clients(self, frames: list[bytes]) -> list[bytes]:
+        # a survivor must not send a datagram again, so it is told first
+        if self._compares and (leave := [each for each in map(mark, frames) if each]):
+            for at in range(0, len(leave), _MARKS):
+                self._write(pack(Kind.LEFT, b"".join(leave[at : at + _MARKS])))
+        return frames
+
     def found_same(self, numbers: list[int]) -> None:
         """Of colo-compare.  What a checkpoint has released comes out of it too, later."""
         ranges = runs(f"{self.host}.frames", (n for n in numbers if n in self._held))
@@ -491,9 +502,15 @@ class PrimaryHost(LiveHost):
             if self._network is not None:
                 self._quiesced = True
                 limit_s = self._limits.quiesce_ns / NS_PER_S
-                await self._network.ask(
-                    "quiesce", limit_s + 1, mark=self._checkpoint, limit_s=limit_s
-                )
+                try:
+                    await self._network.ask(
+                        "quiesce", limit_s + 1, mark=self._checkpoint, limit_s=limit_s
+                    )
+                except LiveError as error:
+                    # one of the guests does not read: ours must not go on alone if it is that one
+                    if not await self._guest.answers(limit_s):
+                        self.vm_lost(str(error))
+                    raise
 
         self._operate(action.op, cause, quiesce())
 
@@ -603,7 +620,28 @@ class SecondaryHost(LiveHost):
         if frames:
             self.output(frames)
 
-    def _unknown(self, frames: list[bytes]) -> list[bytes]:
+    def _have_left(self, datagrams: list[bytes]) -> None:
+        """Of the primary, which made the same."""
+        left = Counter(datagrams)
+        rest = len(datagrams)
+        self._covered, covered = [], self._covered
+        for frame in covered:
+            known = mark(frame) if rest else None
+            if known is None or not left[known]:
+                self._covered.append(frame)
+            else:
+                left[known] -= 1
+                rest -= 1
+        for number, frame in list(self._held.items()) if rest else ():
+            known = mark(frame)
+            if known is not None and left[known]:
+                self._held_bytes -= len(self._held.pop(number))
+                left[known] -= 1
+                rest -= 1
+                if not rest:
+                    return
+
+    def _to_clients(self, frames: list[bytes]) -> list[bytes]:
         # what both guests said left from the other one, and most of it has arrived
         acked = None if self._port is None else self._port.acked
         return frames if acked is None else acked.beyond(frames)
@@ -631,7 +669,7 @@ class SecondaryHost(LiveHost):
         def alone(_: str, signal: t.Alone) -> None:
             covered, self._covered = self._covered, []
             if self._port is not None and covered:
-                self._port.send(self._unknown(covered))  # before what the guest made since
+                self._port.send(self._to_clients(covered))  # before what the guest made since
 
         return {t.Loaded: loaded, t.Alone: alone}
 
@@ -673,6 +711,8 @@ class SecondaryHost(LiveHost):
                     self._numbers = payload
                 elif kind is Kind.COVERED:
                     self._coming += Splitter().feed(payload)
+                elif kind is Kind.LEFT:
+                    self._have_left(marks(payload))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except LiveError as error:  # its own guest does not take what it is given
@@ -686,13 +726,15 @@ class SecondaryHost(LiveHost):
         async def stopped() -> None:
             if not self.promoted:  # else QEMU's own failover stops it
                 await self._guest.until_running(False)
-                if self._compares and self._port is not None:
-                    await self._port.drain(self._limits.stop_ns / NS_PER_S)
-                    self._fresh = []
-                    self._coming = []
-                    self._covered = []  # the primary goes on, so they have left
 
         self._on_guest(action.op, cause, stopped())
+
+    async def _drained(self) -> None:
+        await super()._drained()
+        if self._compares and not self.promoted:
+            self._fresh = []
+            self._coming = []
+            self._covered = []  # the primary goes on, so they have left
 
     def _load(self, action: t.Load, cause: Cause) -> None:
         # it loads what it was handed, and resumes by itself when that is done
@@ -717,6 +759,8 @@ class SecondaryHost(LiveHost):
                 except LiveError as error:
                     self.vm_lost(str(error))
                     return
+            if said is None:  # the stream that this should go to is closed
+                return
             if said != action.data:
                 text = f"the secondary's QEMU said {said.hex()} where {action.data.hex()} was due"
                 self._authority.tell("report", text=text)
@@ -731,10 +775,11 @@ class SecondaryHost(LiveHost):
 
 
 def _digest(frames: Iterable[bytes]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
+    """To tell frames apart in a trace, for every frame there is: the cheapest will do."""
+    digest = 0
     for frame in frames:
-        digest.update(frame)
-    return digest.hexdigest()
+        digest = zlib.crc32(frame, digest)
+    return f"{digest:08x}"
 
 
 def pack_witness(first: int, epoch: int, frames: list[bytes]) -> bytes:

@@ -10,8 +10,9 @@ What is compared
 2.  IPv4 and IPv6, with or without VLAN tags.  A connection is protocol, addresses, ports and
     VLANs; an ICMP echo has its identifier as well.  The length is IP's, so Ethernet padding is
     nothing.
-3.  Fragments are put together on each side and compared as one datagram; the primary's frames of
-    it leave together.  What cannot be put together is held (and `Late`), or ignored.
+3.  Fragments are put together on each side and compared as one datagram, whose place in the order
+    is where it was complete; the primary's frames of it leave together.  What cannot be put
+    together is held (and `Late`), or ignored.
 4.  Of a datagram all behind the IP header is compared, in order of arrival, head with head.  Either
     guest may lead.  Not compared: the IP header, and UDP's checksum, which a guest may leave to a
     device and which says nothing once length, ports and payload are equal.
@@ -23,7 +24,9 @@ When a TCP frame of the primary leaves
 6.  In order of arrival within its conversation: no frame leaves before an older one.  This includes
     a bare ACK behind held data.  To let it overtake would win little: what it acknowledges is on
     its way to the secondary too, so data is held for about as long as ACKs are.  It would cost
-    that clients see frames in an order that the primary's guest never made.
+    that clients see frames in an order that the primary's guest never made.  One exception: the
+    newest frame, if all its bytes have left before.  The client lacks them, and until it has them
+    the secondary may be unable to say what the primary's older frames wait for.
 7.  Payload: every byte was said alike by the secondary, at its place.  What was already compared
     (a retransmission) needs nothing more.  Bytes from before the comparator knew the conversation
     need the secondary's word like all others; but the secondary's own from there are never `Late`,
@@ -72,8 +75,11 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from struct import Struct
 
 from colosim.protocol.conversation import (
+    HALF,
+    MASK,
     PRIMARY,
     SECONDARY,
     SHOWN,
@@ -83,6 +89,7 @@ from colosim.protocol.conversation import (
 )
 from colosim.protocol.fragments import Reassembler
 from colosim.protocol.packets import (
+    ACK,
     FIN,
     RST,
     SYN,
@@ -106,19 +113,32 @@ from colosim.protocol.verdicts import (
 
 #: How long an ended conversation is remembered after its last frame.
 LINGER_NS = 60_000_000_000
+#: Ethertype, IP version and length, total length, fragment, protocol, connection, then TCP's
+#: sequence, acknowledgement, offset and flags, of IPv4 without options and tags.
+_FIELDS = Struct("!12xHBxH2xHxB2x12sIIH")
+_FIELDS_SIZE = _FIELDS.size
+_fields = _FIELDS.unpack_from
+_ETHERNET, _IPV4, _NO_OPTIONS, _FRAGMENTED = 14, 0x0800, 0x45, 0x3FFF
+_PLAIN_TCP = 34  # where TCP begins behind such headers, and the least where its payload does:
+_LEAST = 54
+_NOT_PLAIN = FIN | SYN | RST | ACK
+_AGES = 1024  # ages are cleared of what no longer waits when there are twice as many as needed
 _CANDIDATES = 32  # idle connections looked at when the table is full
 
 
 class Flow:
     """Datagrams of one connection: two queues, of which one at most has anything."""
 
-    __slots__ = ("counted", "half", "key", "late", "stuck", "used_ns")
+    __slots__ = ("counted", "gone", "half", "key", "late", "stuck", "used_ns")
+
+    passing = True  # there is nothing to remember once nothing waits
 
     def __init__(self, key: bytes) -> None:
         self.key = key
         self.half = (_Queue(), _Queue())
         self.stuck = False
         self.late = False
+        self.gone = False  # no longer in the table
         self.used_ns = 0
         self.counted = (0, 0)
 
@@ -147,15 +167,12 @@ class Flow:
         at = first_difference(data, theirs)
         return Found(why, number, other, at, data[at : at + SHOWN], theirs[at : at + SHOWN])
 
-    def size(self) -> tuple[int, int]:
+    def settle(self) -> tuple[int, int]:
         ours, theirs = self.half
         return len(theirs.line), ours.bytes + theirs.bytes
 
     def over(self, frames: int, size: int) -> bool:
         return any(len(queue.line) > frames or queue.bytes > size for queue in self.half)
-
-    def trim(self) -> None:
-        """Nothing waits here that the other side has said."""
 
     def stop(self) -> list[int]:
         self.stuck = True
@@ -202,7 +219,8 @@ class StrictComparator(FrameComparator):
         self._table_full = False
         # due, connection, side, how many of its frames had come: alive while one of these waits
         self._ages: deque[tuple[int, _Connection, int, int]] = deque()
-        self._ended: deque[tuple[int, Conversation]] = deque()
+        self._ages_most = _AGES
+        self._ended: OrderedDict[Conversation, int] = OrderedDict()  # when to look at it again
         self._fragments = (Reassembler(), Reassembler())
         self._fragments_late = False
         self._fragments_full = False
@@ -230,9 +248,155 @@ class StrictComparator(FrameComparator):
             self.primary_in += len(frames)
         else:
             self.secondary_in += len(frames)
-        for number, frame in enumerate(frames, first):
-            self._frame(side, number, frame)
+        if self.fast:
+            (self._in_step_primary, self._in_step_secondary)[side](first, frames)
+        else:
+            for number, frame in enumerate(frames, first):
+                self._frame(side, number, frame)
         self._settle(now_ns)
+
+    def _in_step_primary(self, first: int, frames: Sequence[bytes]) -> None:  # noqa: C901
+        """The fast path; one loop, since a call would cost as much as comparing a frame."""
+        find, touched, out = self._straight, self._touched, self._out
+        last = b""
+        conversation = None
+        for number, frame in enumerate(frames, first):
+            if len(frame) >= _FIELDS_SIZE:
+                kind, version, total, field, protocol, key, sequence, ack, flags = _fields(frame)
+                if key != last:
+                    last = key
+                    conversation = find(key)
+                    if conversation is not None:
+                        touched[conversation] = None
+                        ours, theirs = conversation.half
+                        known = conversation.done.items[0]
+                        begin: int = known[1] if ours.end is None else ours.end
+                        heard: int = theirs.ack or 0
+                        line, waiting = ours.line, theirs.line
+                stop = total + _ETHERNET
+                at = _PLAIN_TCP + (flags >> 10 & 0x3C)
+                if (
+                    conversation is not None
+                    and sequence == begin & MASK
+                    and flags & _NOT_PLAIN == ACK
+                    and kind == _IPV4
+                    and version == _NO_OPTIONS
+                    and protocol == TCP
+                    and not field & _FRAGMENTED
+                    and _LEAST <= at <= stop <= len(frame)
+                ):
+                    if line or (at < stop and not waiting):  # the primary leads
+                        if at < stop:
+                            ours.end = end = begin + stop - at
+                            ours.kept += len(frame)
+                            line.append((number, begin, end, ack, ACK, frame, at))
+                            begin = end
+                        else:
+                            line.append((number, begin, begin, ack, ACK, b"", 0))
+                        if ack != ours.ack:
+                            ours.acknowledge(ack)
+                        continue
+                    if ack == heard or (heard - ack) & MASK < HALF:
+                        if at < stop:
+                            _, _, end, _, _, other, there = waiting[0]
+                            size = stop - at
+                            if (
+                                end - begin == size
+                                and frame[at:stop] == other[there : there + size]
+                            ):
+                                waiting.popleft()
+                                theirs.taken += 1
+                                theirs.kept -= len(other)
+                                ours.end = known[1] = begin = end
+                                if ack != ours.ack:
+                                    ours.acknowledge(ack)
+                                out.append(number)
+                                continue
+                        else:
+                            if ack != ours.ack:
+                                ours.acknowledge(ack)
+                            out.append(number)
+                            continue
+            self._frame(PRIMARY, number, frame)
+            last = b""
+            conversation = None
+            out = self._out
+
+    def _in_step_secondary(self, first: int, frames: Sequence[bytes]) -> None:  # noqa: C901
+        """The same for the other side."""
+        find, touched, out = self._straight, self._touched, self._out
+        last = b""
+        conversation = None
+        for number, frame in enumerate(frames, first):
+            if len(frame) >= _FIELDS_SIZE:
+                kind, version, total, field, protocol, key, sequence, ack, flags = _fields(frame)
+                if key != last:
+                    last = key
+                    conversation = find(key)
+                    if conversation is not None:
+                        touched[conversation] = None
+                        ours, theirs = conversation.half
+                        known = conversation.done.items[0]
+                        begin: int = known[1] if theirs.end is None else theirs.end
+                        heard: int = theirs.ack or 0
+                        line, waiting = theirs.line, ours.line
+                stop = total + _ETHERNET
+                at = _PLAIN_TCP + (flags >> 10 & 0x3C)
+                if (
+                    conversation is not None
+                    and sequence == begin & MASK
+                    and flags & _NOT_PLAIN == ACK
+                    and kind == _IPV4
+                    and version == _NO_OPTIONS
+                    and protocol == TCP
+                    and not field & _FRAGMENTED
+                    and _LEAST <= at <= stop <= len(frame)
+                ):
+                    size = stop - at
+                    if ack == heard or (heard - ack) & MASK < HALF:
+                        ack = heard  # the highest, from here on
+                    if not waiting:  # the secondary leads, or both are at one place
+                        theirs.ack = heard = ack
+                        if size:
+                            theirs.end = end = begin + size
+                            theirs.kept += len(frame)
+                            line.append((number, begin, end, -1, ACK, frame, at))
+                            begin = end
+                        continue
+                    head, start, end, needs, _, other, there = waiting[0]
+                    if end - start == size and (
+                        not size
+                        or (
+                            (needs == ack or (ack - needs) & MASK < HALF)
+                            and frame[at:stop] == other[there : there + size]
+                        )
+                    ):
+                        theirs.ack = heard = ack
+                        if size:
+                            waiting.popleft()
+                            ours.taken += 1
+                            ours.kept -= len(other)
+                            theirs.end = known[1] = begin = end
+                            out.append(head)
+                        while waiting:
+                            head, start, end, needs, _, _, _ = waiting[0]
+                            if start < end or (ack - needs) & MASK >= HALF:
+                                break
+                            waiting.popleft()
+                            ours.taken += 1
+                            out.append(head)
+                        continue
+            self._frame(SECONDARY, number, frame)
+            last = b""
+            conversation = None
+            out = self._out
+
+    def _straight(self, key: bytes) -> Conversation | None:
+        """The conversation of this key, if the fast path is open to it."""
+        connection = self._table.get(key)
+        if isinstance(connection, Conversation) and connection.straight:
+            return connection
+        return None
 
     def _frame(self, side: int, number: int, frame: bytes) -> None:
         packet = parse(frame)
@@ -281,6 +445,7 @@ class StrictComparator(FrameComparator):
         found = conversation.take(side, number, sequence, ack, flags, data)
         if found is None:
             self._release(conversation)
+            conversation.look()
             return
         self._differs(conversation, found)
         if side == PRIMARY:
@@ -295,6 +460,7 @@ class StrictComparator(FrameComparator):
         after = conversation.next
         if again or (partner and after is None) or (side == PRIMARY and conversation.stuck):
             return conversation
+        conversation.straight = False  # there are two now
         if side == SECONDARY:
             if after is None or after.half[side].isn != isn:
                 if after is not None:
@@ -349,7 +515,7 @@ class StrictComparator(FrameComparator):
     def _remember_end(self, conversation: Conversation) -> None:
         if conversation.ended and not conversation.closing:
             conversation.closing = True
-            self._ended.append((self._now_ns + LINGER_NS, conversation))
+            self._ended[conversation] = self._now_ns + LINGER_NS
 
     def _differs(self, connection: _Connection, found: Found) -> None:
         self._numbers += connection.stop()
@@ -406,15 +572,17 @@ class StrictComparator(FrameComparator):
                 oldest = connection
         if oldest is None:
             return False
-        del self._table[oldest.key]
-        self._forget(oldest)
+        self._drop(oldest)
         return True
 
     def _forget(self, connection: _Connection) -> None:
         """It is no longer in the table, nor what it kept in the sums; nothing of it is late."""
         connection.stop()
-        self._touched.pop(connection, None)
+        connection.gone = True
         self._changed.pop(connection, None)
+        if isinstance(connection, Conversation):
+            self._ended.pop(connection, None)
+            self._uncommitted.pop(connection, None)
         frames, size = connection.counted
         self._secondary_held -= frames
         self._bytes_held -= size
@@ -424,37 +592,45 @@ class StrictComparator(FrameComparator):
 
     def _settle(self, now_ns: int) -> None:
         """After a batch: limits, ages and sums of what it touched."""
-        due_ns = now_ns + self.limits.timeout_ns
-        touched = self._touched
-        while touched:
-            connection, _ = touched.popitem()
-            connection.trim()
-            if connection.over(self.limits.queue_frames, self.limits.queue_bytes):
-                self._limit(connection)
+        touched, self._touched = self._touched, {}
+        changed = self._changed
+        for connection in touched:
+            if connection.gone:
+                continue
+            ours, theirs = connection.half
             connection.used_ns = now_ns
-            for side in (PRIMARY, SECONDARY):
-                half = connection.half[side]
-                come = half.taken + len(half.line)
-                if half.line and come > half.marked:
-                    half.marked = come
-                    self._ages.append((due_ns, connection, side, come))
-            size = connection.size()
-            self._secondary_held += size[0] - connection.counted[0]
-            self._bytes_held += size[1] - connection.counted[1]
-            connection.counted = size
-            self._changed[connection] = None
-            if isinstance(connection, Flow):
-                if connection.idle and self._table.get(connection.key) is connection:
-                    del self._table[connection.key]
-                    self._forget(connection)
-            elif connection.refused and connection.idle:
+            changed[connection] = None
+            if self.fast and isinstance(connection, Conversation) and not connection.straight:
+                connection.trim()
+                connection.look_again()
+            frames, size = connection.settle()
+            if frames or ours.line or size:
+                limits = self.limits
+                if connection.over(limits.queue_frames, limits.queue_bytes):
+                    self._limit(connection)
+                    frames, size = connection.settle()
+                due_ns = now_ns + limits.timeout_ns
+                for side, half in ((PRIMARY, ours), (SECONDARY, theirs)):
+                    if half.line and (come := half.taken + len(half.line)) > half.marked:
+                        half.marked = come
+                        self._ages.append((due_ns, connection, side, come))
+            counted = connection.counted
+            if counted != (frames, size):
+                self._secondary_held += frames - counted[0]
+                self._bytes_held += size - counted[1]
+                connection.counted = (frames, size)
+            if connection.passing and connection.idle and not connection.late:
                 self._drop(connection)
-        self._expire(now_ns)
+        if len(self._ages) > self._ages_most:
+            self._ages = deque(age for age in self._ages if self._waits(*age[1:]))
+            self._ages_most = _AGES + 2 * len(self._ages)
+        if self._ended or self._fragments[SECONDARY].frames:
+            self._expire(now_ns)
 
-    def _drop(self, conversation: Conversation) -> None:
-        if self._table.get(conversation.key) is conversation:
-            del self._table[conversation.key]
-        self._forget(conversation)
+    def _drop(self, connection: _Connection) -> None:
+        if self._table.get(connection.key) is connection:
+            del self._table[connection.key]
+        self._forget(connection)
 
     def _limit(self, connection: _Connection) -> None:
         ours, theirs = connection.half
@@ -466,14 +642,15 @@ class StrictComparator(FrameComparator):
     def _expire(self, now_ns: int) -> None:
         """Forget ended conversations, and fragments of the secondary that miss their others."""
         ended = self._ended
-        while ended and ended[0][0] <= now_ns:
-            _, conversation = ended.popleft()
-            if self._table.get(conversation.key) is not conversation:
-                continue
+        while ended:
+            conversation, due_ns = next(iter(ended.items()))
+            if due_ns > now_ns:
+                break
+            del ended[conversation]
             if conversation.idle and conversation.used_ns + LINGER_NS <= now_ns:
                 self._drop(conversation)
             else:
-                ended.append((now_ns + LINGER_NS, conversation))
+                ended[conversation] = now_ns + LINGER_NS
         pool = self._fragments[SECONDARY]
         while (oldest := pool.oldest()) is not None:
             if oldest[1].since_ns + self.limits.timeout_ns > now_ns:
@@ -527,16 +704,19 @@ class StrictComparator(FrameComparator):
                 numbers += connection.stop()
                 if current:
                     del self._table[connection.key]
+                connection.gone = True
                 continue
             if not current:  # the secondary's next, or replaced
                 continue
             numbers += connection.cut()
             connection.counted = (0, 0)
-            if connection.half[PRIMARY].spoke and not connection.refused:
+            if connection.half[PRIMARY].spoke and not connection.passing:
                 self._uncommitted[connection] = None
                 self._remember_end(connection)
             else:
                 del self._table[connection.key]
+                self._ended.pop(connection, None)
+                connection.gone = True
         for partial in self._fragments[PRIMARY]:
             numbers += partial.numbers
         for pool in self._fragments:
@@ -545,7 +725,6 @@ class StrictComparator(FrameComparator):
         self._ages.clear()
         self._secondary_held = self._bytes_held = 0
         self._fragments_full = self._fragments_late = self._table_full = False
-        self._touched.clear()
         held = sorted(self._all(numbers))
         self._numbers = []
         self.covered += len(held)

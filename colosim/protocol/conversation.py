@@ -19,6 +19,8 @@ PRIMARY, SECONDARY = 0, 1
 
 #: Beside the flags of TCP: says what an uncommitted checkpoint covers, so waits for the commit.
 COVERED = 0x100
+#: The same: repeats bytes that have left, and nothing else, so need not wait for those before it.
+REPEATED = 0x200
 
 MASK = 0xFFFFFFFF
 HALF = 0x80000000
@@ -26,6 +28,7 @@ _TURN = 1 << 32
 #: No window is larger, so a segment farther away is of another stream.
 _REACH = 1 << 24
 _BACK = 1 << 30
+_LOOKED_AT = 256  # frames in a line that are looked at to get back into step
 SHOWN = 16
 
 #: number, start, end, acknowledgement or -1, flags, frame and its payload's place (fast path only)
@@ -121,6 +124,7 @@ class Conversation:
         "done",
         "early",
         "first",
+        "gone",
         "guard",
         "guard_flags",
         "half",
@@ -130,12 +134,14 @@ class Conversation:
         "open_flags",
         "open_guard",
         "resets_left",
+        "straight",
         "stuck",
         "used_ns",
     )
 
     def __init__(self, key: bytes) -> None:
         self.key = key
+        self.straight = False  # the fast path may be taken
         self.half = (Half(), Half())
         self.done = Ranges()  # alike in both guests, or said before there was a second
         self.first: int | None = None  # where the stream begins, if its SYN was seen
@@ -144,6 +150,7 @@ class Conversation:
         self.late = False  # said to be late, once until the cut
         self.next: Conversation | None = None  # the one that the secondary has already begun
         self.closing = False
+        self.gone = False  # no longer in the table
         self.resets_left = 0
         self.used_ns = 0
         self.counted = (0, 0)
@@ -189,10 +196,11 @@ class Conversation:
         me.near = start
         if me.low is None or start < me.low:
             me.low = start
-        owed = bool(flags & SYN) or not self.done.covers(start, end)
+        repeats = bool(data) and self.done.covers(start, end)
         found = self._fill(side, number, start, data)
         if found is not None:
             return found
+        owed = bool(flags & SYN) or not self.done.covers(start, end)
         if data and (me.end is None or end > me.end):
             me.end = end
         if flags & FIN:
@@ -200,11 +208,11 @@ class Conversation:
                 return self._found(Why.CONTROL, side, number)
             owed = owed or me.fin is None
             me.fin = end
-        if flags & ACK:
-            me.acknowledge(ack)
         if self._contradiction():
             return self._found(Why.CONTROL, side, number)
-        self._queue(side, number, start, end, ack, flags, owed=owed)
+        if flags & ACK:
+            me.acknowledge(ack)
+        self._queue(side, number, start, end, ack, flags, owed=owed, repeats=repeats)
         return None
 
     def _stray(self, side: int, start: int | None, ack: int, flags: int) -> bool:
@@ -243,12 +251,16 @@ class Conversation:
             me.near = me.low = me.end = self.first
             self.done.add(BEFORE_ALL, self.first)
             it.pieces.remove(BEFORE_ALL, self.first)
+            if it.isn is not None and it.end is None:
+                it.end = self.first
             if self.early is not None:
                 (other, early), self.early = self.early, None
                 self._fill(SECONDARY, other, self.first, early)
         elif me.isn is None:
             me.isn = isn
             me.ack = ack
+            if me.end is None:
+                me.end = self.first
             if self.first is None and data:
                 self.early = (number, data)
         return self.first
@@ -325,19 +337,37 @@ class Conversation:
     # ------------------------------------------------------------------ lines
 
     def _queue(
-        self, side: int, number: int, start: int, end: int, ack: int, flags: int, *, owed: bool
+        self,
+        side: int,
+        number: int,
+        start: int,
+        end: int,
+        ack: int,
+        flags: int,
+        *,
+        owed: bool,
+        repeats: bool = False,
     ) -> None:
+        """repeats: it has bytes, and all were the same in both guests before it came."""
         if side == SECONDARY:
             if owed:
                 self.half[SECONDARY].line.append((number, start, end, -1, flags, b"", 0))
             return
         if self.guard is not None:
-            repeats = start < end and start < self.covered_end and end > self.guard
-            if repeats or flags & self.guard_flags:
+            covered = start < end and start < self.covered_end and end > self.guard
+            if covered or flags & self.guard_flags:
                 flags |= COVERED
+        line = self.half[PRIMARY].line
+        if (
+            repeats
+            and line
+            and not flags & (SYN | FIN | COVERED)
+            and not any(low < end and start < high for _, low, high, _, _, _, _ in line)
+        ):
+            flags |= REPEATED
         if not flags & ACK:
             ack = -1
-        self.half[PRIMARY].line.append((number, start, end, ack, flags, b"", 0))
+        line.append((number, start, end, ack, flags, b"", 0))
 
     def may_leave(self, entry: Entry, *, committed: bool) -> bool:
         """The rules for a primary's frame that is the oldest of its conversation."""
@@ -347,7 +377,7 @@ class Conversation:
             return False
         ended = ours.fin is not None and ours.fin == theirs.fin
         if flags & RST:
-            return ended or theirs.rsts > (self.resets_left if self.refused else 0)
+            return ended or theirs.rsts > (self.resets_left if self.passing else 0)
         if flags & SYN and theirs.isn is None:
             return False
         if flags & FIN and theirs.fin != end:
@@ -366,7 +396,7 @@ class Conversation:
         _, start, end, _, flags, _, _ = entry
         ours = self.half[PRIMARY]
         if flags & RST:
-            return not self.ended and ours.rsts < (start if self.refused else 1)
+            return not self.ended and ours.rsts < (start if self.passing else 1)
         if flags & SYN and ours.isn is None:
             return True
         if flags & FIN and ours.fin is None:
@@ -387,6 +417,9 @@ class Conversation:
             if entry[4] & RST:
                 self.resets_left += 1
             out.append(entry[0])
+        if line and line[-1][4] & REPEATED and self.may_leave(line[-1], committed=committed):
+            out.append(line.pop()[0])
+            ours.taken += 1
         return flags
 
     def trim(self) -> None:
@@ -399,6 +432,7 @@ class Conversation:
 
     def spill(self) -> None:
         """Take apart the frames that the fast path has left whole."""
+        self.straight = False
         for side, half in enumerate(self.half):
             if not half.kept:
                 continue
@@ -413,7 +447,7 @@ class Conversation:
     # ------------------------------------------------------------------ state of the whole
 
     @property
-    def refused(self) -> bool:
+    def passing(self) -> bool:
         """Nothing but resets: the answer to a client that knocks where nobody listens."""
         return all(half.near is None and half.isn is None for half in self.half)
 
@@ -439,11 +473,73 @@ class Conversation:
             or self.guard is not None
         )
 
-    def size(self) -> tuple[int, int]:
-        """Frames of the secondary that wait, and bytes of both that are kept."""
+    def look(self) -> None:
+        """Whether both guests are in step, with nothing special: then the fast path is open."""
+        self.trim()
+        self.straight = self.idle and self._plain()
+
+    def look_again(self) -> None:
+        """The same where one guest leads: its frames lie one behind the other in its line.
+
+        Its pieces go back to their frames in the line, or a guest that always leads by a little
+        would never come into step again.
+        """
         ours, theirs = self.half
-        early = len(self.early[1]) if self.early is not None else 0
-        return len(theirs.line), ours.bytes + theirs.bytes + early
+        lead, other = (ours, theirs) if ours.line else (theirs, ours)
+        line, pieces = lead.line, lead.pieces.items
+        if not line or len(line) > _LOOKED_AT or other.line or other.pieces.items:
+            return
+        if self.next or self.early or self.guard is not None or not self._plain(lead):
+            return
+        place = self.done.items[0][1]
+        entries: list[Entry] = []
+        rest = iter(pieces)
+        for number, start, end, ack, flags, _, _ in line:
+            if start != place or flags & (SYN | FIN | RST | COVERED):
+                return
+            data = b""
+            if start < end:
+                piece = next(rest, None)
+                if piece is None or piece[:2] != (start, end):
+                    return
+                data = piece.data
+            entries.append((number, start, end, ack, flags, data, 0))
+            place = end
+        if place != lead.end or next(rest, None) is not None or (lead is ours and not pieces):
+            return
+        lead.kept = lead.pieces.bytes
+        lead.pieces.clear()
+        line.clear()
+        line.extend(entries)
+        self.straight = True
+
+    def _plain(self, lead: Half | None = None) -> bool:
+        """No more than two streams of bytes, alike up to where they are, but for who leads."""
+        ours, theirs = self.half
+        known = self.done.items
+        return (
+            len(known) == 1
+            and not self.stuck
+            and (lead is ours or known[0][1] == ours.end)
+            and (lead is theirs or known[0][1] == theirs.end)
+            and (ours.isn is None) == (theirs.isn is None)
+            and ours.fin is None
+            and theirs.fin is None
+            and not (ours.rsts or theirs.rsts)
+            and theirs.ack is not None
+        )
+
+    def settle(self) -> tuple[int, int]:
+        """After a batch: frames of the secondary that wait, and bytes of both that are kept."""
+        ours, theirs = self.half
+        size = ours.kept + theirs.kept
+        if self.straight:
+            return len(theirs.line), size
+        self.trim()
+        size += ours.pieces.bytes + theirs.pieces.bytes
+        if self.early is not None:
+            size += len(self.early[1])
+        return len(theirs.line), size
 
     def over(self, frames: int, size: int) -> bool:
         """Whether it keeps more than that on one side."""
@@ -457,6 +553,7 @@ class Conversation:
     def stop(self) -> list[int]:
         """It differs: forget all bytes; the primary's frames are held by number from now on."""
         self.stuck = True
+        self.straight = False
         ours = self.half[PRIMARY]
         numbers = []
         for number, start, end, _, flags, _, _ in ours.line:
@@ -503,12 +600,14 @@ class Conversation:
 
     def cut(self) -> list[int]:
         """Both guests are where the primary is now: the numbers of its frames held here."""
+        self.straight = False
         ours, old = self.half
         numbers = []
         for number, start, end, _, flags, _, _ in ours.line:
             numbers.append(number)
             self._uncover(start, end, flags)
-        starts = [x for x in (self.guard, self.open_guard, ours.end) if x is not None]
+        old_guard = self.guard if self.guard != self.covered_end else None  # it held nothing back
+        starts = [x for x in (old_guard, self.open_guard, ours.end) if x is not None]
         self.guard = min(starts, default=BEFORE_ALL)
         self.covered_end = ours.end if ours.end is not None else BEFORE_ALL
         self.guard_flags |= self.open_flags

@@ -33,6 +33,7 @@ _TAGS_MAX = 4
 _PORTS = frozenset((TCP, UDP, 33, 132, 136))  # begin with two ports: DCCP, SCTP, UDP-Lite too
 _L4_LEAST = {TCP: 20, UDP: 8}
 _ECHOES = {ICMP: (0, 8), ICMP6: (128, 129)}
+_REQUESTS = (8, 128)
 _NEIGHBOUR_DISCOVERY = range(133, 138)
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
 _SKIPPED = frozenset((_HOP_BY_HOP, _ROUTING, _DESTINATION))
@@ -193,7 +194,7 @@ def describe(key: bytes) -> str:
         source += f":{_u16(which, 0)[0]}"
         target += f":{_u16(which, 2)[0]}"
     elif len(which) == 3:
-        name += f" echo {_u16(which, 1)[0]}"
+        name += f" echo {'request' if which[0] in _REQUESTS else 'reply'} {_u16(which, 1)[0]}"
     vlans = "".join(f" vlan {_u16(tags, i + 2)[0]}" for i in range(0, len(tags), 4))
     return f"{name} {source} > {target}{vlans}"
 

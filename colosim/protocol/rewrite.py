@@ -12,10 +12,13 @@ Only the guest's own number space is translated: ``seq`` from the guest, ``ack``
 the guest, and the quoted ``seq`` of ICMP errors to the guest.  Checksums are adjusted by the
 difference (RFC 1624), so a wrong one stays wrong.
 
-Frames are whole Ethernet frames with full checksums.  Not translated: connections signed by TCP-MD5
-or TCP-AO (the signature covers the numbers), and timestamps, which differ only by the guests'
-clocks.  With TCP Fast Open a guest that sends before the handshake's end can be read wrongly, which
-the comparator sees and a checkpoint heals.
+A guest whose handshake carries timestamps refuses an answer that echoes another time than its own
+(Linux: a SYN-ACK from before its SYN is answered by RST).  So the one segment that ends a handshake
+echoes what the guest sent.  Later timestamps stay: they differ only by the guests' clocks.
+
+Frames are whole Ethernet frames with full checksums.  Connections signed by TCP-MD5 or TCP-AO
+cannot be translated: the signature covers the numbers.  With TCP Fast Open a guest that sends
+before the handshake's end can be read wrongly; the comparator sees it and a checkpoint heals it.
 
 A guest that is protected again after its promotion keeps its rewriter.  The new secondary's guest,
 which has its state, has a rewriter of its own, and gets what the first one knows with each state
@@ -97,6 +100,7 @@ _HALF = 1 << 31
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 
 _TCP, _ICMP, _ICMP6 = 6, 1, 58
+_SACK, _TIMESTAMP = 5, 8  # TCP options
 _TAGS = frozenset((b"\x81\x00", b"\x88\xa8", b"\x91\x00"))
 _MOST_TAGS = 2
 _IP6_EXTENSIONS = frozenset((0, 43, 60))  # all counted in units of 8 bytes
@@ -222,34 +226,66 @@ def _with_ack(frame: bytes, at: int, offset: int) -> bytes:
     difference = new - ack
     rest = frame[at + 18 :]
     if words > 0x5F:
-        options, more = _with_sack(frame[at + 20 : at + (words >> 4) * 4], offset)
-        if more:
-            difference += more
-            rest = frame[at + 18 : at + 20] + options + frame[at + 20 + len(options) :]
+        end = at + (words >> 4) * 4
+        options, more = _with_sack(frame[at + 20 : end], offset)
+        difference += more
+        rest = frame[at + 18 : at + 20] + options + frame[end:]
     patch = _PATCH.pack(seq, new, words, flags, window, _adjusted(checksum, difference))
     return frame[: at + 4] + patch + rest
 
 
-def _with_sack(options: bytes, offset: int) -> tuple[bytes, int]:
-    """TCP options with translated SACK blocks, and what that changes in the checksum's sum."""
-    result = bytearray(options)
-    difference = at = 0
+def _options(options: bytes) -> Iterator[tuple[int, int, int]]:
+    """(kind, where, size) of TCP options, as far as they can be read."""
+    at = 0
     while at < len(options) and options[at]:
         if options[at] == 1:
             at += 1
             continue
         size = options[at + 1] if at + 1 < len(options) else 0
         if size < 2 or at + size > len(options):
-            break  # what follows cannot be read; the guest will not read it either
-        if options[at] == 5:
+            return  # the guest will not read on either
+        yield options[at], at, size
+        at += size
+
+
+def _with_sack(options: bytes, offset: int) -> tuple[bytes, int]:
+    """TCP options with translated SACK blocks, and what that changes in the checksum's sum."""
+    result = bytearray(options)
+    difference = 0
+    for kind, at, size in _options(options):
+        if kind == _SACK:
             for edge in range(at + 2, at + size - 3, 4):
                 old = _U32.unpack_from(options, edge)[0]
                 new = (old + offset) & _M
                 _U32.pack_into(result, edge, new)
-                # a number at an odd place has its bytes in the other halves of the words
-                difference += (new - old) * (256 if edge & 1 else 1)
-        at += size
+                difference += _weight(edge) * (new - old)
     return bytes(result), difference
+
+
+def _weight(place: int) -> int:
+    """A number at an odd place has its bytes in the other halves of the checksum's words."""
+    return 256 if place & 1 else 1
+
+
+def _timestamp(frame: bytes, at: int) -> int | None:
+    """Where the timestamp option is, if the segment has one."""
+    for kind, place, size in _options(frame[at + 20 : at + (frame[at + 12] >> 4) * 4]):
+        if kind == _TIMESTAMP and size == 10:
+            return at + 20 + place
+    return None
+
+
+def _with_echo(frame: bytes, at: int, clock: int) -> bytes:
+    """The client's segment with another time echoed, if it echoes one."""
+    place = _timestamp(frame, at)
+    if place is None:
+        return frame
+    echo = _U32.unpack_from(frame, place + 6)[0]
+    checksum = _U16.unpack_from(frame, at + 16)[0]
+    result = bytearray(frame)
+    _U32.pack_into(result, place + 6, clock)
+    _U16.pack_into(result, at + 16, _adjusted(checksum, _weight(place - at) * (clock - echo)))
+    return bytes(result)
 
 
 def _plain_seq(frame: bytes, offset: int) -> bytes | None:
@@ -292,7 +328,7 @@ def _plain_ack(frame: bytes, offset: int) -> bytes | None:
     if not offset:
         return frame
     if words > 0x5F and not (words >> 4 == 8 and frame[54:58] == _ONLY_TIMESTAMPS):
-        return None  # there may be SACK
+        return _with_ack(frame, 34, offset)  # there may be SACK
     new = (ack + offset) & _M
     checksum = 0xFFFF - ((0xFFFF - checksum + new - ack) % 0xFFFF or 0xFFFF)
     return frame[:38] + _PATCH.pack(seq, new, words, flags, window, checksum) + frame[52:]
@@ -361,7 +397,10 @@ class _Connection:
     phase: _Phase
     pool: dict[_Connection, None]
     offset: int = 0
-    plain: bool = False  # KNOWN and no FIN yet: nothing in an ordinary segment matters but numbers
+    clock: int | None = None  # the guest's time in its SYN or SYN-ACK, until that is answered
+    # KNOWN, and no FIN awaits its acknowledgment in such frames: only their numbers matter
+    plain_in: bool = False
+    plain_out: bool = False
     client_isn: int | None = None
     primary_isn: int | None = None
     guest_isn: int | None = None
@@ -378,7 +417,7 @@ class _Connection:
     def restart(self, client_isn: int | None) -> None:
         """A new connection with the same ports."""
         self.client_isn = client_isn
-        self.primary_isn = self.guest_isn = self.fin_in = self.fin_out = None
+        self.primary_isn = self.guest_isn = self.fin_in = self.fin_out = self.clock = None
         self.over_in = self.over_out = False
 
 
@@ -391,7 +430,8 @@ class StrictRewriter(Rewriter):
 
     Beyond filter-rewriter: RST, SYN-ACK and SACK are translated; all orders of closing; client's
     acknowledgments that come before the guest's SYN-ACK wait for it; connections opened by the
-    guest; ports used again; IPv6, VLAN tags, first fragments; ICMP errors.
+    guest; ports used again; handshakes that a checkpoint interrupts; IPv6, VLAN tags, first
+    fragments; ICMP errors; the time that a handshake echoes.
 
     dropped: clients' frames that will never be given to the guest.
     unknown: connections for which there was no room.
@@ -426,7 +466,7 @@ class StrictRewriter(Rewriter):
                     result.append(frame)
                     continue
                 new = None
-            elif connection.plain and len(frame) >= 54:
+            elif connection.plain_in and len(frame) >= 54:
                 new = _plain_ack(frame, connection.offset)
             else:
                 new = None
@@ -446,7 +486,7 @@ class StrictRewriter(Rewriter):
                 if len(frame) >= 54 and frame[12:15] == _PLAIN_START and _no_concern(frame):
                     result.append(frame)
                     continue
-            elif connection.plain and len(frame) >= 54:
+            elif connection.plain_out and len(frame) >= 54:
                 new = _plain_seq(frame, connection.offset)
             result.append(self._guest_frame(frame) if new is None else new)
         ready, self._ready = self._ready, []
@@ -457,7 +497,7 @@ class StrictRewriter(Rewriter):
         for connection in [*self._half, *self._open]:
             self._drop_held(connection)
             connection.offset = 0
-            connection.guest_isn = None
+            connection.guest_isn = connection.clock = None
             if connection.phase is not _Phase.KNOWN:
                 known = connection.primary_isn is not None
                 connection.phase = _Phase.KNOWN if known else _Phase.RELOADED
@@ -516,8 +556,13 @@ class StrictRewriter(Rewriter):
         if _CLIENT[connection.phase, segment.kind](self, connection, segment):
             self._hold(connection, frame)
             return None
-        if connection.offset and segment.flags & _ACK:
-            return _with_ack(frame, where.at, connection.offset)
+        if not segment.flags & _ACK:
+            return frame
+        if connection.offset:
+            frame = _with_ack(frame, where.at, connection.offset)
+        if connection.clock is not None and connection.phase is _Phase.KNOWN:
+            frame = _with_echo(frame, where.at, connection.clock)
+            connection.clock = None
         return frame
 
     def _guest_frame(self, frame: bytes) -> bytes:
@@ -529,9 +574,15 @@ class StrictRewriter(Rewriter):
             return frame
         connection = self._outward.get(where.key)
         if connection is None:
-            self._guest_begins(where.key, segment)
-            return frame
-        _GUEST[connection.phase, segment.kind](self, connection, segment)
+            connection = self._guest_begins(where.key, segment)
+            if connection is None:
+                return frame
+        else:
+            _GUEST[connection.phase, segment.kind](self, connection, segment)
+        if segment.flags & _SYN and (connection.phase is _Phase.ANSWERED or connection.held):
+            place = _timestamp(frame, where.at)
+            connection.clock = None if place is None else _U32.unpack_from(frame, place + 2)[0]
+        self._give_held(connection)
         if connection.offset:
             return _with_seq(frame, where.at, connection.offset)
         return frame
@@ -631,10 +682,10 @@ class StrictRewriter(Rewriter):
     def _client_goes_on(self, connection: _Connection, segment: _Segment) -> bool:
         if segment.flags & _FIN and segment.next is not None:
             connection.fin_in = segment.next
-            connection.plain = False
+            self._settle(connection)
         if _reached(segment.ack, connection.fin_out):
             connection.over_out = True
-            self._close_if_over(connection)
+            self._over(connection)
         return False
 
     # -- what the guest's segments mean
@@ -642,15 +693,15 @@ class StrictRewriter(Rewriter):
     def _ignored(self, connection: _Connection, segment: _Segment) -> None:
         pass
 
-    def _guest_begins(self, key: bytes, segment: _Segment) -> None:
+    def _guest_begins(self, key: bytes, segment: _Segment) -> _Connection | None:
         """A connection of which we know nothing."""
         if segment.kind is _Kind.SYN:
             client_isn = None
         elif segment.kind is _Kind.SYN_ACK:
             client_isn = (segment.ack - 1) & _M
         else:
-            return
-        self._new(_turned(key), key, _Phase.ANSWERED, client_isn, guest_isn=segment.seq)
+            return None
+        return self._new(_turned(key), key, _Phase.ANSWERED, client_isn, guest_isn=segment.seq)
 
     def _guest_opens(self, connection: _Connection, segment: _Segment) -> None:
         closed = connection.phase is _Phase.CLOSED
@@ -711,15 +762,14 @@ class StrictRewriter(Rewriter):
     def _guest_stays(self, connection: _Connection, segment: _Segment) -> None:
         """It answers a SYN with an ACK: for it the connection before goes on."""
         self._enter(connection, _Phase.KNOWN)
-        self._give_held(connection)
 
     def _guest_goes_on(self, connection: _Connection, segment: _Segment) -> None:
         if segment.flags & _FIN and segment.next is not None:
             connection.fin_out = (segment.next - connection.offset) & _M
-            connection.plain = False
+            self._settle(connection)
         if _reached(segment.ack, connection.fin_in):
             connection.over_in = True
-            self._close_if_over(connection)
+            self._over(connection)
 
     # -- the table
 
@@ -730,17 +780,18 @@ class StrictRewriter(Rewriter):
         phase: _Phase,
         client_isn: int | None,
         guest_isn: int | None = None,
-    ) -> None:
+    ) -> _Connection | None:
         if self._alone:  # the client will learn this guest's own number
-            return
+            return None
         if len(self._inward) >= self.limits.connections and not self._make_room():
             self.unknown += 1
-            return
+            return None
         connection = _Connection(
             inward, outward, phase, self._half, client_isn=client_isn, guest_isn=guest_isn
         )
         self._inward[inward] = self._outward[outward] = connection
         self._half[connection] = None
+        return connection
 
     def _make_room(self) -> bool:
         for pool in (self._closed, self._zero, self._half):
@@ -771,11 +822,9 @@ class StrictRewriter(Rewriter):
             del connection.pool[connection]
             pool[connection] = None
             connection.pool = pool
-        connection.plain = (
-            connection.phase is _Phase.KNOWN
-            and connection.fin_in is None
-            and connection.fin_out is None
-        )
+        known = connection.phase is _Phase.KNOWN
+        connection.plain_in = known and (connection.fin_out is None or connection.over_out)
+        connection.plain_out = known and (connection.fin_in is None or connection.over_in)
 
     def _pair(self, connection: _Connection) -> None:
         """Both first numbers are known."""
@@ -783,11 +832,12 @@ class StrictRewriter(Rewriter):
         assert connection.primary_isn is not None
         connection.offset = (connection.guest_isn - connection.primary_isn) & _M
         self._enter(connection, _Phase.KNOWN)
-        self._give_held(connection)
 
-    def _close_if_over(self, connection: _Connection) -> None:
+    def _over(self, connection: _Connection) -> None:
+        """One direction is."""
         if connection.over_in and connection.over_out:
-            self._enter(connection, _Phase.CLOSED)
+            connection.phase = _Phase.CLOSED
+        self._settle(connection)
 
     # -- frames that wait
 
@@ -812,6 +862,9 @@ class StrictRewriter(Rewriter):
             self.dropped += len(self._take_held(connection))
 
     def _give_held(self, connection: _Connection) -> None:
+        """To the guest, if they need not wait any more."""
+        if connection.phase is _Phase.OPENING or not connection.held:
+            return
         for frame in self._take_held(connection):
             new = self._client_frame(frame)
             if new is not None:

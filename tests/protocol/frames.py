@@ -160,10 +160,7 @@ def icmp_echo(
 ) -> bytes:
     kind = (129 if reply else 128) if six else (0 if reply else 8)
     body = struct.pack("!BBHHH", kind, 0, 0, ident, sequence) + payload
-    if six:
-        total = checksum(pseudo(58, len(body), GUEST6, CLIENT6) + body)
-    else:
-        total = checksum(body)
+    total = checksum((pseudo(58, len(body), GUEST6, CLIENT6) if six else b"") + body)
     body = body[:2] + struct.pack("!H", total) + body[4:]
     return ethernet(0x86DD, ip6(58, body)) if six else ethernet(0x0800, ip4(1, body))
 

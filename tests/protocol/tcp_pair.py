@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from colosim.protocol.rewrite import Rewriter
+from colosim.protocol.rewrite import StrictRewriter
 from tests.segments import ACK, FIN, PSH, RST, SYN, M, Ports, Segment, read
 
 _HALF = 1 << 31
@@ -200,7 +200,7 @@ class World:
     early: the primary's SYN-ACK leaves before the secondary has said anything.
     """
 
-    rewriter: Rewriter
+    rewriter: StrictRewriter
     ports: Ports
     client: End
     primary: End

@@ -89,11 +89,12 @@ def test_a_match_releases_its_stream_only():
     assert bench.hear(Committed(1)) == [Release((B, C))]
 
 
-def test_a_match_covers_what_is_before_it_in_the_stream():
+def test_a_match_releases_what_it_names_and_no_more():
     bench = gate(Role.PRIMARY, Output.WITNESS)
     bench.output("a", 0, 5)
     bench.output("a", 5, 7)
-    assert bench.hear(Match(C)) == [Release((A, C))]
+    assert bench.hear(Match(C)) == [Release((C,))]
+    assert bench.hear(Match(Range("a", 0, 7))) == [Release((A,))]
 
 
 def test_what_is_held_leaves_when_the_guest_goes_on_alone():
@@ -165,9 +166,7 @@ def test_gate_does_as_the_ledger(script):
             ledger.held.append((ledger.next, Range(which, first, ends[which])))
         elif what == "match" and ledger.held:
             target = ledger.held[which % len(ledger.held)][1]
-            assert bench.hear(Match(target)) == ledger.leave(
-                lambda e, t=target: e[1].stream == t.stream and e[1].end <= t.end
-            )
+            assert bench.hear(Match(target)) == ledger.leave(lambda e, t=target: e[1] == t)
         elif what == "cut" and committed == ledger.next - 1:  # one checkpoint at a time
             assert bench.hear(Cut(ledger.next)) == []
             ledger.next += 1
@@ -176,6 +175,51 @@ def test_gate_does_as_the_ledger(script):
             expected = ledger.leave(lambda e, k=committed: e[0] <= k)
             assert bench.hear(Committed(committed)) == expected
     assert bench.hear(Alone()) == ledger.leave(lambda e: True)
+
+
+def numbers(actions):
+    """Every frame that is released, in order."""
+    return [n for action in actions for range_ in action.ranges for n in range(*ends(range_))]
+
+
+def ends(range_):
+    return range_.first, range_.end
+
+
+frame_steps = st.lists(
+    st.tuples(st.just("output"), st.integers(1, 9), st.none())
+    | st.tuples(st.just("match"), st.integers(0, 60), st.integers(1, 9))
+    | st.tuples(st.sampled_from(["cut", "commit"]), st.none(), st.none()),
+    max_size=60,
+)
+
+
+@given(frame_steps)
+def test_by_frame_each_leaves_once_and_with_its_checkpoint(script):
+    bench = Bench(lambda out: Gate(Role.PRIMARY, Output.WITNESS, out, by_frame=True))
+    held: dict[int, int] = {}  # frame -> checkpoint
+    made, cut, committed = 0, 0, 0
+    for what, which, size in script:
+        leave: list[int] = []
+        said = []
+        if what == "output":
+            held.update(dict.fromkeys(range(made, made + which), cut + 1))
+            assert bench.output("a", made, made + which) == []
+            made += which
+        elif what == "match":
+            leave = [n for n in range(which, which + size) if n in held]
+            said = bench.hear(Match(Range("a", which, which + size)))
+        elif what == "cut" and committed == cut:
+            cut += 1
+            assert bench.hear(Cut(cut)) == []
+        elif what == "commit" and committed < cut:
+            committed += 1
+            leave = [n for n, checkpoint in held.items() if checkpoint <= committed]
+            said = bench.hear(Committed(committed))
+        assert numbers(said) == leave
+        for n in leave:
+            del held[n]
+    assert numbers(bench.hear(Alone())) == list(held)
 
 
 def test_released_entries_do_not_pile_up():

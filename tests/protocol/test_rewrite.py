@@ -170,7 +170,7 @@ class TestConversations:
 
     @given(data=st.data())
     def test_any_order_of_events(self, data):
-        """Who moves next is drawn; so are checkpoints, the primary's end, and what is sent twice."""
+        """Drawn: who moves next, checkpoints, the primary's end, what is sent twice."""
         world = world_of(data.draw(st.sampled_from(list(FAMILIES.values()))))
         for _ in range(data.draw(st.integers(1, 3))):
             close = data.draw(st.sampled_from(list(CLOSES)))
@@ -236,7 +236,7 @@ class TestOpening:
         out, ready = rewriter.from_guest([PORTS.outward(S, C + 1, SYN | ACK).frame()])
         assert [read(frame).seq for frame in out] == [P]
         assert [read(frame) for frame in ready] == [changed(each, ack=S + 1) for each in early]
-        assert rewriter.held() == 0
+        assert rewriter.held() == rewriter._held_bytes == 0
         assert outward(rewriter, PORTS.outward(S + 1, C + 6))[0].seq == P + 1
 
     def test_what_waits_is_limited_and_counted(self):
@@ -252,6 +252,7 @@ class TestOpening:
         rewriter = opened()
         inward(rewriter, PORTS.inward(C + 7_000_000, 0, SYN))
         assert inward(rewriter, PORTS.inward(C + 1, P + 1))[0].ack == S + 1
+        assert rewriter.translating() == 1  # and nothing makes room by forgetting it
 
     def test_guest_that_stays_with_the_connection_before_is_translated_as_before(self):
         """It answers a SYN that it does not expect with its own numbers (RFC 5961)."""
@@ -290,7 +291,30 @@ class TestOpening:
         outward(rewriter, PORTS.outward(S, 0, SYN))
         old = PORTS.inward(77, 12345)
         assert inward(rewriter, old) == [old]
+        unwanted = PORTS.outward(12345, 0, RST)
+        assert outward(rewriter, unwanted) == [unwanted]
         assert inward(rewriter, PORTS.inward(C, P + 1, SYN | ACK))[0].ack == S + 1
+
+    def test_both_open_at_once_and_the_clients_syn_ack_is_lost(self):
+        rewriter = StrictRewriter()
+        outward(rewriter, PORTS.outward(S, 0, SYN))
+        inward(rewriter, PORTS.inward(C, 0, SYN))
+        outward(rewriter, PORTS.outward(S, C + 1, SYN | ACK))
+        assert inward(rewriter, PORTS.inward(C + 1, P + 1, payload=b"x"))[0].ack == S + 1
+
+    def test_both_open_at_once_and_the_client_knows_the_primarys_number_first(self):
+        rewriter = StrictRewriter()
+        early = PORTS.inward(C, P + 1, SYN | ACK)
+        assert len(inward(rewriter, PORTS.inward(C, 0, SYN), early)) == 1
+        out, ready = rewriter.from_guest([PORTS.outward(S, 0, SYN).frame()])
+        assert read(out[0]).seq == P
+        assert [read(frame) for frame in ready] == [changed(early, ack=S + 1)]
+
+    def test_guest_that_answers_a_syn_which_we_did_not_see(self):
+        rewriter = opened()
+        answer = PORTS.outward(S + 99, C + 500_001, SYN | ACK)
+        assert outward(rewriter, answer) == [answer]
+        assert inward(rewriter, PORTS.inward(C + 500_001, P + 78))[0].ack == S + 100
 
     def test_guest_that_refuses_says_so_with_number_zero(self):
         rewriter = opened()
@@ -328,6 +352,58 @@ class TestOpening:
         inward(rewriter, PORTS.inward(C, 0, SYN, b"hello"))
         outward(rewriter, PORTS.outward(S, C + 6, SYN | ACK))
         assert inward(rewriter, PORTS.inward(C + 6, P + 1))[0].ack == S + 1
+
+
+def clocks(value: int, echo: int, before: bytes = b"\1\1") -> bytes:
+    """A timestamp option."""
+    options = before + b"\x08\x0a" + struct.pack(">II", value, echo)
+    return options + b"\0" * (-len(options) % 4)
+
+
+class TestTimestamps:
+    """The secondary sent at 7,000 of its clock, the primary at 6,990 of its own."""
+
+    @pytest.mark.parametrize("before", [b"", b"\1", b"\1\1"])
+    def test_answer_to_the_guests_syn_echoes_its_own_time(self, before):
+        rewriter = StrictRewriter()
+        outward(rewriter, PORTS.outward(S, 0, SYN, options=clocks(7000, 0)))
+        answer = PORTS.inward(C, P + 1, SYN | ACK, options=clocks(55, 6990, before))
+        expected = changed(answer, ack=S + 1, options=clocks(55, 7000, before))
+        assert inward(rewriter, answer) == [expected]
+
+    def test_answer_to_the_guests_syn_ack_echoes_its_own_time(self):
+        rewriter = StrictRewriter()
+        inward(rewriter, PORTS.inward(C, 0, SYN, options=clocks(50, 0)))
+        outward(rewriter, PORTS.outward(S, C + 1, SYN | ACK, options=clocks(7000, 50)))
+        answer = PORTS.inward(C + 1, P + 1, options=clocks(55, 6990))
+        expected = changed(answer, ack=S + 1, options=clocks(55, 7000))
+        assert inward(rewriter, answer) == [expected]
+
+    def test_answer_that_waited_too(self):
+        rewriter = StrictRewriter()
+        answer = PORTS.inward(C + 1, P + 1, options=clocks(55, 6990))
+        inward(rewriter, PORTS.inward(C, 0, SYN), answer, answer)
+        out = PORTS.outward(S, C + 1, SYN | ACK, options=clocks(7000, 50))
+        _, ready = rewriter.from_guest([out.frame()])
+        assert [read(frame).options for frame in ready] == [clocks(55, 7000), clocks(55, 6990)]
+        assert [read(frame).harm for frame in ready] == [0, 0]
+
+    def test_later_segments_keep_theirs(self):
+        rewriter = StrictRewriter()
+        inward(rewriter, PORTS.inward(C, 0, SYN))
+        syn_ack = PORTS.outward(S, C + 1, SYN | ACK, options=clocks(7000, 50))
+        outward(rewriter, syn_ack)
+        inward(rewriter, PORTS.inward(C + 1, P + 1, options=clocks(55, 6990)))
+        outward(rewriter, syn_ack)
+        later = PORTS.inward(C + 1, P + 1, options=clocks(80, 7010))
+        assert inward(rewriter, later) == [changed(later, ack=S + 1)]
+
+    def test_after_a_load_the_clocks_are_one(self):
+        rewriter = StrictRewriter()
+        outward(rewriter, PORTS.outward(S, 0, SYN, options=clocks(7000, 0)))
+        rewriter.loaded()
+        answer = PORTS.inward(C, P + 1, SYN | ACK, options=clocks(55, 6990))
+        assert inward(rewriter, answer) == [answer]
 
 
 # --------------------------------------------------------------------------------------------
@@ -413,10 +489,16 @@ class TestLoaded:
         later = PORTS.inward(C + 1, P + 700)
         assert inward(rewriter, later) == [later]
 
-    def test_syn_that_the_checkpoint_found_unread_makes_numbers_of_its_own(self):
-        """It waits in the guest's network card; both guests answer it after the load."""
+    @pytest.mark.parametrize("before", [False, True])
+    def test_syn_that_the_checkpoint_found_unread_makes_numbers_of_its_own(self, before):
+        """It waits in the guest's network card; both guests answer it after the load.
+
+        before: the secondary's guest had already answered it, with the same number.
+        """
         rewriter = StrictRewriter()
         inward(rewriter, PORTS.inward(C, 0, SYN))
+        if before:
+            outward(rewriter, PORTS.outward(S, C + 1, SYN | ACK))
         rewriter.loaded()
         outward(rewriter, PORTS.outward(S, C + 1, SYN | ACK))
         assert inward(rewriter, PORTS.inward(C + 1, P + 1))[0].ack == S + 1
@@ -437,7 +519,15 @@ class TestLoaded:
         assert inward(rewriter, answer) == [answer]
         again = PORTS.outward(P, 0, SYN)
         assert outward(rewriter, again) == [again]
-        assert inward(rewriter, answer) == [answer]
+        reset = PORTS.inward(C + 1, P + 500, RST | ACK)
+        assert inward(rewriter, reset) == [reset]
+
+    def test_closed_connections_have_no_offset_either(self):
+        rewriter = opened()
+        inward(rewriter, PORTS.inward(C + 1, P + 1, RST))
+        rewriter.loaded()
+        late = PORTS.outward(P + 1, C + 1)
+        assert outward(rewriter, late) == [late]
 
     def test_new_connection_after_the_load(self):
         rewriter = opened()
@@ -583,6 +673,14 @@ class TestFrames:
         expected = changed(was, ack=(ack + offset) & M, options=sack(*moved, before=before))
         assert (now, still) == (expected, right)
 
+    def test_sack_edges_whose_changes_cancel_out_in_the_sum(self):
+        """One edge wraps, the other does not, and the offset is half of all numbers."""
+        half = 1 << 31
+        rewriter = opened_at(PORTS, half)
+        came = PORTS.inward(C + 1, P + 1, options=sack((5, half + 5)))
+        expected = changed(came, ack=P + 1 + half, options=sack((half + 5, 5)))
+        assert inward(rewriter, came) == [expected]
+
     def test_fragments_only_the_first_has_numbers(self):
         rewriter = opened()
         first = PORTS.outward(S + 1, C + 1, fragment=0x2000, payload=bytes(44)).frame()
@@ -616,6 +714,11 @@ class TestFrames:
         for ports, seq in ((here, P + 1), (there, S + 1), (PORTS, S + 1)):
             out, _ = rewriter.from_guest([ports.outward(S + 1, C + 1).frame()])
             assert read(out[0], len(ports.tags) // 4).seq == seq
+
+    def test_priority_in_a_vlan_tag_does_not_matter(self):
+        rewriter = opened(ports=Ports(tags=b"\x81\x00\x00\x07"))
+        urgent = Ports(tags=b"\x81\x00\xf0\x07").outward(S + 1, C + 1)
+        assert read(rewriter.from_guest([urgent.frame()])[0][0], 1).seq == P + 1
 
     def test_cut_frames_are_not_touched(self):
         """A header that is whole in a packet that is not: the guest will drop it anyway."""
@@ -763,12 +866,13 @@ def damaged(frame: bytes, damage: list[tuple[int, int]]) -> bytes:
     return bytes(result)
 
 
+DAMAGED = st.lists(st.builds(damaged, FRAMES, DAMAGE))
+
+
 @given(
     steps=st.lists(
         st.one_of(
-            st.tuples(
-                st.sampled_from(["to", "from"]), st.lists(st.builds(damaged, FRAMES, DAMAGE))
-            ),
+            st.tuples(st.sampled_from(["to", "from"]), DAMAGED),
             st.tuples(st.sampled_from(["loaded", "promoted"]), st.none()),
         ),
         max_size=40,

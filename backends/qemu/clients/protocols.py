@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from backends.qemu.clients.base import Protocol
 from backends.qemu.clients.command import Command
+from backends.qemu.clients.datagrams import Udp
 from backends.qemu.clients.ground import Download, Echo, Work
 from backends.qemu.clients.stores import Memcached, Redis
 from backends.qemu.clients.web import Http
@@ -17,6 +18,7 @@ PROTOCOLS: Mapping[str, type[Protocol]] = {
     "redis": Redis,
     "memcached": Memcached,
     "echo": Echo,
+    "udp": Udp,
     "download": Download,
     "work": Work,
     "command": Command,

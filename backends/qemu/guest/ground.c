@@ -432,7 +432,7 @@ static int take_live(void *to, const char *key, const char *value)
 
 /* --- connections ---------------------------------------------------------------------------- */
 
-enum kind { FOR_LINES, FOR_ECHO, FOR_STREAM };
+enum kind { FOR_LINES, FOR_ECHO, FOR_STREAM, FOR_DATAGRAMS };
 
 struct connection {
     int fd; /* -1: free */
@@ -445,7 +445,7 @@ struct connection {
 };
 
 static struct connection *connections[MOST_CONNECTIONS];
-static struct { int fd; enum kind kind; } doors[3];
+static struct { int fd; enum kind kind; } doors[4];
 static int door_count;
 
 static size_t pending(const struct connection *c)
@@ -652,6 +652,32 @@ static void do_disk(struct connection *c, char *path)
         close(fd);
 }
 
+static void add_connection(int fd, enum kind kind);
+
+/* Opens a connection and echoes on it: the one at its other end asks. */
+static void do_dial(struct connection *c, char *to)
+{
+    struct sockaddr_in at = { .sin_family = AF_INET };
+    char *port = strchr(to, ':');
+    uint64_t number = 0;
+    if (port)
+        *port++ = '\0';
+    if (!port || !whole("port", port, 1, 65535, &number) || inet_pton(AF_INET, to, &at.sin_addr) != 1) {
+        say(c, "error: expected dial ADDRESS:PORT");
+        return;
+    }
+    at.sin_port = htons((uint16_t)number);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0 || (connect(fd, (struct sockaddr *)&at, sizeof at) && errno != EINPROGRESS)) {
+        say(c, "error: dial: %s", strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    say(c, "ok");
+    add_connection(fd, FOR_ECHO);
+}
+
 static void do_line(struct connection *c, char *line)
 {
     requests++;
@@ -680,8 +706,11 @@ static void do_line(struct connection *c, char *line)
         do_end(c, rest);
     else if (!strcmp(line, "disk"))
         do_disk(c, rest);
+    else if (!strcmp(line, "dial"))
+        do_dial(c, rest);
     else
-        say(c, "error: %.40s: ping, echo, stats, mark, verify, set, work, corrupt, end or disk", line);
+        say(c, "error: %.40s: ping, echo, stats, mark, verify, set, work, corrupt, end, disk or dial",
+            line);
 }
 
 static void do_get(struct connection *c, char *line)
@@ -736,9 +765,10 @@ static void drop(int i)
 static void open_door(uint64_t port, enum kind kind)
 {
     struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
-    int on = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int on = 1, packets = kind == FOR_DATAGRAMS;
+    int fd = socket(AF_INET, (packets ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on)
-        || bind(fd, (struct sockaddr *)&at, sizeof at) || listen(fd, 64)) {
+        || bind(fd, (struct sockaddr *)&at, sizeof at) || (!packets && listen(fd, 64))) {
         printf("ground: port %" PRIu64 ": %s\n", port, strerror(errno));
         exit(1);
     }
@@ -763,8 +793,27 @@ static void open_serial(void)
     add_connection(fd, FOR_LINES);
 }
 
+/* Datagrams go back to where they came from. */
+static void return_some(int fd)
+{
+    static char data[1 << 16];
+    for (int turn = 0; turn < 16; turn++) {
+        struct sockaddr_in from;
+        socklen_t size = sizeof from;
+        ssize_t got = recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &size);
+        if (got < 0)
+            return;
+        requests++;
+        sendto(fd, data, (size_t)got, 0, (struct sockaddr *)&from, size);
+    }
+}
+
 static void welcome(int door)
 {
+    if (doors[door].kind == FOR_DATAGRAMS) {
+        return_some(doors[door].fd);
+        return;
+    }
     int on = 1, fd = accept4(doors[door].fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0)
         return;
@@ -859,7 +908,7 @@ static void serve(int i, short events)
 
 static void turn(void)
 {
-    struct pollfd polled[MOST_CONNECTIONS + 3];
+    struct pollfd polled[MOST_CONNECTIONS + 4];
     int who[MOST_CONNECTIONS], count = 0;
     for (int i = 0; i < MOST_CONNECTIONS; i++) {
         struct connection *c = connections[i];
@@ -901,8 +950,10 @@ int main(int argc, char **argv)
         open_door(is.port, FOR_LINES);
         open_door(is.port + 1, FOR_STREAM);
     }
-    if (is.echo_port && is.port)
+    if (is.echo_port && is.port) {
         open_door(is.echo_port, FOR_ECHO);
+        open_door(is.echo_port, FOR_DATAGRAMS);
+    }
     if (*is.serial)
         open_serial();
     marked_ns = now_ns();

@@ -7,7 +7,9 @@ cache; apt verifies their signature either way.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -15,7 +17,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backends.qemu.errors import LiveError
@@ -25,6 +27,10 @@ Say = Callable[[str], None]
 _SHOW_LIMIT_S = 60
 _UPDATE_LIMIT_S = 300
 _DOWNLOAD_LIMIT_S = 900
+_APT_LISTS = Path("/var/lib/apt/lists")
+_APT_SOURCES = Path("/etc/apt")
+_DPKG_STATUS = Path("/var/lib/dpkg/status")
+_FEWEST_LISTS = 2  # else apt keeps its files elsewhere
 _OTHER_RELATIONS = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
 
 
@@ -95,7 +101,43 @@ class Packages:
         return dict(sorted(found.items()))
 
     def _known(self, names: Collection[str]) -> dict[str, Package]:
-        """Return what apt knows of these packages and all that they depend on."""
+        """Return what apt knows of these packages and all that they depend on.
+
+        Asking costs seconds, so the answer is kept as long as apt's own files are the same.
+        """
+        kept = self._kept(names)
+        if kept is not None and kept.is_file():
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                rows = json.loads(kept.read_text())
+                return {
+                    row["name"]: Package(**{**row, "depends": tuple(row["depends"])})
+                    for row in rows
+                }
+        known = self._ask(names)
+        if kept is not None and known:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            for old in kept.parent.glob(f"{kept.name.partition('-')[0]}-*"):
+                old.unlink(missing_ok=True)
+            part = kept.with_name(f".{kept.name}.{os.getpid()}")
+            part.write_text(json.dumps([asdict(package) for package in known.values()]))
+            part.replace(kept)
+        return known
+
+    def _kept(self, names: Collection[str]) -> Path | None:
+        """Where the answer is kept that holds while apt's files are as they are; None: nowhere."""
+        lists = self._folder / "apt" / "lists" if self._own_lists else _APT_LISTS
+        files = [_DPKG_STATUS, *(lists.iterdir() if lists.is_dir() else ())]
+        files += [path for path in _APT_SOURCES.rglob("*") if path.is_file()]
+        stamps = [
+            (str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(files) if p.is_file()
+        ]
+        if len(stamps) < _FEWEST_LISTS:
+            return None
+        asked = hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:16]
+        answer = hashlib.sha256(repr((shutil.which("apt-cache"), stamps)).encode()).hexdigest()[:16]
+        return self._folder / "known" / f"{asked}-{answer}"
+
+    def _ask(self, names: Collection[str]) -> dict[str, Package]:
         # The exit status of both says that one of several is unknown: the caller finds out which.
         only = (f"--no-{kind}" for kind in _OTHER_RELATIONS)
         listed = self._apt_cache("depends", "--recurse", *only, *sorted(names))

@@ -23,7 +23,7 @@ def passt_argv(
 ) -> list[str]:
     """The command line of passt with its stream socket at ``path``.
 
-    forwards are pairs (port of this host, port of the guest), for TCP, at ``address`` only.
+    forwards are pairs (port of this host, port of the guest), for TCP and UDP, at ``address`` only.
     The directory must be writable for the user who runs passt.
     """
     program = shutil.which("passt")
@@ -41,7 +41,8 @@ def passt_argv(
     argv += ["--mac-addr", GATEWAY_MAC, "--mtu", "1500", "--ipv4-only"]
     argv += ["--no-dhcp", "--no-ndp", "--no-ra", "--no-dhcpv6"]
     ports = ",".join(f"{host}:{guest}" for host, guest in forwards)
-    argv += ["--tcp-ports", f"{address}/{ports}" if ports else "none"]
+    where = f"{address}/{ports}" if ports else "none"
+    argv += ["--tcp-ports", where, "--udp-ports", where]
     if os.geteuid() == 0:  # it would become nobody, who may not write to the directory
         argv += ["--runas", "0:0"]
     return argv

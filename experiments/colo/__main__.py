@@ -1,0 +1,42 @@
+"""``python -m experiments.colo``: COLO on real guests, beside Remus and no protection."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from experiments import colo, output
+
+
+@click.command()
+@click.option("--out", default="out/colo", show_default=True, help="Where to write.")
+@click.option("--quick", is_flag=True, help="Short runs, one kill each: it shows that it works.")
+@click.option("--kills", default=20, show_default=True, help="Hosts killed for each design.")
+@click.option("--repeat", default=3, show_default=True, help="Runs of each design and load.")
+def main(out: str, quick: bool, kills: int, repeat: int) -> None:
+    """What COLO costs clients, and what they notice of a kill.
+
+    A run that is in the directory already is not run again.
+    """
+    place = output.directory(out)
+    console = output.console()
+    runs = colo.plan(1, 5, 1) if quick else colo.plan(kills, 12, repeat)
+    console.print(f"\n[bold]{len(runs)} live runs[/bold]")
+    failures = colo.run(runs, place, lambda text: console.print(f"  {text}", soft_wrap=True))
+    costs, struck = colo.costs(runs, place), colo.kills(runs, place)
+    costs.to_csv(place / "costs.csv", index=False)
+    struck.to_csv(place / "kills.csv", index=False)
+    console.print("\n[bold]While nothing fails[/bold]")
+    console.print(costs.round(2).to_string(index=False), soft_wrap=True)
+    if len(struck):
+        console.print("\n[bold]When the primary's host is killed[/bold]")
+        console.print(colo.kill_summary(struck).round(1).to_string(index=False), soft_wrap=True)
+    for failure in failures:
+        console.print(f"[bold]could not be done:[/bold] {failure}", soft_wrap=True)
+    console.print(f"\nwritten in {place}: costs.csv, kills.csv")
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
