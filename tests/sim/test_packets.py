@@ -112,6 +112,16 @@ def test_bursts_of_equal_guests_never_mismatch(datagrams, gap_us, jitter, seed):
     assert record.counters["frames_of_primary"] > 10 * datagrams
 
 
+def test_without_a_rewriter_the_guests_are_never_at_the_same_byte(monkeypatch):
+    """So the rewriter is really there, and is what makes the streams comparable."""
+    monkeypatch.setattr("backends.sim.packet.world.StrictRewriter", lambda: None)
+    what = packets(packet={"requests_per_connection": 2}, policy={"colo": {"minimum_gap": "20 ms"}})
+    record = run_replication(what, "colo", 1, 0)
+    counters = record.counters
+    assert counters["mismatches"] + counters["compare_timeouts"] > 10
+    assert counters["wrong_responses"] == 0  # but nothing wrong leaves
+
+
 @pytest.mark.parametrize("mode", ["strict", "qemu"])
 def test_the_newest_first_search_of_qemu_is_a_mismatch_where_nothing_differs(mode):
     what = packets(
