@@ -303,6 +303,40 @@ def test_the_primary_dies_at_every_step_of_every_conversation(
         check_takeover(policy, conversation, at, scope, transfer=transfer, commit=commit)
 
 
+KINDS = [*product(("primary", "secondary"), ("crash", "hang"), ("vm", "node", "host"))]
+WHEN = {
+    "primary": ("run", "send", "wait-received"),
+    "secondary": ("wait-request", "receive", "load"),
+    "link": ("run", "send", "wait-received"),
+}
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("policy", PROTECTING)
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize(("target", "kind", "scope"), [*KINDS, ("link", "cut", None)])
+def test_any_fault_that_passes_or_does_not(policy, conversation, target, kind, scope):
+    """Whoever goes on, if one has to: clients get every byte."""
+    for step, duration in product(WHEN[target], (None, "150 ms")):
+        if kind == "crash" and duration is not None:
+            continue
+        lasting = {"duration": duration} if duration else {}
+        where = {"scope": scope} if scope else {}
+        fault = {"target": target, "kind": kind, "step": step, "occurrence": 3}
+        what = packets(
+            duration="2200 ms",
+            packet=CONVERSATIONS[conversation],
+            workload={"retransmit": "20 ms"},
+            fault=[{**fault, **where, **lasting}],
+            **QUICK,
+        )
+        record = run_replication(what, policy, 1, 0)
+        assert record.violations == []
+        check_right(record)
+        early = record.responses["arrival_ns"] < 1900 * NS_PER_MS
+        assert (record.responses["released_ns"][early] >= 0).all()
+
+
 def test_an_unprotected_guest_takes_its_connections_with_it():
     """So the checks above can tell."""
     fault = {"target": "primary", "scope": "host", "kind": "crash", "at": "500 ms"}
