@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import pandas as pd
 
-from colosim import parallel, phases, store
+from colosim import holds, parallel, phases, store
 from colosim.analysis import summary as tables
 from colosim.model.results import RunRecord
 from colosim.progress import Progress, Watch, watcher
@@ -100,7 +100,8 @@ class _Outcome:
     def holds(self) -> pd.DataFrame:
         """How long frames were held: made_ns, hold_ns, frames, how, measured, hold_ms.
 
-        Of live runs whose policy compares packets; else empty.
+        Of live runs whose policy compares packets, and of simulated replications at fidelity packet
+        that were traced; else empty.
         """
         return tables.holds_table(self.records)
 
@@ -461,8 +462,10 @@ def _replicate(scenario: Scenario, policy: str, replication: int, trace: Path | 
     collector = phases.Phases()
     with store.trace_writer(trace) as write:
         watchers = [write, collector.see]
+        held = holds.Holds()  # of packets only; else there is nothing to see
+        watchers.append(held.see)
         record = run_replication(scenario, policy, scenario.seed, replication, watchers)
-    return record.with_phases(phases.columns(collector.found))
+    return record.with_seen(phases.columns(collector.found), holds.columns(held.found))
 
 
 def _scenario(given: object, seed: int | None, replications: int | None) -> Scenario:

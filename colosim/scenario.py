@@ -43,6 +43,7 @@ from colosim.section import (
     Frequency,
     OneOf,
     Problem,
+    Quantity,
     Rate,
     Ratio,
     Section,
@@ -56,12 +57,15 @@ from colosim.section import (
     shape,
     shown,
 )
-from colosim.units import RATE, dimension_of
+from colosim.units import RATE, SIZE, dimension_of
 
 #: A scenario takes about 2 KiB.  tomllib's time and memory grow with the square of a key's length.
 _LARGEST_FILE_BYTES = 64 * 1024
 _LONGEST_LINE = 2_000
 _MOST_PROBLEMS = 20
+#: at fidelity packet: its head and what may differ of it; and what a datagram has room for
+LEAST_RESPONSE_BYTES = 20
+LARGEST_DATAGRAM_BYTES = 1464
 
 
 class ScenarioError(ValueError):
@@ -332,6 +336,31 @@ class Compare(Section):
     queue_frames: Count = option(1024, "most frames held of one connection and guest")
 
 
+class Packet(Section):
+    """What clients and guests say at fidelity packet, and how alike two guests say it."""
+
+    transport: Literal["tcp", "udp"] = option("tcp", "what requests and responses go by")
+    request_bytes: Annotated[int, Quantity(SIZE, 12)] = option("100 B", "size of a request")
+    requests_per_connection: Annotated[int, number("requests")] = option(
+        0, "TCP: requests of a connection before it is closed; 0: it is kept"
+    )
+    closes: Literal["client", "guest"] = option("client", "TCP: who closes first")
+    mss_bytes: Annotated[int, Quantity(SIZE, 64)] = option("1448 B", "TCP: largest segment")
+    window_bytes: Size = option("65535 B", "TCP: most that may be under way to either end")
+    delayed_ack_ns: Time = option(
+        "40 ms", "TCP: longest wait before an acknowledgement; every second segment gets one"
+    )
+    ack_jitter_ns: Time = option(
+        "0 s", "TCP: mean of a further, exponential wait, drawn by each guest for itself"
+    )
+    split: Ratio = option(
+        0.0, "TCP: chance that a guest writes a response in two parts, each guest for itself"
+    )
+    datagrams: Count = option(1, "UDP: datagrams of a response, which share its size")
+    gap_ns: Time = option("10 us", "UDP: guest's time from one datagram of a client to the next")
+    retry_ns: Duration = option("1 s", "UDP: when a client without an answer asks again")
+
+
 if TYPE_CHECKING:  # its fields are reached by `Scenario.costs`
     Cost = Section
 else:
@@ -433,6 +462,10 @@ class Scenario(Section):
     replications: Annotated[int, number("runs", 1, 1_000_000)] = option(
         10, "independent runs; intervals come from them"
     )
+    fidelity: Literal["response", "packet"] = option(
+        "response",
+        "in simulation: a response is one object, or the frames that the core compares live",
+    )
     dialect: Annotated[str, OneOf(tuple(DIALECTS))] = option("upstream", "wire dialect of COLO")
     quirks: Annotated[Quirks, Field(strict=False)] = option(
         Quirks.NONE, "defects of a QEMU version to reproduce"
@@ -448,7 +481,10 @@ class Scenario(Section):
     memory: Memory = option(..., "a table [memory]: which pages it dirties")
     execution: Execution = option(Execution(), "how the two guests run beside each other")
     divergence: Divergence = option(Divergence(), "when their responses differ")
-    compare: Compare = option(Compare(), "live: how both guests' packets are compared")
+    compare: Compare = option(
+        Compare(), "live and at fidelity packet: how both guests' packets are compared"
+    )
+    packet: Packet = option(Packet(), "at fidelity packet: what clients and guests say")
     cost: Cost = option(Cost(), "what the steps of a checkpoint cost")
     link: Link = option(Link(), "replication link")
     guest: Guest = option(Guest(), "for a live run: the guest that is booted")
@@ -541,6 +577,26 @@ def _is_remote(scenario: Scenario) -> bool:
     return not (scenario.hosts.primary is None and scenario.hosts.secondary is None)
 
 
+def _response_bytes(scenario: Scenario) -> int | None:
+    """The size of a response where it is made of packets."""
+    workload = scenario.workload
+    if scenario.fidelity == "packet" and isinstance(workload, Service):
+        return workload.response_bytes
+    return None
+
+
+def _datagrams_fit(scenario: Scenario) -> bool:
+    size, count = _response_bytes(scenario), scenario.packet.datagrams
+    if size is None or scenario.packet.transport != "udp":
+        return True
+    return count <= min(size, 65_535) and size <= count * LARGEST_DATAGRAM_BYTES
+
+
+def _compares_packets(scenario: Scenario) -> bool:
+    witnessed = POLICIES[scenario.policy.name].output is Output.WITNESS
+    return scenario.fidelity == "packet" and witnessed
+
+
 _Conflict = tuple[Callable[[Scenario], bool], str, str]
 
 _CONFLICTS: tuple[_Conflict, ...] = (
@@ -573,6 +629,46 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         lambda s: POLICIES[s.policy.name].output is Output.WITNESS and not s.execution.executes,
         "execution.executes",
         "the policy compares both guests' output; give true or another policy",
+    ),
+    (
+        lambda s: s.fidelity == "packet" and isinstance(s.workload, BatchJob),
+        "fidelity",
+        'a batch job sends no packets; give "response" or another workload',
+    ),
+    (
+        lambda s: _compares_packets(s) and s.compare.mode == ELSEWHERE,
+        "compare.mode",
+        'colo-compare is QEMU\'s, so live only; give strict or qemu, or fidelity = "response"',
+    ),
+    (
+        lambda s: _compares_packets(s) and s.compare.rewriter == "qemu",
+        "compare.rewriter",
+        'filter-rewriter is QEMU\'s, so live only; give strict, or fidelity = "response"',
+    ),
+    (
+        lambda s: (_response_bytes(s) or LEAST_RESPONSE_BYTES) < LEAST_RESPONSE_BYTES,
+        "workload.response",
+        f"too small to say whose it is; give at least {LEAST_RESPONSE_BYTES} B",
+    ),
+    (
+        lambda s: s.packet.window_bytes < s.packet.mss_bytes or s.packet.window_bytes > 65_535,
+        "packet.window",
+        "a window holds a segment at least, and there is no scaling; give packet.mss to 65535 B",
+    ),
+    (
+        lambda s: s.packet.mss_bytes > 1460,
+        "packet.mss",
+        "does not fit a frame of 1514 B; give at most 1460 B",
+    ),
+    (
+        lambda s: not _datagrams_fit(s),
+        "packet.datagrams",
+        f"a datagram has 1 B to {LARGEST_DATAGRAM_BYTES} B of the response; change it or response",
+    ),
+    (
+        lambda s: s.packet.transport == "udp" and s.packet.request_bytes > 1472,
+        "packet.request",
+        "does not fit a datagram; give at most 1472 B",
     ),
     (
         lambda s: s.manager.heartbeat_timeout_ns <= s.manager.heartbeat_interval_ns,

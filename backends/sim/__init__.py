@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backends.sim.packet.world import PacketWorld
 from backends.sim.world import SimWorld
 from colosim.model.results import RunRecord
 from colosim.model.streams import Streams
@@ -29,7 +30,8 @@ def run_replication(
     """
     invariants = [invariant() for invariant in ALL] if scenario.fault or observers else []
     watchers = [*observers, *(invariant.see for invariant in invariants)]
-    world = SimWorld(scenario, policy, Streams(seed, replication), watchers)
+    kind = PacketWorld if scenario.fidelity == "packet" else SimWorld
+    world = kind(scenario, policy, Streams(seed, replication), watchers)
     world.run()
     network, recorder = world.network, world.recorder
     batch = isinstance(scenario.workload, BatchJob)
@@ -52,6 +54,7 @@ def run_replication(
             "simulated_events": world.clock.events,
             "node_events": world.session.events,
             "cancelled_completions": sum(n.cancelled for n in world.session.nodes.values()),
+            **world.counters(),
         },
         completion_ns=network.released_ns[0] if batch and network.released_ns else -1,
     )

@@ -40,6 +40,8 @@ class Network:
         self._clock = clock
         self._delay_ns = delay_ns
         self._jitter_ns = jitter_ns
+        #: from `answered` until what the client says then can be here
+        self.round_trip_ns = 2 * delay_ns
         self._readers: list[Guest] = []
         self._paused = False
         self._row: dict[tuple[int, int], int] = {}
@@ -55,14 +57,17 @@ class Network:
         """A request that the client sent ``delay`` ago arrives; if late, ``due_ns`` says when it
         was due, and counts.
         """
+        self._enter(client, request, due_ns)
+        for guest in self._readers:
+            self.catch_up(guest)
+
+    def _enter(self, client: int, request: int, due_ns: int | None) -> None:
         self._row[client, request] = len(self.client)
         self.client.append(client)
         self.request.append(request)
         self.arrival_ns.append(self._clock.now_ns() - self._delay_ns if due_ns is None else due_ns)
         self.served_ns.append(-1)
         self.released_ns.append(-1)
-        for guest in self._readers:
-            self.catch_up(guest)
 
     def read_by(self, guest: Guest) -> None:
         """From now on this guest gets client input."""
@@ -226,9 +231,9 @@ class _Open:
         assert self._waiting is not None
         if waiting := self._waiting[client]:
             due = waiting.popleft()
-            self._clock.after(2 * self._delay_ns, self._send_late, (client, *due))
+            self._clock.after(self._network.round_trip_ns, self._send_late, (client, *due))
         else:
-            self._clock.after(2 * self._delay_ns, self._free, client)
+            self._clock.after(self._network.round_trip_ns, self._free, client)
 
     def _send_late(self, late: tuple[int, int, int]) -> None:
         self._network.send(*late)
@@ -257,7 +262,7 @@ class _Closed:
             self._think(client, 0, workload.client_delay_ns)
 
     def _answered(self, client: int, request: int) -> None:
-        self._think(client, request + 1, 2 * self._workload.client_delay_ns)
+        self._think(client, request + 1, self._network.round_trip_ns)
 
     def _think(self, client: int, request: int, delay_ns: int) -> None:
         draw = self._streams.exponential("think", client).at(request)

@@ -2,7 +2,8 @@
 
 `SimWorld` turns a node's actions into durations and later events, by the models of
 `colosim.model`.  It holds no rule of the protocol: not when to checkpoint, not what may leave,
-not who takes over.  Fidelity is ``response``: one object per response.
+not who takes over.  Fidelity is ``response``: one object per response;
+`backends.sim.packet.world` has the one with packets.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from colosim.model.streams import Streams
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import P, S
 from colosim.protocol.manager import Witness
-from colosim.protocol.node import Node
+from colosim.protocol.node import Node, NodeConfig
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import BatchJob, Fault, Scenario, Service
 from colosim.session import Observer
@@ -85,12 +86,11 @@ class SimWorld:
         self._response_bytes = service.response_bytes if service else MESSAGE_BYTES
         self._retransmit_ns = service.retransmit_ns if service else 0
         self.clock = Clock()
-        self.network = Network(
-            self.clock,
+        self.network = self._network(
             service.client_delay_ns if service else 0,
             Jitter(service.client_jitter_ns if service else 0, streams),
         )
-        configs = node_configs(scenario, policy)
+        configs = self._configs(scenario, policy)
         self.hosts = {config.id: self._host(config.id) for config in configs}
         self._out = {
             name: Direction(self.clock, scenario.link.bandwidth_bps, scenario.link.delay_ns)
@@ -110,7 +110,7 @@ class SimWorld:
             [Node(config) for config in configs],
             self,
             observers,
-            {**self.recorder.ears(), t.Alone: self._alone},
+            self._ears(),
             self.faults.stepped if self.faults.by_step else None,
         )
         self._performers: dict[type, Callable[[Host, Any, Cause], None]] = {
@@ -133,6 +133,15 @@ class SimWorld:
             t.Promote: self._promote,
             t.Report: self._report,
         }
+
+    def _configs(self, scenario: Scenario, policy: str) -> list[NodeConfig]:
+        return node_configs(scenario, policy)
+
+    def _network(self, delay_ns: int, jitter: Jitter) -> Network:
+        return Network(self.clock, delay_ns, jitter)
+
+    def _ears(self) -> dict[type, Callable[[str, Any], None]]:
+        return {**self.recorder.ears(), t.Alone: self._alone}
 
     def _host(self, name: str) -> Host:
         scenario = self._scenario
@@ -280,7 +289,7 @@ class SimWorld:
     ) -> None:
         guest, checkpoint = host.guest, action.checkpoint
         exposure_ns, pages = self._dirty(guest, "pages-primary", checkpoint)
-        snapshot = guest.snapshot(pages, {**host.repeats, **host.owed})
+        snapshot = self._snapshot(host, pages)
         guest.cut()
         costs = self._costs
         device_bytes = costs.device_state_bytes
@@ -291,6 +300,9 @@ class SimWorld:
         self.recorder.saved(exposure_ns, pages)
         save_ns = self._cost_ns(host, "save", takes_ns(pages))
         self._takes(host, action.op, cause, save_ns, lambda: t.State(ram, device))
+
+    def _snapshot(self, host: Host, pages: int) -> Snapshot:
+        return host.guest.snapshot(pages, {**host.repeats, **host.owed})
 
     def _dirty(self, guest: Guest, purpose: str, checkpoint: int) -> tuple[int, int]:
         """(exposure, distinct dirty pages) of a guest since its cut."""
@@ -310,12 +322,15 @@ class SimWorld:
         self.recorder.restored(restored)
 
         def finish() -> None:
-            host.guest.load(snapshot)
-            host.repeats = dict(snapshot.unanswered)
+            self._loaded(host, snapshot)
             self._synchronise(action.checkpoint)
 
         load_ns = self._cost_ns(host, "load", self._costs.load_ns(restored))
         self._takes(host, action.op, cause, load_ns, finish)
+
+    def _loaded(self, host: Host, snapshot: Snapshot) -> None:
+        host.guest.load(snapshot)
+        host.repeats = dict(snapshot.unanswered)
 
     def _start_vm(self, host: Host, action: t.StartVm, cause: Cause) -> None:
         def finish() -> None:
@@ -570,6 +585,10 @@ class SimWorld:
         out = (P.EXITED, P.FROZEN, P.DEAD, S.EXITED, S.BROKEN)
         node = self.session.nodes[host.id]
         return not stuck and not node.gave_up and node.step not in out
+
+    def counters(self) -> dict[str, int]:
+        """What else is counted at this fidelity."""
+        return {}
 
     def link_bytes(self) -> int:
         return sum(direction.sent_bytes for direction in self._out.values())

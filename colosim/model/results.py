@@ -54,8 +54,8 @@ class RunRecord:
     ``completion_ns``: end of a batch job, else -1.
     ``phases``: one row per step of a checkpoint that was passed, if somebody watched: checkpoint,
     phase (a string), start_ns, duration_ns.
-    ``holds``: live, where packets are compared: one row for frames that were made together and left
-    together: made_ns, hold_ns, frames, and how: match, commit or alone.
+    ``holds``: where packets are compared, if somebody watched: one row for frames that were made
+    together and left together: made_ns, hold_ns, frames, and how: match, commit or alone.
 
     Raises ValueError if a table lacks a column, has an unknown one or columns of unequal length.
     """
@@ -81,9 +81,9 @@ class RunRecord:
         self.responses = _table("responses", self.responses, RESPONSE_COLUMNS)
         self.checkpoints = _table("checkpoints", self.checkpoints, CHECKPOINT_COLUMNS)
 
-    def with_phases(self, phases: Mapping[str, Any]) -> RunRecord:
-        """The same record with the phases that a watcher collected."""
-        return replace(self, phases=dict(phases))
+    def with_seen(self, phases: Mapping[str, Any], holds: Mapping[str, Any]) -> RunRecord:
+        """The same record with the phases and holds that watchers collected."""
+        return replace(self, phases=dict(phases), holds=dict(holds))
 
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over every field but ``violations``, ``phases`` and ``holds``.
