@@ -501,14 +501,16 @@ class PrimaryHost(LiveHost):
         async def quiesce() -> None:
             if self._network is not None:
                 self._quiesced = True
+                # all of it before the core's own limit, which would say that our guest is well
                 limit_s = self._limits.quiesce_ns / NS_PER_S
+                wait_s, probe_s = 0.6 * limit_s, 0.3 * limit_s
                 try:
                     await self._network.ask(
-                        "quiesce", limit_s + 1, mark=self._checkpoint, limit_s=limit_s
+                        "quiesce", wait_s * 1.05, mark=self._checkpoint, limit_s=wait_s
                     )
                 except LiveError as error:
                     # one of the guests does not read: ours must not go on alone if it is that one
-                    if not await self._guest.answers(limit_s):
+                    if not await self._guest.answers(probe_s):
                         self.vm_lost(str(error))
                     raise
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import time
 from collections.abc import Callable
@@ -15,7 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from colosim.protocol.compare_qemu import QemuComparator
 from colosim.protocol.compare_strict import StrictComparator
+from colosim.protocol.rewrite import StrictRewriter
+from colosim.protocol.rewrite_qemu import QemuRewriter
 from colosim.protocol.verdicts import CompareLimits
 from tests.protocol.frames import ethernet, fragments4, fragments6, icmp_echo, ip4, ip6, tcp, udp
 from tests.protocol.talk import Talk
@@ -128,29 +130,12 @@ class RewriterSubject:
         assert rewriter.translating() >= 0
 
 
-def made(module: str, name: str, *args: Any, **more: Any) -> Callable[[], Any]:
-    """A factory by name, so that a part that is not there yet is skipped and not an error."""
-
-    def make() -> Any:
-        try:
-            maker = getattr(importlib.import_module(f"colosim.protocol.{module}"), name)
-        except (ModuleNotFoundError, AttributeError) as missing:
-            pytest.skip(str(missing))
-        return maker(*args, **more)
-
-    return make
-
-
-#: name: (how it is driven, factory)
 SUBJECTS: dict[str, tuple[Callable[[Callable[[], Any]], Any], Callable[[], Any]]] = {
-    "strict": (ComparatorSubject, made("compare_strict", "StrictComparator", LIMITS)),
-    "strict, readable": (
-        ComparatorSubject,
-        made("compare_strict", "StrictComparator", LIMITS, fast=False),
-    ),
-    "qemu": (ComparatorSubject, made("compare_qemu", "QemuComparator", LIMITS)),
-    "strict rewriter": (RewriterSubject, made("rewrite", "StrictRewriter")),
-    "qemu rewriter": (RewriterSubject, made("rewrite", "QemuRewriter")),
+    "strict": (ComparatorSubject, lambda: StrictComparator(LIMITS)),
+    "strict, readable": (ComparatorSubject, lambda: StrictComparator(LIMITS, fast=False)),
+    "qemu": (ComparatorSubject, lambda: QemuComparator(LIMITS)),
+    "strict rewriter": (RewriterSubject, StrictRewriter),
+    "qemu rewriter": (RewriterSubject, QemuRewriter),
 }
 
 
