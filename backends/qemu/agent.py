@@ -101,6 +101,7 @@ class Agent:
         self._network: Control | None = None
         self._port: Port | None = None
         self._capture: Capture | None = None
+        self._colo_compare: ColoCompare | None = None
 
     async def run(self) -> None:
         """Until the runner ends."""
@@ -128,6 +129,8 @@ class Agent:
             await self._network.close()
         if self._capture is not None:
             self._capture.close()
+        if self._colo_compare is not None:
+            self._colo_compare.close()
 
     async def _join_network(self) -> None:
         config = self._config
@@ -215,6 +218,9 @@ class Agent:
         if node.compare != ELSEWHERE:
             return None
         assert self._qmp is not None
+        if self._colo_compare is not None:
+            self._colo_compare.restart()
+            return self._colo_compare
 
         def same(numbers: list[int]) -> None:
             if isinstance(self._host, PrimaryHost):
@@ -229,6 +235,7 @@ class Agent:
         await compare.start(
             self._qmp, self._directory, self._config.host, timeout_ns, node.compare_queue_frames
         )
+        self._colo_compare = compare
         return compare
 
     async def _perform(self, name: str, arguments: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ LINKS = ("primary", "secondary", "out", "notify")
 _ASKS = b"DO_CHECKPOINT"
 _FLUSH = b"COLO_CHECKPOINT"
 _ACCEPT_LIMIT_S = 5.0
+_POLL_S = 0.005
 _NS_PER_MS = 1_000_000
 
 
@@ -65,14 +66,13 @@ class ColoCompare:
 
     async def _accepted(self, qmp: Qmp) -> None:
         """QEMU accepts later than we connect; what it writes before that is lost."""
-        async with asyncio.timeout(_ACCEPT_LIMIT_S):
-            while True:
-                seen = {
-                    each["label"]: each["filename"] for each in await qmp.execute("query-chardev")
-                }
-                if not any(seen[f"cmp-{link}"].startswith("disconnected:") for link in LINKS):
-                    return
-                await asyncio.sleep(0.005)
+        for _ in range(round(_ACCEPT_LIMIT_S / _POLL_S)):
+            known = await qmp.execute("query-chardev")
+            seen = {each["label"]: each["filename"] for each in known}
+            if not any(seen[f"cmp-{link}"].startswith("disconnected:") for link in LINKS):
+                return
+            await asyncio.sleep(_POLL_S)
+        raise LiveError(f"{qmp.name}: colo-compare's links were not accepted")
 
     def _on_frames(self, link: str, take: Callable[[Sequence[bytes]], None]) -> None:
         splitter = Splitter()
@@ -93,6 +93,11 @@ class ColoCompare:
         """All that is held has left: let it start anew."""
         self._links["notify"].write(pack([_FLUSH]))
 
+    def restart(self) -> None:
+        """For a new pair: what came before is nobody's business any more."""
+        self._numbers.clear()
+        self.checkpoint()
+
     def close(self) -> None:
         for stream in self._links.values():
             stream.close()
@@ -102,7 +107,7 @@ class ColoCompare:
         for frame in frames:
             queue = self._numbers.get(frame)
             if queue is None:
-                raise LiveError("colo-compare released a frame that it was not given")
+                continue  # of the pair before
             numbers.append(queue.popleft())
             if not queue:
                 del self._numbers[frame]

@@ -220,6 +220,24 @@ def test_colo_compare_itself_compares(tmp_path):
 
 
 @needs_qemu
+def test_colo_compare_goes_on_in_the_next_pair(tmp_path):
+    """The secondary is killed: the primary's QEMU, and the object in it, stay."""
+    outcome = ran(
+        tmp_path,
+        "colo",
+        duration="14 s",
+        client={"kind": "echo"},
+        compare={"mode": "colo-compare"},
+        fault=[{**KILL, "target": "secondary", "scope": "host", "at": "3 s"}],
+        manager={**SCENARIO["manager"], "reprotect": True, "reprotect_delay": "500 ms"},
+        **COLO,
+    )
+    check_served(outcome, 13)
+    second = [line for line in outcome.lines if line.node == "primary.2"]
+    assert sum(isinstance(line.body, t.Compared) for line in second) > 50
+
+
+@needs_qemu
 def test_mode_qemu_serves_too(tmp_path):
     outcome = ran(tmp_path, "colo", client={"kind": "echo"}, compare={"mode": "qemu"}, **COLO)
     check_served(outcome)
