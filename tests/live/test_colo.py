@@ -42,7 +42,7 @@ CAMPAIGN = pytest.mark.campaign
     ],
 )
 def test_equal_output_leaves_without_a_checkpoint(tmp_path, client, rewriter):
-    size = "4 MiB" if client == "download" else "1 KiB"
+    size = "1 MiB" if client == "download" else "1 KiB"
     outcome = ran(
         tmp_path,
         "colo",
