@@ -22,7 +22,7 @@ import pandas as pd
 
 from colosim import holds, parallel, phases, store
 from colosim.analysis import summary as tables
-from colosim.model.results import RunRecord
+from colosim.model.results import HOLD_COLUMNS, PHASE_COLUMNS, RunRecord, columns
 from colosim.progress import Progress, Watch, watcher
 from colosim.protocol import invariants
 from colosim.protocol import trace as protocol_trace
@@ -465,7 +465,9 @@ def _replicate(scenario: Scenario, policy: str, replication: int, trace: Path | 
         held = holds.Holds()  # of packets only; else there is nothing to see
         watchers.append(held.see)
         record = run_replication(scenario, policy, scenario.seed, replication, watchers)
-    return record.with_seen(phases.columns(collector.found), holds.columns(held.found))
+    return record.with_seen(
+        columns(collector.found, PHASE_COLUMNS), columns(held.found, HOLD_COLUMNS)
+    )
 
 
 def _scenario(given: object, seed: int | None, replications: int | None) -> Scenario:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from colosim.protocol import types as t
 from colosim.protocol.digests import DIGESTS
@@ -80,9 +80,3 @@ def holds(lines: Iterable[Line]) -> list[Hold]:
     for line in lines:
         collector.see(line)
     return collector.found
-
-
-def columns(found: Iterable[Hold]) -> dict[str, Any]:
-    """Holds as the columns of `RunRecord.holds`."""
-    rows = list(found)
-    return {name: [getattr(row, name) for row in rows] for name in Hold._fields}

@@ -8,7 +8,7 @@ and nobody has to measure anything: `Phases.see` is an observer like any other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import P, State, Verb, primary_machine
@@ -84,12 +84,6 @@ def phases(lines: Iterable[Line]) -> list[Phase]:
     for line in lines:
         collector.see(line)
     return collector.found
-
-
-def columns(found: Iterable[Phase]) -> dict[str, Any]:
-    """Phases as the columns of `RunRecord.phases`."""
-    rows = list(found)
-    return {name: [getattr(row, name) for row in rows] for name in Phase._fields}
 
 
 def _path(config: NodeConfig) -> Mapping[str, str]:

@@ -1,11 +1,15 @@
-"""Where an experiment's results go."""
+"""Where an experiment's results go, and whether they are there already."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 from rich.console import Console
+
+from colosim.scenario import Scenario
+from colosim.store import MANIFEST
 
 _WIDTH = 150  # where the output is no terminal
 
@@ -31,3 +35,14 @@ def directory(out: str) -> Path:
     except OSError as error:
         raise Unusable(f"{out}: {error.strerror}; give a directory that can be written") from None
     return path
+
+
+def is_there(scenario: Scenario, place: Path) -> bool:
+    """A whole run of just that scenario; run directories appear complete or not at all."""
+    try:
+        manifest = json.loads((place / MANIFEST).read_text("utf-8"))
+        found = Scenario.from_mapping(manifest["scenario"])
+    except (OSError, ValueError, KeyError):
+        return False
+    # by value: a key that is new since then has its default in both
+    return not manifest["interrupted"] and found.to_mapping() == scenario.to_mapping()

@@ -22,10 +22,8 @@ from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.records import held, merged, phased, recorded, timed
 from backends.qemu.runner import LiveRun
 from backends.qemu.sites import Sites, forward_of, tap_of
-from colosim import holds
-from colosim.model.results import RunRecord
+from colosim.model.results import HOLD_COLUMNS, PHASE_COLUMNS, RunRecord, columns
 from colosim.model.streams import Streams
-from colosim.phases import columns
 from colosim.protocol.invariants import check
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line
@@ -125,8 +123,8 @@ async def run_live(
             **({} if load is None else load.counters()),
             **(run.counters if isinstance(run, NativeRun) else {}),
         },
-        phases=columns(phased(lines, saves, start_ns, run.ahead_ns())),
-        holds=holds.columns(held(lines, start_ns, run.ahead_ns())),
+        phases=columns(phased(lines, saves, start_ns, run.ahead_ns()), PHASE_COLUMNS),
+        holds=columns(held(lines, start_ns, run.ahead_ns()), HOLD_COLUMNS),
     )
     return LiveOutcome(record, lines, _about(plan, run), interrupted)
 

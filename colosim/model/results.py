@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -159,6 +159,12 @@ class RunRecord:
 
     def _counter(self, name: str) -> float:
         return float(self.counters.get(name, math.nan))
+
+
+def columns(rows: Iterable[Sequence[Any]], names: tuple[str, ...]) -> dict[str, Any]:
+    """Rows, each in the order of ``names``, as the columns of a table."""
+    by_column = zip(*rows, strict=True)
+    return dict(zip(names, by_column, strict=False))
 
 
 def _table(what: str, given: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Column]:

@@ -20,6 +20,7 @@ import colosim
 from backends.qemu.errors import LiveError
 from colosim.scenario import Scenario
 from colosim.store import MANIFEST
+from experiments import output
 
 Say = Callable[[str], None]
 
@@ -125,7 +126,7 @@ def run(runs: Iterable[Run], out: Path, say: Say) -> list[str]:
     for each in runs:
         title = f"{each.design}, {each.load}, {each.number + 1}"
         place = out / each.folder
-        if (place / MANIFEST).exists():
+        if output.is_there(each.scenario, place):
             continue
         say(title)
         try:

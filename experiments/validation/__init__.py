@@ -23,6 +23,7 @@ from colosim.calibration import CalibrationError
 from colosim.guest import Guest
 from colosim.scenario import Scenario
 from colosim.store import MANIFEST
+from experiments import output
 
 Say = Callable[[str], None]
 
@@ -169,7 +170,7 @@ def run(runs: Iterable[Run], out: Path, say: Say) -> list[str]:
     for each in runs:
         place = out / each.folder
         title = f"{each.workload}, {each.name}"
-        if _is_there(each, place):
+        if output.is_there(each.scenario, place):
             say(f"{title}: there already")
             continue
         say(f"{title}: running")
@@ -179,17 +180,6 @@ def run(runs: Iterable[Run], out: Path, say: Say) -> list[str]:
             failures.append(f"{title}: {error}")
             say(failures[-1])
     return failures
-
-
-def _is_there(run: Run, place: Path) -> bool:
-    """A whole run of just that scenario; run directories appear complete or not at all."""
-    try:
-        manifest = json.loads((place / MANIFEST).read_text("utf-8"))
-        found = Scenario.from_mapping(manifest["scenario"])
-    except (OSError, ValueError, KeyError):
-        return False
-    # by value: a key that is new since then has its default in both
-    return not manifest["interrupted"] and found.to_mapping() == run.scenario.to_mapping()
 
 
 # --------------------------------------------------------------------------------------------

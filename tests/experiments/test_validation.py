@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import colosim
 from backends.qemu.errors import LiveError
-from experiments import validation
+from experiments import output, validation
 from experiments.validation import report
 from experiments.validation.__main__ import main
 from tests.calibration.as_live import IDLE, live
@@ -61,7 +61,7 @@ def measured(tmp_path, monkeypatch):
 
 def test_it_writes_what_it_says_and_runs_nothing_twice(tmp_path, measured, monkeypatch):
     # a simulated run says another scenario than the live one that it stands for
-    monkeypatch.setattr(validation, "_is_there", lambda run, place: place.exists())
+    monkeypatch.setattr(output, "is_there", lambda scenario, place: place.exists())
     arguments = ["--quick", "--workload", "idle", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
@@ -102,9 +102,9 @@ def test_without_the_native_engine_the_genuine_pair_is_left_out(tmp_path, measur
 
 def test_a_run_of_another_scenario_is_run_again(tmp_path):
     [run, *_] = validation.plan(workloads=["idle"])
-    assert not validation._is_there(run, tmp_path)
+    assert not output.is_there(run.scenario, tmp_path)
     other = live(tmp_path / "other", "remus", "50 ms", **IDLE)
-    assert not validation._is_there(run, other)
+    assert not output.is_there(run.scenario, other)
 
 
 def test_errors_count_only_what_was_predicted():
