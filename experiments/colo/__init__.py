@@ -198,14 +198,17 @@ def kills(runs: Sequence[Run], out: Path) -> pd.DataFrame:
         answers = np.sort(table.loc[table["released_ns"] > 0, "released_ns"].to_numpy())
         answers = answers[answers > struck - 100e6]
         gaps = np.diff(answers)
-        longest = int(np.argmax(gaps)) if gaps.size else -1
+        begin = end = np.nan
+        if gaps.size:
+            longest = int(np.argmax(gaps))
+            begin, end = answers[longest], answers[longest + 1]
         rows.append(
             {
                 "design": each.design,
-                "gap_ms": gaps[longest] / 1e6 if gaps.size else np.nan,
+                "gap_ms": (end - begin) / 1e6,
                 "detected_ms": (detected - struck) / 1e6,
                 "promoted_ms": (promoted - struck) / 1e6,
-                "beyond_ms": (answers[longest + 1] - detected) / 1e6 if gaps.size else np.nan,
+                "beyond_ms": (end - np.maximum(begin, detected)) / 1e6,
                 **{name: counters[f"{name}_responses"] for name in ("lost", "wrong", "doubled")},
             }
         )
