@@ -26,10 +26,10 @@ SERVICE: dict[str, Any] = {
 KILL = {"target": "primary", "kind": "crash"}
 
 
-def ran(tmp_path, protect: str = "remus", **tables: Any) -> LiveOutcome:
+def ran(tmp_path, protect: str = "remus", limit_s: float = 120, **tables: Any) -> LiveOutcome:
     """One live run under the policy ``protect``; ``tables`` replace those of `SERVICE`."""
     scenario = Scenario.from_mapping({**SERVICE, **tables})
-    outcome = asyncio.run(asyncio.wait_for(run_live(scenario, protect, tmp_path, print), 120))
+    outcome = asyncio.run(asyncio.wait_for(run_live(scenario, protect, tmp_path, print), limit_s))
     print(*outcome.record.events, sep="\n")
     assert outcome.record.violations == []
     assert replay(decode_line(encode_line(line)) for line in outcome.lines) == []

@@ -66,7 +66,7 @@ def program(tmp_path):
 @needs_qemu
 def test_this_machine_survives_the_loss_of_a_primary():
     found = examined(QEMU, tests=True)
-    assert found.works
+    assert found.works, found.lines()
     for step in ("boot", "protect", "checkpoints", "takeover", "memory", "replay"):
         assert named(found, f"self-test {step}").status == "ok"
     assert "live runs work here" in found.verdict
