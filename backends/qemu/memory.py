@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import mmap
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.qemu import tracking
-from backends.qemu.errors import LiveError
+from backends.qemu.errors import GuestGone, LiveError
 
 PAGE_BYTES: Final = 4096
 
@@ -224,7 +226,8 @@ def _soft_dirty(process: Path, address: int, pages: int) -> npt.NDArray[np.bool_
         file.seek(address // PAGE_BYTES * _ENTRY_BYTES)
         entries = np.frombuffer(file.read(pages * _ENTRY_BYTES), np.uint64)
     if entries.size != pages:
-        raise LiveError(f"{process}/pagemap: {entries.size} entries at {address:#x}, not {pages}")
+        what = f"{entries.size} entries of its page map at {address:#x}, not {pages}"
+        raise OSError(errno.ESRCH, what)
     dirty: npt.NDArray[np.bool_] = (entries & _SOFT_DIRTY) != 0
     return dirty
 
@@ -251,11 +254,11 @@ def soft_dirty_works() -> bool:
             memory[page * PAGE_BYTES] = 2
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         return bool(np.flatnonzero(_soft_dirty(process, address, pages)).tolist() == written)
-    except (OSError, LiveError):
+    except OSError:
         return False
 
 
-class _ByKernel:
+class _ByKernel(ABC):
     """Memory of a process of which the kernel says what was written."""
 
     def __init__(self, pid: int, path: Path | str, size_bytes: int) -> None:
@@ -272,8 +275,33 @@ class _ByKernel:
     def pages(self, pages: Pages) -> Bytes:
         return self._ram.rows[pages]
 
+    def changed(self) -> Pages:
+        """Raises `GuestGone` if the process has just ended: its memory goes before its sockets."""
+        with self._asking():
+            found = self._written()
+            is_there = list(self._mapped(self._path)) == self._parts
+        # the kernel finds nothing written in the memory of a process that is just ending
+        if not is_there:
+            raise GuestGone(f"{self._named}: its memory is not there any more")
+        return found
+
     def close(self) -> None:
         self._ram.close()
+
+    @abstractmethod
+    def _written(self) -> Pages:
+        """What the kernel says; OSError for a process that has no memory any more."""
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise GuestGone(f"{self._named}: its memory: {error.strerror}") from None
+
+    @property
+    def _named(self) -> str:
+        return f"process {self._process.name}"
 
     def _mapped(self, path: Path) -> Iterator[tuple[int, int, int]]:
         """Where the process maps the file: address, first page of the file, number of pages."""
@@ -281,8 +309,7 @@ class _ByKernel:
         try:
             maps = (self._process / "maps").read_text()
         except OSError as error:
-            name = self._process.name
-            raise LiveError(f"process {name}: its maps cannot be read: {error.strerror}") from None
+            raise GuestGone(f"{self._named}: its maps cannot be read: {error.strerror}") from None
         for line in maps.splitlines():
             span, _, offset, device, inode = line.split(maxsplit=5)[:5]
             major, minor = (int(part, 16) for part in device.split(":"))
@@ -302,16 +329,17 @@ class SoftDirty(_ByKernel):
     name = "soft-dirty"
 
     def take(self) -> None:
-        _clear_soft_dirty(self._process)
+        with self._asking():
+            _clear_soft_dirty(self._process)
 
-    def changed(self) -> Pages:
+    def _written(self) -> Pages:
         dirty = np.zeros(self.size_bytes // PAGE_BYTES, np.bool_)
         for address, first, pages in self._parts:
             dirty[first : first + pages] |= _soft_dirty(self._process, address, pages)
         return np.flatnonzero(dirty)
 
     def absorb(self, pages: Pages) -> None:
-        _clear_soft_dirty(self._process)
+        self.take()
 
 
 class WriteTracking(_ByKernel):
@@ -332,7 +360,7 @@ class WriteTracking(_ByKernel):
             super().close()
             raise LiveError(f"process {pid}: its page map: {error.strerror}") from None
         try:
-            self.changed()
+            self._written()
         except OSError as error:
             self.close()
             raise LiveError(f"process {pid}: memory is not tracked: {error.strerror}") from None
@@ -340,7 +368,7 @@ class WriteTracking(_ByKernel):
     def take(self) -> None:
         self.changed()
 
-    def changed(self) -> Pages:
+    def _written(self) -> Pages:
         found = [np.empty(0, np.int64)]
         for address, first, pages in self._parts:
             for stretches in tracking.scan(self._pagemap, address, pages * PAGE_BYTES):
@@ -348,9 +376,6 @@ class WriteTracking(_ByKernel):
                 lengths = ends[:, 1] - ends[:, 0]
                 before = np.cumsum(lengths) - lengths
                 found.append(np.repeat(ends[:, 0] - before, lengths) + np.arange(lengths.sum()))
-        # The kernel finds nothing written in the memory of a process that is just ending.
-        if list(self._mapped(self._path)) != self._parts:
-            raise LiveError(f"process {self._process.name}: its memory is not there any more")
         return np.unique(np.concatenate(found)) if len(self._parts) > 1 else np.concatenate(found)
 
     def absorb(self, pages: Pages) -> None:

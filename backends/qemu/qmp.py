@@ -12,7 +12,7 @@ from typing import Any
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 from qemu.qmp.message import Message
 
-from backends.qemu.errors import LiveError
+from backends.qemu.errors import GuestGone, LiveError
 
 # It tells of every lost connection on its own account; the run says it once, where it matters.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
@@ -20,7 +20,7 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 _RETRY_S = 0.02
 
 
-class QmpLost(LiveError):
+class QmpLost(GuestGone):
     """The connection ended: QEMU has, or hung so long that it was given up."""
 
 

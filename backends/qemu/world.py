@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from backends.base import Cause, Session
 from backends.nodes import peer_of
-from backends.qemu.errors import LiveError
+from backends.qemu.errors import GuestGone, LiveError
 from backends.qemu.genuine import ColoCompare
 from backends.qemu.guests import Fate, PrimaryGuest, SecondaryGuest
 from backends.qemu.net.control import Control
@@ -32,7 +32,6 @@ from backends.qemu.net.frames import pack as pack_frames
 from backends.qemu.net.pcap import Capture
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
-from backends.qemu.qmp import QmpLost
 from backends.qemu.stream import PIECE_BYTES, Kind, Peer, head, pack, unpack, with_cause
 from colosim.protocol import types as t
 from colosim.protocol.compare import runs
@@ -265,7 +264,7 @@ class LiveHost(ABC):
             try:
                 state = await work
             except LiveError as error:
-                if isinstance(error, QmpLost):
+                if isinstance(error, GuestGone):
                     self.vm_lost(str(error))
                 self.tell(t.Failed(op, str(error)), cause)
             else:

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from backends.nodes import node_configs
+from backends.qemu.errors import GuestGone
 from backends.qemu.guests import SecondaryGuest
 from backends.qemu.launch import Paths, Qemu
 from backends.qemu.selftest import SCENARIO
 from backends.qemu.stream import peer_of
-from backends.qemu.world import SecondaryHost, Trace
+from backends.qemu.world import PrimaryHost, SecondaryHost, Trace
 from colosim.protocol import types as t
+from colosim.protocol.trace import decode_line
 from colosim.scenario import Scenario
 
 
@@ -77,3 +79,51 @@ def test_a_message_that_is_due_when_the_link_ends_does_not_break_the_guest(tmp_p
     step, told = asyncio.run(main())
     assert step == "exited"
     assert not any(name == "report" for name, _ in told)
+
+
+def test_a_primary_whose_memory_is_gone_does_not_ask_for_the_vote():
+    """Of a killed QEMU the memory goes before the monitor: seen in 3 of 140 kills."""
+
+    async def save(checkpoint: int) -> None:
+        raise GuestGone("its memory is not there any more")
+
+    async def nothing() -> None:
+        pass
+
+    async def main() -> list[str]:
+        written: list[bytes] = []
+        guest: Any = SimpleNamespace(save=save, stop=nothing, start=nothing)
+        config, _ = node_configs(Scenario.from_mapping(SCENARIO), "remus")
+        host = PrimaryHost(
+            guest,
+            lambda row: None,
+            "a",
+            "b",
+            config,
+            Trace(written.append),
+            Runner(),
+            0,
+            None,
+            None,
+        )
+        ends = socket.socketpair(), socket.socketpair()
+        host.attach(*[await peer_of(ours) for ours, _ in ends])
+        host.start()
+        host.tell(t.PeerBytes(bytes.fromhex("00000000")))  # CHECKPOINT_READY
+        async with asyncio.timeout(5):
+            while host.node.step != "request":
+                await asyncio.sleep(0.01)
+        host.tell(t.PeerBytes(bytes.fromhex("00000002")))  # CHECKPOINT_REPLY
+        async with asyncio.timeout(5):
+            while host.node.step != "dead":
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        host.close()
+        for _, theirs in ends:
+            theirs.close()
+        lines = [decode_line(line) for line in b"".join(written).decode().splitlines()]
+        return [type(line.body).__name__ for line in lines]
+
+    said = asyncio.run(main())
+    assert "VmGone" in said
+    assert "AskVote" not in said

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.qemu import memory, tracking
-from backends.qemu.errors import LiveError
+from backends.qemu.errors import GuestGone, LiveError
 from backends.qemu.memory import (
     PAGE_BYTES,
     Shadow,
@@ -268,6 +269,23 @@ def test_write_tracking_finds_what_another_process_wrote(writer):
         assert found.tolist() == pages.tolist()
         assert (scanner.pages(found).reshape(-1).view(np.uint8) != 0).any()
         assert scanner.changed().size == 0
+    scanner.close()
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_process_that_ends_is_told_from_one_that_wrote_nothing(writer, has_ended):
+    """Its memory goes before its sockets do, so this may be the first that is seen of its end."""
+    needs_tracking()
+    scanner = WriteTracking(writer.pid, writer.path, writer.pages * PAGE_BYTES)
+    scanner.take()
+    writer("own", [5])
+    if has_ended:
+        writer.end()
+    else:
+        os.kill(writer.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT)  # a zombie: it has no memory
+    with pytest.raises(GuestGone, match=f"process {writer.pid}: its "):
+        scanner.changed()
     scanner.close()
 
 
