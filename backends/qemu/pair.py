@@ -7,6 +7,10 @@ of the pair goes through its ports and waits for what the shadow nodes decide.
 Which checkpoint output belongs to is known from times alone, for the pair does not wait for us: a
 primary stops after it was handed REPLY, so what its port had read before that is covered by the
 checkpoint, and what it read later waits for the next one.
+
+Under a policy that compares output, QEMU's own proxy decides what leaves (`proxy.py`).  Then the
+ports pass everything on, our nodes hear nothing of output, and clients' frames reach the secondary
+by the primary's mirror alone.
 """
 
 from __future__ import annotations
@@ -34,13 +38,17 @@ from backends.qemu.launch import Paths
 from backends.qemu.net.config import CONTROL
 from backends.qemu.net.control import Control
 from backends.qemu.net.port import Port
+from backends.qemu.proxy import Proxy
 from backends.qemu.qmp import Qmp, QmpLost, event_is
 from backends.qemu.shadow import PATIENCE_NS, Difference, Shadow, as_shadow
 from backends.qemu.stream import Lines, connect
 from backends.qemu.tap import PRIMARY, SECONDARY, Seen
 from backends.qemu.world import Trace
 from colosim.protocol import types as t
+from colosim.protocol.codec import encode
+from colosim.protocol.dialect import UPSTREAM, Message
 from colosim.protocol.node import Node
+from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line, decode_line
 
 NS_PER_S = 1_000_000_000
@@ -55,6 +63,7 @@ _VOTE_LIMIT_S = 60.0
 _OPERATION_LIMIT_S = 10.0
 _NET_LIMIT_S = 5.0
 _UNLIMITED_BPS = 1 << 40
+_RECEIVED = encode(UPSTREAM, Message.RECEIVED)
 _WHATS = {"STOP": "stop", "RESUME": "start", "COLO_EXIT": "exit"}
 
 
@@ -62,13 +71,15 @@ _WHATS = {"STOP": "stop", "RESUME": "start", "COLO_EXIT": "exit"}
 class PairConfig:
     """What the runner tells the process: the nodes' headers by host, and where things are.
 
-    traces, phases: files to write.  delay_ms: QEMU's x-checkpoint-delay.
+    traces, phases: files to write.  proxy_log: the primary's, of `proxy.arguments`.  delay_ms:
+    QEMU's x-checkpoint-delay.
     """
 
     directory: str
     nodes: dict[str, str]
     traces: dict[str, str]
     phases: str
+    proxy_log: str
     has_net: bool
     has_return_path: bool
     delay_ms: int
@@ -79,7 +90,8 @@ class Output:
 
     def __init__(self, host: str) -> None:
         self.port: Port | None = None
-        self.passes = False  # before there is a pair
+        self.passes = False  # before there is a pair, or where its own proxy holds output
+        self.passed = 0  # frames
         self.came: Callable[[], None] = lambda: None
         self._stream = f"{host}.frames"
         self._untold: deque[tuple[int, bytes]] = deque()  # when it was read
@@ -91,6 +103,7 @@ class Output:
         if self.passes:
             assert self.port is not None
             self.port.send(frames)
+            self.passed += len(frames)
         else:
             at_ns = time.monotonic_ns()
             self._untold.extend((at_ns, frame) for frame in frames)
@@ -151,14 +164,16 @@ class Pair:
         for host, path in config.traces.items():
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._traces[NODE_OF[host]] = Trace(partial(os.write, os.open(path, flags, 0o600)))
+        nodes = [decode_line(config.nodes[host]).body for host in NODE_OF]
+        self._proxy: Proxy | None = None
+        if config.has_net and POLICIES[nodes[0].policy].output is t.Output.WITNESS:
+            self._proxy = Proxy(self._directory, nodes[0], Path(config.proxy_log))
         self._shadow = Shadow(
-            [
-                Node(as_shadow(decode_line(config.nodes[host]).body, config.delay_ms * NS_PER_MS))
-                for host in NODE_OF
-            ],
+            [Node(as_shadow(node, config.delay_ms * NS_PER_MS)) for node in nodes],
             self,
             [self._write],
             self._differed,
+            None if self._proxy is None else self._proxy.why_asked,
         )
 
     # -- life --------------------------------------------------------------------------------
@@ -187,10 +202,10 @@ class Pair:
             return
         self._network = await Control.connect(UnixAddress(self._directory / CONTROL))
         for host, output in self._output.items():
-            keeps = host == HOST_OF[SECONDARY]
+            keeps = host == HOST_OF[SECONDARY] and self._proxy is None
             output.port = Port(self._directory, host, output.read, keeps=keeps)
             await output.port.start()
-        self._output[HOST_OF[PRIMARY]].passes = True
+            output.passes = self._proxy is not None or host == HOST_OF[PRIMARY]
 
     async def _close(self) -> None:
         self._is_closing = True
@@ -277,6 +292,8 @@ class Pair:
                 failed = a.expect(event_is("MIGRATION", status="failed"))
                 completed = a.expect(event_is("MIGRATION", status="completed"))
                 await self._stop(a)
+                if self._proxy is not None:
+                    await self._proxy.join({NODE_OF[host]: qmp for host, qmp in self._qmps.items()})
                 await a.execute("migrate", {"uri": f"unix:{self._directory / 'tap'}"})
                 waits = [in_colo, failed, completed]
                 done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -313,7 +330,7 @@ class Pair:
         output = self._output[HOST_OF[PRIMARY]]
         if output.port is not None:
             await output.port.drain(_NET_LIMIT_S)
-        output.passes = False
+        output.passes = self._proxy is not None
 
     async def _why_not(self) -> None:
         status = await self._qmps[HOST_OF[PRIMARY]].execute("query-migrate")
@@ -337,7 +354,11 @@ class Pair:
             trace.flush()
         with Path(self._config.phases).open("w") as rows:
             rows.writelines(json.dumps(row) + "\n" for row in self._shadow.phases.values())
-        return {"differences": self._shadow.differences, "counts": dict(self._shadow.counts)}
+        counts = self._shadow.counts
+        if self._proxy is not None:
+            self._proxy.finish()
+            counts = counts + self._proxy.counts
+        return {"differences": self._shadow.differences, "counts": dict(counts)}
 
     # -- what is seen --------------------------------------------------------------------------
 
@@ -364,6 +385,8 @@ class Pair:
     def _see(self, seen: Seen) -> None:
         if self._is_closing:
             return
+        if self._proxy is not None and seen.data == _RECEIVED:
+            self._proxy.flushed(seen.at_ns)
         self._shadow.see(seen)
         self._flush()
         self._work_later()
@@ -478,7 +501,11 @@ class Pair:
         qmp = self._qmps[HOST_OF[node]]
 
         async def alone() -> None:
-            await leave_colo(qmp, _OPERATION_LIMIT_S)
+            leave = partial(leave_colo, qmp, _OPERATION_LIMIT_S)
+            if self._proxy is None:
+                await leave()
+            else:
+                await self._proxy.leave(node, qmp, leave)
 
         self._run(self._operate(node, op, cause, alone))
 
@@ -516,6 +543,7 @@ class Pair:
             return
         try:
             await self._network.ask("own", _NET_LIMIT_S, host=host)
+            await self._network.ask("listen", _NET_LIMIT_S, host=host, on=True)
             port.deliver()
             await self._network.ask("resume", _NET_LIMIT_S)
         except LiveError as error:
@@ -527,7 +555,7 @@ class Pair:
         What came before it is in the primary's next state, and need not be kept for the secondary
         once that is loaded.  The hub holds clients' frames for the moment that it takes.
         """
-        if self._network is None or self._promoted is not None:
+        if self._network is None or self._promoted is not None or self._proxy is not None:
             return
         limit_s = _NET_LIMIT_S
         try:
