@@ -196,7 +196,7 @@ class NativeRun:
         """Start the secondary's QEMU and make the pair; done at its first whole checkpoint."""
         b = self.plan.hosts[1]
         await self._start_host(b, incoming=True)
-        if self.plan.machine.mac is not None and not self._has_proxy:
+        if self.plan.machine.mac is not None:
             await self.network.ask("listen", _NET_LIMIT_S, host=b.name, on=True)
         await self._ask("prepare", _UP_LIMIT_S)
         where = [str(self.directory / name) for name in ("tap", f"{b.name}.mig", "report")]
@@ -421,9 +421,7 @@ class NativeRun:
         self.secondary = None
         self.tell(host, "promoted", "")
         if self._has_proxy:
-            what = (
-                "what colo-compare held of its guest's output is lost; QEMU does not say how much"
-            )
+            what = "the output that colo-compare held; QEMU does not say how much"
             self.tell(self.plan.hosts[0].name, "lost", what)
 
     async def do_vote(self, host: str) -> bool:

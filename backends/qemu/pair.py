@@ -10,7 +10,7 @@ checkpoint, and what it read later waits for the next one.
 
 Under a policy that compares output, QEMU's own proxy decides what leaves (`proxy.py`).  Then the
 ports pass everything on, our nodes hear nothing of output, and clients' frames reach the secondary
-by the primary's mirror alone.
+by the primary's mirror.  Only what the primary's QEMU has not read is kept for a takeover.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ _PULSE_S = 1.0
 _VOTE_LIMIT_S = 60.0
 _OPERATION_LIMIT_S = 10.0
 _NET_LIMIT_S = 5.0
+_LOOK_S = 0.02
 _UNLIMITED_BPS = 1 << 40
 _RECEIVED = encode(UPSTREAM, Message.RECEIVED)
 _WHATS = {"STOP": "stop", "RESUME": "start", "COLO_EXIT": "exit"}
@@ -202,7 +203,7 @@ class Pair:
             return
         self._network = await Control.connect(UnixAddress(self._directory / CONTROL))
         for host, output in self._output.items():
-            keeps = host == HOST_OF[SECONDARY] and self._proxy is None
+            keeps = host == HOST_OF[SECONDARY]
             output.port = Port(self._directory, host, output.read, keeps=keeps)
             await output.port.start()
             output.passes = self._proxy is not None or host == HOST_OF[PRIMARY]
@@ -441,10 +442,13 @@ class Pair:
         match signal:
             case t.Completed(checkpoint):
                 self._protected.set()
-                self._run(self._mark_input(checkpoint + 1))
+                if self._proxy is None:
+                    self._run(self._mark_input(checkpoint + 1))
             case t.Protected() if node == PRIMARY:
                 self._run(self._mark_input(1))
-            case t.Loaded(checkpoint):
+                if self._proxy is not None:
+                    self._run(self._forget_mirrored(1))
+            case t.Loaded(checkpoint) if self._proxy is None:
                 self._forget(checkpoint)
             case t.Exit(why):
                 self._lines.tell("report", host=HOST_OF[node], text=f"left COLO: {why}")
@@ -543,7 +547,6 @@ class Pair:
             return
         try:
             await self._network.ask("own", _NET_LIMIT_S, host=host)
-            await self._network.ask("listen", _NET_LIMIT_S, host=host, on=True)
             port.deliver()
             await self._network.ask("resume", _NET_LIMIT_S)
         except LiveError as error:
@@ -555,7 +558,7 @@ class Pair:
         What came before it is in the primary's next state, and need not be kept for the secondary
         once that is loaded.  The hub holds clients' frames for the moment that it takes.
         """
-        if self._network is None or self._promoted is not None or self._proxy is not None:
+        if self._network is None or self._promoted is not None:
             return
         limit_s = _NET_LIMIT_S
         try:
@@ -573,6 +576,20 @@ class Pair:
         begun_ns = self._shadow.phases.get(checkpoint, {}).get("request_ns")
         if port is not None and at_ns is not None and begun_ns is not None and at_ns < begun_ns:
             port.forget(checkpoint)
+
+    async def _forget_mirrored(self, mark: int) -> None:
+        """Now and then drop what is kept for the secondary and the primary's mirror has sent it.
+
+        Its QEMU mirrors a frame when it reads it.  Both ports count frames from the mark on.
+        """
+        primary, secondary = (self._output[host].port for host in NODE_OF)
+        assert primary is not None
+        assert secondary is not None
+        while self._promoted is None and not self._is_closing:
+            await asyncio.sleep(_LOOK_S)
+            read = primary.read_since(mark)
+            if read is not None and self._promoted is None:
+                secondary.forget(mark, read)
 
 
 def main() -> None:
