@@ -59,6 +59,7 @@ NODE_OF = {host: node for node, host in HOST_OF.items()}
 #: a deadline's Tick waits for what was seen before it and is still under way
 _STRAGGLERS_NS = 100 * NS_PER_MS
 _PULSE_S = 1.0
+_WAITS = 3
 _VOTE_LIMIT_S = 60.0
 _OPERATION_LIMIT_S = 10.0
 _NET_LIMIT_S = 5.0
@@ -313,16 +314,25 @@ class Pair:
             self._run(self._watch(node, manager.heartbeat_timeout_ns / NS_PER_S))
 
     async def _watch(self, node: str, limit_s: float) -> None:
-        """A QEMU whose monitor is silent for so long is gone; it may hang."""
+        """A QEMU whose monitor is silent for so long is gone; it may hang.
+
+        One that only waits for its peer to read what it sends, as a redirector of its proxy does,
+        still hears what is out of band.  It is given longer: its peer is gone before that.
+        """
         qmp = self._qmps[HOST_OF[node]]
+        waited = 0
         while not self._is_closing:
             await asyncio.sleep(_PULSE_S)
             try:
-                await qmp.execute("query-status", limit_s=limit_s)
+                why, deaf = await asyncio.gather(
+                    _silence(qmp, "query-status", limit_s),
+                    _silence(qmp, "query-yank", limit_s, oob=True),
+                )
             except QmpLost:
                 return  # which its own callback tells
-            except LiveError as error:
-                self._see(Seen(time.monotonic_ns(), node, "silent", why=str(error)))
+            waited = waited + 1 if why else 0
+            if why and (deaf or waited > _WAITS):
+                self._see(Seen(time.monotonic_ns(), node, "silent", why=why))
                 return
 
     async def _stop(self, primary: Qmp) -> None:
@@ -590,6 +600,17 @@ class Pair:
             read = primary.read_since(mark)
             if read is not None and self._promoted is None:
                 secondary.forget(mark, read)
+
+
+async def _silence(qmp: Qmp, command: str, limit_s: float, oob: bool = False) -> str:
+    """How a QEMU does not answer; nothing if it does."""
+    try:
+        await qmp.execute(command, limit_s=limit_s, oob=oob)
+    except QmpLost:
+        raise
+    except LiveError as error:
+        return str(error)
+    return ""
 
 
 def main() -> None:
