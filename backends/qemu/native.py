@@ -36,8 +36,6 @@ from backends.qemu.stream import Lines, Peer
 from backends.qemu.supervisor import Ended, Supervisor
 from backends.qemu.wire import greeting_of
 from colosim.protocol.checkpoint import Transfer
-from colosim.protocol.compare import ELSEWHERE
-from colosim.protocol.dialect import UPSTREAM, Message
 from colosim.protocol.manager import Witness
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line, encode_line
@@ -81,8 +79,11 @@ def refuse(scenario: Scenario, plan: LivePlan) -> None:
     ):
         if given:
             raise LiveError(f'{key}: not with a native pair; use guest.engine = "wire"')
-    if _compares(plan):
-        _refuse_comparison(plan)
+    for key, said, right in proxy.conflicts(scenario, a.node.policy):
+        raise LiveError(
+            f'{key}: {said}: in a native pair QEMU\'s own proxy decides; give "{right}", '
+            'or guest.engine = "wire"'
+        )
     for number, fault in enumerate(scenario.fault, 1):
         if why := _no_strike(fault):
             raise LiveError(f'fault {number}: {why}; use guest.engine = "wire"')
@@ -91,24 +92,6 @@ def refuse(scenario: Scenario, plan: LivePlan) -> None:
 def _compares(plan: LivePlan) -> bool:
     """The policy compares what both guests send."""
     return POLICIES[plan.hosts[0].node.policy].output is Output.WITNESS
-
-
-def _refuse_comparison(plan: LivePlan) -> None:
-    """A native pair compares by QEMU's own proxy, which is as it is."""
-    node = plan.hosts[0].node
-    gap_ns = dict(node.policy_params)["minimum_gap_ns"]
-    commit = node.commit or UPSTREAM.commit
-    for key, given, right, is_right in (
-        ("compare.mode", node.compare, ELSEWHERE, node.compare == ELSEWHERE),
-        ("compare.rewriter", plan.rewriter, "qemu", plan.rewriter == "qemu"),
-        ("commit", commit.value, Message.RECEIVED.value, commit is Message.RECEIVED),
-        ("policy.colo.minimum_gap", f"{gap_ns / _NS_PER_MS:g} ms", "0 s", gap_ns == 0),
-    ):
-        if not is_right:
-            raise LiveError(
-                f'{key}: {given}: in a native pair QEMU\'s own proxy decides; give "{right}", '
-                'or guest.engine = "wire"'
-            )
 
 
 def _no_strike(fault: Fault) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,12 @@ from backends.qemu.qemu_log import event_of
 from backends.qemu.qmp import Qmp
 from backends.qemu.tap import PRIMARY, SECONDARY
 from colosim.protocol import types as t
+from colosim.protocol.compare import ELSEWHERE
+from colosim.protocol.dialect import DIALECTS, Message
 from colosim.protocol.node import NodeConfig
+from colosim.protocol.policies import POLICIES
+from colosim.scenario import Scenario
+from colosim.units import TIME
 
 _NETDEV = "hn0"
 #: side -> (character device, the socket it is an end of, whether it listens there), in order
@@ -76,6 +81,22 @@ _ALONE: Mapping[str, tuple[tuple[str, str], ...]] = {
 _TOO_OLD = "colo_old_packet_check_found"
 _LOST = "colo_compare_drop_packet"
 _NAMES = {_LOST: "frames that a full queue of colo-compare lost"}
+
+
+def conflicts(scenario: Scenario, policy: str) -> Iterator[tuple[str, str, str]]:
+    """What a scenario wants of a native pair that its proxy does not do: key, given, right."""
+    if POLICIES[policy].output is not t.Output.WITNESS:
+        return
+    gap_ns = scenario.policy_params(policy).minimum_gap_ns
+    commit = scenario.commit or DIALECTS[scenario.dialect].commit.value
+    for key, given, right in (
+        ("compare.mode", scenario.compare.mode, ELSEWHERE),
+        ("compare.rewriter", scenario.compare.rewriter, "qemu"),
+        ("commit", commit, Message.RECEIVED.value),
+        (f"policy.{policy}.minimum_gap", TIME.format(gap_ns), TIME.format(0)),
+    ):
+        if given != right:
+            yield key, given, right
 
 
 def arguments(log: Path) -> list[str]:

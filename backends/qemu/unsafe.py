@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backends.qemu import proxy
 from backends.qemu.asking import release
 from backends.qemu.errors import LiveError
 from backends.qemu.findings import Finding, Status
@@ -184,6 +185,14 @@ _UNSAFE: tuple[_Rule, ...] = (
         "filter-rewriter misses connections that the guest opens, and those that outlive a "
         "takeover differ for ever in the next pair",
         'give "strict"',
+    ),
+    (
+        "warn",
+        lambda a: a.compares and a.s.guest.engine == "native",
+        "guest.engine",
+        "what the primary's colo-compare holds dies with it, and QEMU does not say what: "
+        "connections repeat it, datagrams are lost",
+        'give "wire"; native is for reference',
     ),
     (
         "warn",
@@ -505,7 +514,18 @@ def unsafe(scenario: Scenario) -> list[Finding]:
         for status, holds, key, what, right in _UNSAFE
         if holds(asked)
     ]
-    return [_named(asked, each) for each in found] + list(_unsafe_arguments(scenario))
+    return [
+        *(_named(asked, each) for each in found),
+        *_no_native_pair(scenario),
+        *_unsafe_arguments(scenario),
+    ]
+
+
+def _no_native_pair(scenario: Scenario) -> Iterator[Finding]:
+    if scenario.guest.engine == "native":
+        for key, given, right in proxy.conflicts(scenario, scenario.policy.name):
+            what = f"{given}: in a native pair QEMU's own proxy decides"
+            yield Finding(key, "fail", what, f'give "{right}", or guest.engine = "wire"')
 
 
 def _versions(scenario: Scenario) -> Iterator[Version]:

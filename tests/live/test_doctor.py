@@ -256,6 +256,7 @@ def found_in(changes: dict) -> dict[str, Finding]:
 def test_a_safe_scenario():
     assert found_in({}) == {}
     assert found_in(COLO) == {}
+    assert found_in({"guest.engine": "native"}) == {}
 
 
 @pytest.mark.parametrize(
@@ -265,6 +266,10 @@ def test_a_safe_scenario():
         ({**COLO, "compare.mode": "qemu"}, "compare.mode", "warn"),
         ({**COLO, "compare.rewriter": "qemu"}, "compare.rewriter", "warn"),
         ({"policy.name": "colo"}, "policy.colo.compare_timeout", "warn"),
+        ({**COLO, "guest.engine": "native"}, "guest.engine", "warn"),
+        ({**COLO, "guest.engine": "native"}, "compare.mode", "fail"),
+        ({**COLO, "guest.engine": "native"}, "compare.rewriter", "fail"),
+        ({**COLO, "guest.engine": "native"}, "commit", "fail"),
         ({"manager.fence_fails": True}, "manager.fence_fails", "fail"),
         ({"quirks": "qemu-7.2"}, "quirks", "fail"),
         ({"commit": "received"}, "commit", "warn"),
