@@ -25,11 +25,14 @@ NATIVE: dict[str, Any] = {
 }
 
 
+SIZES = {"download": "1 MiB", "work": "4 KiB"}
+
+
 def lived(tmp_path, client: str, **tables: Any) -> LiveOutcome:
     """A run of a native pair; it did what our tables do."""
     services = ["ground", "nginx"] if client == "http" else ["ground"]
     guest = {"engine": "native", "qemu": QEMU, "accelerator": "tcg", "services": services}
-    size = "1 MiB" if client == "download" else "1 KiB"
+    size = SIZES.get(client, "1 KiB")
     given = {"client": {"kind": client, "size": size}, "guest": guest, **NATIVE, **tables}
     outcome = ran(tmp_path, "colo", **given)
     print(outcome.record.counters, list(outcome.record.checkpoints["reason"]))
@@ -99,12 +102,7 @@ def test_a_qemu_that_waits_for_one_that_hangs_is_not_given_up(tmp_path, target):
 
 @needs_qemu_11
 def test_guests_that_differ_ask_for_checkpoints(tmp_path):
-    outcome = lived(
-        tmp_path,
-        "work",
-        client={"kind": "work", "size": "4 KiB"},
-        divergence={"probability": 0.1},
-    )
+    outcome = lived(tmp_path, "work", divergence={"probability": 0.1})
     check_served(outcome)
     reasons = list(outcome.record.checkpoints["reason"])
     assert reasons.count("mismatch") > 5
