@@ -52,6 +52,11 @@ class _Asked:
         return POLICIES[self.s.policy.name].output is Output.WITNESS
 
     @property
+    def has_proxy(self) -> bool:
+        """QEMU's own proxy compares it, in a native pair."""
+        return self.compares and self.s.guest.engine == "native"
+
+    @property
     def compare_timeout_ns(self) -> int:
         return int(self.s.policy_params(self.s.policy.name).compare_timeout_ns)
 
@@ -172,7 +177,7 @@ _UNSAFE: tuple[_Rule, ...] = (
     ),
     (
         "warn",
-        lambda a: a.compares and a.s.compare.mode != "strict",
+        lambda a: a.compares and not a.has_proxy and a.s.compare.mode != "strict",
         "compare.mode",
         "QEMU's rules call equal bytes at different places the same, lose what a full queue does "
         "not hold, and see differences in bursts of datagrams that are equal",
@@ -180,7 +185,7 @@ _UNSAFE: tuple[_Rule, ...] = (
     ),
     (
         "warn",
-        lambda a: a.compares and a.s.compare.rewriter != "strict",
+        lambda a: a.compares and not a.has_proxy and a.s.compare.rewriter != "strict",
         "compare.rewriter",
         "filter-rewriter misses connections that the guest opens, and those that outlive a "
         "takeover differ for ever in the next pair",
@@ -188,11 +193,24 @@ _UNSAFE: tuple[_Rule, ...] = (
     ),
     (
         "warn",
-        lambda a: a.compares and a.s.guest.engine == "native",
+        lambda a: a.has_proxy,
         "guest.engine",
-        "what the primary's colo-compare holds dies with it, and QEMU does not say what: "
-        "connections repeat it, datagrams are lost",
-        'give "wire"; native is for reference',
+        "QEMU's own proxy, with its defects, decides what leaves, and lets it go before the state "
+        "is loaded; what it holds dies with the primary, and datagrams for good",
+        'give "wire", and what is safe for that; native is for reference',
+    ),
+    (
+        "fail",
+        lambda a: (
+            a.s.guest.engine == "native"
+            and a.protects
+            and a.s.guest.accelerator != "kvm"
+            and a.oldest is not None
+            and a.oldest < (11, 0, 0)
+        ),
+        "guest.qemu",
+        "before 11.0 two QEMUs hang at their first checkpoint under TCG, or never enter COLO",
+        'name a QEMU 11.0 or newer, or give guest.engine = "wire"',
     ),
     (
         "warn",
@@ -219,6 +237,7 @@ _UNSAFE: tuple[_Rule, ...] = (
         "warn",
         lambda a: (
             a.protects
+            and not a.has_proxy
             and (a.s.commit or DIALECTS[a.s.dialect].commit.value) == Message.RECEIVED.value
         ),
         "commit",
