@@ -22,7 +22,7 @@ import logging
 import os
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,6 +66,7 @@ _NET_LIMIT_S = 5.0
 _LOOK_S = 0.02
 _UNLIMITED_BPS = 1 << 40
 _RECEIVED = encode(UPSTREAM, Message.RECEIVED)
+_PASSED_BY = "frames of the secondary that passed its proxy by"
 _WHATS = {"STOP": "stop", "RESUME": "start", "COLO_EXIT": "exit"}
 
 
@@ -157,6 +158,7 @@ class Pair:
         self._protected = asyncio.Event()
         self._trouble: str | None = None
         self._promoted: str | None = None
+        self._before_promotion = 0
         self._is_closing = False
         self._tap: asyncio.StreamWriter | None = None
         self._tapped = asyncio.Event()
@@ -368,7 +370,7 @@ class Pair:
         counts = self._shadow.counts
         if self._proxy is not None:
             self._proxy.finish()
-            counts = counts + self._proxy.counts
+            counts = counts + self._proxy.counts + Counter({_PASSED_BY: self._passed_by()})
         return {"differences": self._shadow.differences, "counts": dict(counts)}
 
     # -- what is seen --------------------------------------------------------------------------
@@ -392,6 +394,12 @@ class Pair:
         at_ns -= time.time_ns() - time.monotonic_ns()
         data = event.get("data") or {}
         self._see(Seen(at_ns, node, what, why=data.get("reason", "")))
+
+    def _passed_by(self) -> int:
+        """Frames of the secondary that came out of it, past its proxy, before it was promoted."""
+        if self._promoted is None:
+            return self._output[HOST_OF[SECONDARY]].passed
+        return self._before_promotion
 
     def _see(self, seen: Seen) -> None:
         if self._is_closing:
@@ -500,6 +508,7 @@ class Pair:
             case t.Fence(op):
                 self._run(self._fence(node, op, cause))
             case t.Promote():
+                self._before_promotion = self._passed_by()
                 self._promoted = host
                 self._lines.tell("promoted", host=host)
                 self._run(self._turn_input(host))
