@@ -6,12 +6,19 @@ comparison is tried here: only that the pair is made, watched, struck and taken 
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backends.qemu.clients.datagrams import Udp
 from backends.qemu.errors import LiveError
 from backends.qemu.live import LiveOutcome
+from backends.qemu.qemu_log import event_of
 from backends.qemu.selftest import SCENARIO
 from colosim.protocol import types as t
 from tests.live.native_pairs import QEMU, needs_qemu_11
@@ -25,15 +32,17 @@ NATIVE: dict[str, Any] = {
 }
 
 
+MISCOMPARE = "colo_compare_udp_miscompare"
 SIZES = {"download": "1 MiB", "work": "4 KiB"}
 
 
-def lived(tmp_path, client: str, **tables: Any) -> LiveOutcome:
+def lived(tmp_path, kind: str, **tables: Any) -> LiveOutcome:
     """A run of a native pair; it did what our tables do."""
-    services = ["ground", "nginx"] if client == "http" else ["ground"]
+    services = ["ground", "nginx"] if kind == "http" else ["ground"]
     guest = {"engine": "native", "qemu": QEMU, "accelerator": "tcg", "services": services}
-    size = SIZES.get(client, "1 KiB")
-    given = {"client": {"kind": client, "size": size}, "guest": guest, **NATIVE, **tables}
+    size = SIZES.get(kind, "1 KiB")
+    tables = {**tables, "guest": {**guest, **tables.get("guest", {})}}
+    given = {"client": {"kind": kind, "size": size}, **NATIVE, **tables}
     outcome = ran(tmp_path, "colo", **given)
     print(outcome.record.counters, list(outcome.record.checkpoints["reason"]))
     assert outcome.record.counters["differences"] == 0
@@ -102,6 +111,7 @@ def test_a_qemu_that_waits_for_one_that_hangs_is_not_given_up(tmp_path, target):
 
 
 @needs_qemu_11
+@CAMPAIGN
 def test_guests_that_differ_ask_for_checkpoints(tmp_path):
     outcome = lived(tmp_path, "work", divergence={"probability": 0.1})
     check_served(outcome)
@@ -111,13 +121,42 @@ def test_guests_that_differ_ask_for_checkpoints(tmp_path):
 
 
 @needs_qemu_11
-def test_output_of_one_guest_alone_asks_for_a_checkpoint(tmp_path):
-    """A queue of one frame loses the second guest's copies: the first's grow too old."""
-    compare = {**NATIVE["compare"], "queue_frames": 1}
-    outcome = lived(tmp_path, "download", compare=compare)
-    lost = outcome.record.counters["frames that a full queue of colo-compare lost"]
-    assert lost > 0
+def test_why_checkpoints_begin_is_what_qemu_itself_logs(tmp_path):
+    """Of datagrams, unlike TCP, colo-compare can log each difference.
+
+    So what follows from times is held against QEMU's own word, by QEMU's own clock.
+    """
+    command = f"{sys.executable} {Path(__file__).with_name('bursts.py')} 7"
+    client = {"kind": "command", "command": command, "guest_port": Udp.ports["ground"]}
+    logged = {"arguments": ["-trace", f"enable={MISCOMPARE}"]}
+    outcome = lived(tmp_path, "udp", guest=logged, client=client)
+    reasons = outcome.record.checkpoints["reason"]
+    rows = [json.loads(line) for line in (tmp_path / "phases.jsonl").read_text().splitlines()]
+    ahead_ns = time.time_ns() - time.monotonic_ns()
+    events = map(event_of, (tmp_path / "a.proxy.log").read_text().splitlines())
+    differed = [each.at_ns - ahead_ns for each in events if each and each.name == MISCOMPARE]
+    flushed_ns = 0
+    asked: Counter[tuple[str, bool]] = Counter()
+    for reason, row in zip(reasons, rows, strict=True):
+        logged_by_then = any(flushed_ns < at_ns <= row["request_ns"] for at_ns in differed)
+        asked[reason, logged_by_then] += 1
+        flushed_ns = row.get("received_ns", row["request_ns"])
+    print(asked)
+    assert asked["mismatch", True] >= 3
+    assert asked["mismatch", False] == 0
+    assert asked["checkpoint-delay", False] >= 1
+
+
+@needs_qemu_11
+def test_output_that_waits_too_long_and_output_that_a_full_queue_loses(tmp_path):
+    """As both are set, no download gets by without either."""
+    compare = {**NATIVE["compare"], "queue_frames": 1, "scan_cycle": "5 ms"}
+    colo = {"checkpoint_delay": "1 s", "compare_timeout": "10 ms"}
+    policy = {"name": "colo", "colo": colo}
+    outcome = lived(tmp_path, "download", compare=compare, policy=policy)
+    assert outcome.record.counters["frames that a full queue of colo-compare lost"] > 0
     assert "compare-timeout" in set(outcome.record.checkpoints["reason"])
+    assert outcome.record.counters["compare_timeouts"] > 0
 
 
 @needs_qemu_11
