@@ -64,6 +64,7 @@ def node_configs(scenario: Scenario, policy: str, packets: bool = False) -> list
             commit=commit,
             compare=scenario.compare.mode if packets else DIGESTS,
             compare_queue_frames=scenario.compare.queue_frames,
+            compare_scan_ns=scenario.compare.scan_cycle_ns,
         )
         for role in roles
     ]

@@ -334,6 +334,11 @@ class Compare(Section):
         "who translates the secondary's TCP sequence numbers: colosim or QEMU's filter-rewriter",
     )
     queue_frames: Count = option(1024, "most frames held of one connection and guest")
+    scan_cycle_ns: Duration | None = option(
+        None,
+        "colo-compare and mode qemu: how often they look for output older than compare_timeout; "
+        "default a quarter of that, and 1 s in mode qemu",
+    )
 
 
 class Packet(Section):

@@ -20,7 +20,7 @@ from typing import Any
 
 from backends.qemu.address import Address, parse
 from backends.qemu.errors import LiveError
-from backends.qemu.genuine import ColoCompare
+from backends.qemu.genuine import ColoCompare, CompareSettings
 from backends.qemu.guests import Fate, PrimaryGuest, SecondaryGuest
 from backends.qemu.launch import Paths, Qemu
 from backends.qemu.memory import scanner_for
@@ -230,11 +230,9 @@ class Agent:
             if isinstance(self._host, PrimaryHost):
                 self._host.asked()
 
-        timeout_ns = dict(node.policy_params)["compare_timeout_ns"]
         compare = ColoCompare(same, asks)
-        await compare.start(
-            self._qmp, self._directory, self._config.host, timeout_ns, node.compare_queue_frames
-        )
+        settings = CompareSettings.of(node)
+        await compare.start(self._qmp, self._directory, self._config.host, settings)
         self._colo_compare = compare
         return compare
 

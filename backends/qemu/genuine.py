@@ -2,7 +2,8 @@
 
 The object lives in the primary's QEMU, but its four links lead here: the frames of both guests go
 in, what it finds equal comes out, and by ``notify_dev`` it asks for checkpoints.  So a run differs
-in nothing else from one that is compared by our own modes.
+in nothing else from one that is compared by our own modes.  In a native pair it is part of QEMU's
+whole proxy instead (`proxy.py`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backends.qemu.address import UnixAddress
 from backends.qemu.errors import LiveError
 from backends.qemu.net.frames import Splitter, pack
 from backends.qemu.net.sockets import Stream, connect
 from backends.qemu.qmp import Qmp
+from colosim.protocol.node import NodeConfig
 
 LINKS = ("primary", "secondary", "out", "notify")
 _ASKS = b"DO_CHECKPOINT"
@@ -24,6 +28,56 @@ _FLUSH = b"COLO_CHECKPOINT"
 _ACCEPT_LIMIT_S = 5.0
 _POLL_S = 0.005
 _NS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class CompareSettings:
+    """What colo-compare is told.
+
+    timeout_ns: how long output of one guest alone may be held.  scan_ns: how often it looks at
+    that.  queue_frames: the most that it holds of one connection and guest.
+    """
+
+    timeout_ns: int
+    scan_ns: int
+    queue_frames: int
+
+    @classmethod
+    def of(cls, node: NodeConfig) -> CompareSettings:
+        """As the primary's node says."""
+        timeout_ns = dict(node.policy_params)["compare_timeout_ns"]
+        scan_ns = node.compare_scan_ns or timeout_ns // 4
+        return cls(timeout_ns, scan_ns, node.compare_queue_frames)
+
+    def object(self, name: str, **links: str) -> dict[str, Any]:
+        """The arguments of object-add."""
+        return {
+            "qom-type": "colo-compare",
+            "id": name,
+            **links,
+            "compare_timeout": max(1, self.timeout_ns // _NS_PER_MS),
+            "expired_scan_cycle": max(1, self.scan_ns // _NS_PER_MS),
+            "max_queue_size": self.queue_frames,
+        }
+
+
+async def add_socket(qmp: Qmp, name: str, path: Path, server: bool) -> None:
+    """Give a running QEMU one end of a unix socket, as a character device."""
+    address = {"type": "unix", "data": {"path": str(path)}}
+    data = {"addr": address, "server": server, **({"wait": False} if server else {})}
+    await qmp.execute("chardev-add", {"id": name, "backend": {"type": "socket", "data": data}})
+
+
+async def connected(qmp: Qmp, names: Iterable[str]) -> None:
+    """Wait until these are connected: QEMU accepts late, and what it writes before that is lost."""
+    names = list(names)
+    for _ in range(round(_ACCEPT_LIMIT_S / _POLL_S)):
+        known = await qmp.execute("query-chardev")
+        seen = {each["label"]: each["filename"] for each in known}
+        if not any(seen[name].startswith("disconnected:") for name in names):
+            return
+        await asyncio.sleep(_POLL_S)
+    raise LiveError(f"{qmp.name}: colo-compare's links were not accepted")
 
 
 class ColoCompare:
@@ -35,44 +89,27 @@ class ColoCompare:
         self._links: dict[str, Stream] = {}
         self._numbers: dict[bytes, deque[int]] = {}  # of frames that have not come out
 
-    async def start(
-        self, qmp: Qmp, directory: Path, host: str, timeout_ns: int, queue_frames: int
-    ) -> None:
+    async def start(self, qmp: Qmp, directory: Path, host: str, settings: CompareSettings) -> None:
         """Make the objects in a running QEMU; `LiveError` if it refuses."""
-        for link in LINKS:
-            path = directory / f"{host}.cmp-{link}"
-            address = {"type": "unix", "data": {"path": str(path)}}
-            backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
-            await qmp.execute("chardev-add", {"id": f"cmp-{link}", "backend": backend})
+        names = {link: f"cmp-{link}" for link in LINKS}
+        for link, name in names.items():
+            path = directory / f"{host}.{name}"
+            await add_socket(qmp, name, path, server=True)
             stream = await connect(UnixAddress(path), _ACCEPT_LIMIT_S, "QEMU's colo-compare")
             self._links[link] = stream
-        await self._accepted(qmp)
+        await connected(qmp, names.values())
         await qmp.execute("object-add", {"qom-type": "iothread", "id": "cmp-thread"})
-        compare = {
-            "qom-type": "colo-compare",
-            "id": "cmp",
-            "primary_in": "cmp-primary",
-            "secondary_in": "cmp-secondary",
-            "outdev": "cmp-out",
-            "notify_dev": "cmp-notify",
-            "iothread": "cmp-thread",
-            "compare_timeout": max(1, timeout_ns // _NS_PER_MS),
-            "expired_scan_cycle": max(1, timeout_ns // _NS_PER_MS // 4),
-            "max_queue_size": queue_frames,
-        }
+        compare = settings.object(
+            "cmp",
+            primary_in=names["primary"],
+            secondary_in=names["secondary"],
+            outdev=names["out"],
+            notify_dev=names["notify"],
+            iothread="cmp-thread",
+        )
         await qmp.execute("object-add", compare)
         self._on_frames("out", self._came_out)
         self._on_frames("notify", self._noticed)
-
-    async def _accepted(self, qmp: Qmp) -> None:
-        """QEMU accepts later than we connect; what it writes before that is lost."""
-        for _ in range(round(_ACCEPT_LIMIT_S / _POLL_S)):
-            known = await qmp.execute("query-chardev")
-            seen = {each["label"]: each["filename"] for each in known}
-            if not any(seen[f"cmp-{link}"].startswith("disconnected:") for link in LINKS):
-                return
-            await asyncio.sleep(_POLL_S)
-        raise LiveError(f"{qmp.name}: colo-compare's links were not accepted")
 
     def _on_frames(self, link: str, take: Callable[[Sequence[bytes]], None]) -> None:
         splitter = Splitter()

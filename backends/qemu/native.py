@@ -4,8 +4,9 @@ The primary's QEMU migrates to a tap (`tap.py`), the tap hands every byte to the
 and `pair.py` manages both and compares them with our nodes.  This module is the runner's part: it
 starts and ends all processes, grants the right to go on alone once, fences and strikes.
 
-QEMU decides when to checkpoint: x-checkpoint-delay is the policy's interval.  Output is held by
-our gates, so policy ``remus`` means what it means elsewhere.
+QEMU decides when to checkpoint: x-checkpoint-delay is the policy's interval or delay.  Under policy
+``remus`` output is held by our gates, so that it means what it means elsewhere.  Under policy
+``colo`` QEMU's own proxy holds and compares it (`proxy.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from backends.qemu import doctor
+from backends.qemu import doctor, proxy
 from backends.qemu.address import UnixAddress
 from backends.qemu.errors import LiveError
 from backends.qemu.launch import MAC, Paths, argv
@@ -36,7 +37,9 @@ from backends.qemu.supervisor import Ended, Supervisor
 from backends.qemu.wire import greeting_of
 from colosim.protocol.checkpoint import Transfer
 from colosim.protocol.manager import Witness
+from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line, encode_line
+from colosim.protocol.types import Output
 from colosim.scenario import Fault, Scenario
 
 _UP_LIMIT_S = 20.0
@@ -44,6 +47,8 @@ _PAIR_LIMIT_S = 60.0  # and the policy's interval, for the first checkpoint
 _NET_LIMIT_S = 5.0
 _FINISH_LIMIT_S = 10.0
 _NS_PER_MS = 1_000_000
+#: parameters of policies that are QEMU's x-checkpoint-delay
+_DELAYS = ("interval_ns", "checkpoint_delay_ns")
 
 
 def refuse(scenario: Scenario, plan: LivePlan) -> None:
@@ -74,9 +79,19 @@ def refuse(scenario: Scenario, plan: LivePlan) -> None:
     ):
         if given:
             raise LiveError(f'{key}: not with a native pair; use guest.engine = "wire"')
+    for key, said, right in proxy.conflicts(scenario, a.node.policy):
+        raise LiveError(
+            f'{key}: {said}: in a native pair QEMU\'s own proxy decides; give "{right}", '
+            'or guest.engine = "wire"'
+        )
     for number, fault in enumerate(scenario.fault, 1):
         if why := _no_strike(fault):
             raise LiveError(f'fault {number}: {why}; use guest.engine = "wire"')
+
+
+def _compares(plan: LivePlan) -> bool:
+    """The policy compares what both guests send."""
+    return POLICIES[plan.hosts[0].node.policy].output is Output.WITNESS
 
 
 def _no_strike(fault: Fault) -> str:
@@ -246,9 +261,19 @@ class NativeRun:
         return greeting_of(self.plan.hosts[0].qemu.version).return_path
 
     @property
+    def _has_proxy(self) -> bool:
+        """QEMU's own proxy holds output; without a network there is none."""
+        return self.plan.machine.mac is not None and _compares(self.plan)
+
+    @property
     def _delay_ms(self) -> int:
-        interval_ns = dict(self.plan.hosts[0].node.policy_params)["interval_ns"]
-        return max(1, round(interval_ns / _NS_PER_MS))
+        params = dict(self.plan.hosts[0].node.policy_params)
+        [delay_ns] = [params[name] for name in _DELAYS if name in params]
+        return max(1, round(delay_ns / _NS_PER_MS))
+
+    @property
+    def _proxy_log(self) -> Path:
+        return self._scratch / f"{self.plan.hosts[0].name}.proxy.log"
 
     async def _start_network(self) -> None:
         forwards = self.plan.forwards
@@ -280,6 +305,7 @@ class NativeRun:
             "nodes": headers,
             "traces": {host.name: str(self._scratch / f"{host.name}.trace") for host in hosts},
             "phases": str(self._scratch / "phases.jsonl"),
+            "proxy_log": str(self._proxy_log),
             "has_net": self.plan.machine.mac is not None,
             "has_return_path": self._has_return_path,
             "delay_ms": self._delay_ms,
@@ -304,6 +330,8 @@ class NativeRun:
         paths = self.paths(plan.name)
         paths.ram.touch(0o600)
         command = argv(plan.qemu, self.plan.machine, paths, incoming)
+        if self._has_proxy and not incoming:
+            command += proxy.arguments(self._proxy_log)
         log = self._scratch / f"{plan.name}.log"
         await self._supervisor.spawn(plan.name, "qemu", command, log)
         adopt = asyncio.create_task(self._ask("adopt", _UP_LIMIT_S, host=plan.name))
@@ -375,6 +403,9 @@ class NativeRun:
         self.promoted = self.primary = host
         self.secondary = None
         self.tell(host, "promoted", "")
+        if self._has_proxy:
+            what = "the output that colo-compare held; QEMU does not say how much"
+            self.tell(self.plan.hosts[0].name, "lost", what)
 
     async def do_vote(self, host: str) -> bool:
         granted = self._witness.ask(host)

@@ -7,6 +7,10 @@ of the pair goes through its ports and waits for what the shadow nodes decide.
 Which checkpoint output belongs to is known from times alone, for the pair does not wait for us: a
 primary stops after it was handed REPLY, so what its port had read before that is covered by the
 checkpoint, and what it read later waits for the next one.
+
+Under a policy that compares output, QEMU's own proxy decides what leaves (`proxy.py`).  Then the
+ports pass everything on, our nodes hear nothing of output, and clients' frames reach the secondary
+by the primary's mirror.  Only what the primary's QEMU has not read is kept for a takeover.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import logging
 import os
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,13 +38,17 @@ from backends.qemu.launch import Paths
 from backends.qemu.net.config import CONTROL
 from backends.qemu.net.control import Control
 from backends.qemu.net.port import Port
+from backends.qemu.proxy import Proxy
 from backends.qemu.qmp import Qmp, QmpLost, event_is
 from backends.qemu.shadow import PATIENCE_NS, Difference, Shadow, as_shadow
 from backends.qemu.stream import Lines, connect
 from backends.qemu.tap import PRIMARY, SECONDARY, Seen
 from backends.qemu.world import Trace
 from colosim.protocol import types as t
+from colosim.protocol.codec import encode
+from colosim.protocol.dialect import UPSTREAM, Message
 from colosim.protocol.node import Node
+from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line, decode_line
 
 NS_PER_S = 1_000_000_000
@@ -51,10 +59,14 @@ NODE_OF = {host: node for node, host in HOST_OF.items()}
 #: a deadline's Tick waits for what was seen before it and is still under way
 _STRAGGLERS_NS = 100 * NS_PER_MS
 _PULSE_S = 1.0
+_WAITS = 3
 _VOTE_LIMIT_S = 60.0
 _OPERATION_LIMIT_S = 10.0
 _NET_LIMIT_S = 5.0
+_LOOK_S = 0.02
 _UNLIMITED_BPS = 1 << 40
+_RECEIVED = encode(UPSTREAM, Message.RECEIVED)
+_PASSED_BY = "frames of the secondary that passed its proxy by"
 _WHATS = {"STOP": "stop", "RESUME": "start", "COLO_EXIT": "exit"}
 
 
@@ -62,13 +74,15 @@ _WHATS = {"STOP": "stop", "RESUME": "start", "COLO_EXIT": "exit"}
 class PairConfig:
     """What the runner tells the process: the nodes' headers by host, and where things are.
 
-    traces, phases: files to write.  delay_ms: QEMU's x-checkpoint-delay.
+    traces, phases: files to write.  proxy_log: the primary's, of `proxy.arguments`.  delay_ms:
+    QEMU's x-checkpoint-delay.
     """
 
     directory: str
     nodes: dict[str, str]
     traces: dict[str, str]
     phases: str
+    proxy_log: str
     has_net: bool
     has_return_path: bool
     delay_ms: int
@@ -79,7 +93,8 @@ class Output:
 
     def __init__(self, host: str) -> None:
         self.port: Port | None = None
-        self.passes = False  # before there is a pair
+        self.passes = False  # before there is a pair, or where its own proxy holds output
+        self.passed = 0  # frames
         self.came: Callable[[], None] = lambda: None
         self._stream = f"{host}.frames"
         self._untold: deque[tuple[int, bytes]] = deque()  # when it was read
@@ -91,6 +106,7 @@ class Output:
         if self.passes:
             assert self.port is not None
             self.port.send(frames)
+            self.passed += len(frames)
         else:
             at_ns = time.monotonic_ns()
             self._untold.extend((at_ns, frame) for frame in frames)
@@ -142,6 +158,7 @@ class Pair:
         self._protected = asyncio.Event()
         self._trouble: str | None = None
         self._promoted: str | None = None
+        self._before_promotion = 0
         self._is_closing = False
         self._tap: asyncio.StreamWriter | None = None
         self._tapped = asyncio.Event()
@@ -151,14 +168,16 @@ class Pair:
         for host, path in config.traces.items():
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._traces[NODE_OF[host]] = Trace(partial(os.write, os.open(path, flags, 0o600)))
+        nodes = [decode_line(config.nodes[host]).body for host in NODE_OF]
+        self._proxy: Proxy | None = None
+        if config.has_net and POLICIES[nodes[0].policy].output is t.Output.WITNESS:
+            self._proxy = Proxy(self._directory, nodes[0], Path(config.proxy_log))
         self._shadow = Shadow(
-            [
-                Node(as_shadow(decode_line(config.nodes[host]).body, config.delay_ms * NS_PER_MS))
-                for host in NODE_OF
-            ],
+            [Node(as_shadow(node, config.delay_ms * NS_PER_MS)) for node in nodes],
             self,
             [self._write],
             self._differed,
+            None if self._proxy is None else self._proxy.why_asked,
         )
 
     # -- life --------------------------------------------------------------------------------
@@ -190,7 +209,7 @@ class Pair:
             keeps = host == HOST_OF[SECONDARY]
             output.port = Port(self._directory, host, output.read, keeps=keeps)
             await output.port.start()
-        self._output[HOST_OF[PRIMARY]].passes = True
+            output.passes = self._proxy is not None or host == HOST_OF[PRIMARY]
 
     async def _close(self) -> None:
         self._is_closing = True
@@ -277,6 +296,8 @@ class Pair:
                 failed = a.expect(event_is("MIGRATION", status="failed"))
                 completed = a.expect(event_is("MIGRATION", status="completed"))
                 await self._stop(a)
+                if self._proxy is not None:
+                    await self._proxy.join({NODE_OF[host]: qmp for host, qmp in self._qmps.items()})
                 await a.execute("migrate", {"uri": f"unix:{self._directory / 'tap'}"})
                 waits = [in_colo, failed, completed]
                 done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -295,16 +316,25 @@ class Pair:
             self._run(self._watch(node, manager.heartbeat_timeout_ns / NS_PER_S))
 
     async def _watch(self, node: str, limit_s: float) -> None:
-        """A QEMU whose monitor is silent for so long is gone; it may hang."""
+        """A QEMU whose monitor is silent for so long is gone; it may hang.
+
+        One that only waits for its peer to read what it sends, as a redirector of its proxy does,
+        still hears what is out of band.  It is given longer: its peer is gone before that.
+        """
         qmp = self._qmps[HOST_OF[node]]
+        waited = 0
         while not self._is_closing:
             await asyncio.sleep(_PULSE_S)
             try:
-                await qmp.execute("query-status", limit_s=limit_s)
+                why, deaf = await asyncio.gather(
+                    _silence(qmp, "query-status", limit_s),
+                    _silence(qmp, "query-yank", limit_s, oob=True),
+                )
             except QmpLost:
                 return  # which its own callback tells
-            except LiveError as error:
-                self._see(Seen(time.monotonic_ns(), node, "silent", why=str(error)))
+            waited = waited + 1 if why else 0
+            if why and (deaf or waited > _WAITS):
+                self._see(Seen(time.monotonic_ns(), node, "silent", why=why))
                 return
 
     async def _stop(self, primary: Qmp) -> None:
@@ -313,7 +343,7 @@ class Pair:
         output = self._output[HOST_OF[PRIMARY]]
         if output.port is not None:
             await output.port.drain(_NET_LIMIT_S)
-        output.passes = False
+        output.passes = self._proxy is not None
 
     async def _why_not(self) -> None:
         status = await self._qmps[HOST_OF[PRIMARY]].execute("query-migrate")
@@ -337,7 +367,11 @@ class Pair:
             trace.flush()
         with Path(self._config.phases).open("w") as rows:
             rows.writelines(json.dumps(row) + "\n" for row in self._shadow.phases.values())
-        return {"differences": self._shadow.differences, "counts": dict(self._shadow.counts)}
+        counts = self._shadow.counts
+        if self._proxy is not None:
+            self._proxy.finish()
+            counts = counts + self._proxy.counts + Counter({_PASSED_BY: self._passed_by()})
+        return {"differences": self._shadow.differences, "counts": dict(counts)}
 
     # -- what is seen --------------------------------------------------------------------------
 
@@ -361,9 +395,17 @@ class Pair:
         data = event.get("data") or {}
         self._see(Seen(at_ns, node, what, why=data.get("reason", "")))
 
+    def _passed_by(self) -> int:
+        """Frames of the secondary that came out of it, past its proxy, before it was promoted."""
+        if self._promoted is None:
+            return self._output[HOST_OF[SECONDARY]].passed
+        return self._before_promotion
+
     def _see(self, seen: Seen) -> None:
         if self._is_closing:
             return
+        if self._proxy is not None and seen.data == _RECEIVED:
+            self._proxy.flushed(seen.at_ns)
         self._shadow.see(seen)
         self._flush()
         self._work_later()
@@ -418,10 +460,13 @@ class Pair:
         match signal:
             case t.Completed(checkpoint):
                 self._protected.set()
-                self._run(self._mark_input(checkpoint + 1))
+                if self._proxy is None:
+                    self._run(self._mark_input(checkpoint + 1))
             case t.Protected() if node == PRIMARY:
                 self._run(self._mark_input(1))
-            case t.Loaded(checkpoint):
+                if self._proxy is not None:
+                    self._run(self._forget_mirrored(1))
+            case t.Loaded(checkpoint) if self._proxy is None:
                 self._forget(checkpoint)
             case t.Exit(why):
                 self._lines.tell("report", host=HOST_OF[node], text=f"left COLO: {why}")
@@ -463,6 +508,7 @@ class Pair:
             case t.Fence(op):
                 self._run(self._fence(node, op, cause))
             case t.Promote():
+                self._before_promotion = self._passed_by()
                 self._promoted = host
                 self._lines.tell("promoted", host=host)
                 self._run(self._turn_input(host))
@@ -478,7 +524,11 @@ class Pair:
         qmp = self._qmps[HOST_OF[node]]
 
         async def alone() -> None:
-            await leave_colo(qmp, _OPERATION_LIMIT_S)
+            leave = partial(leave_colo, qmp, _OPERATION_LIMIT_S)
+            if self._proxy is None:
+                await leave()
+            else:
+                await self._proxy.leave(node, qmp, leave)
 
         self._run(self._operate(node, op, cause, alone))
 
@@ -545,6 +595,31 @@ class Pair:
         begun_ns = self._shadow.phases.get(checkpoint, {}).get("request_ns")
         if port is not None and at_ns is not None and begun_ns is not None and at_ns < begun_ns:
             port.forget(checkpoint)
+
+    async def _forget_mirrored(self, mark: int) -> None:
+        """Now and then drop what is kept for the secondary and the primary's mirror has sent it.
+
+        Its QEMU mirrors a frame when it reads it.  Both ports count frames from the mark on.
+        """
+        primary, secondary = (self._output[host].port for host in NODE_OF)
+        assert primary is not None
+        assert secondary is not None
+        while self._promoted is None and not self._is_closing:
+            await asyncio.sleep(_LOOK_S)
+            read = primary.read_since(mark)
+            if read is not None and self._promoted is None:
+                secondary.forget(mark, read)
+
+
+async def _silence(qmp: Qmp, command: str, limit_s: float, oob: bool = False) -> str:
+    """How a QEMU does not answer; nothing if it does."""
+    try:
+        await qmp.execute(command, limit_s=limit_s, oob=oob)
+    except QmpLost:
+        raise
+    except LiveError as error:
+        return str(error)
+    return ""
 
 
 def main() -> None:

@@ -106,7 +106,7 @@ def _numbered_events(path: Path) -> Iterator[tuple[int, LogEvent]]:
                 if not whole:
                     break
                 text = raw.decode().rstrip("\r\n")
-                event = _event(text)
+                event = event_of(text)
                 if event is not None:
                     colo = colo or event.name.startswith("colo_")
                     yield line, event
@@ -129,7 +129,8 @@ def _is_text(raw: bytes, whole: bool) -> bool:
     return True
 
 
-def _event(text: str) -> LogEvent | None:
+def event_of(text: str) -> LogEvent | None:
+    """The event that a line of a log is, if it is one."""
     found = _LINE.fullmatch(text)
     if found is None:
         return None

@@ -40,6 +40,9 @@ from colosim.protocol.trace import Line
 MS = 1_000_000
 #: How far the two channels' times may be off: microseconds, and two clocks read one after the other
 CLOCK_NS = 100_000
+#: How much before its timer a checkpoint may be seen to begin, and still be the timer's: QEMU
+#: counts whole milliseconds, from a moment that the tap saw somewhat later
+TIMER_NS = 20 * MS
 #: Longest wait for what another channel may still tell
 PATIENCE_NS = 2_000 * MS
 _MOST_DIFFERENCES = 20
@@ -52,6 +55,11 @@ _REPLY = encode(UPSTREAM, Message.REPLY)
 _PEER = {PRIMARY: SECONDARY, SECONDARY: PRIMARY}
 _MONITOR = ("stop", "start", "exit", "gone", "silent")
 _ASKED = ("failover", "alone")
+#: policy's parameter -> what a shadow has for it where QEMU's x-checkpoint-delay is this
+_SHADOWED: Mapping[str, Callable[[int], int]] = {
+    "interval_ns": lambda delay_ns: 1,
+    "checkpoint_delay_ns": lambda delay_ns: max(1, delay_ns - TIMER_NS),
+}
 _AFTER_STATES = (P.TAKEOVER, S.TAKEOVER)
 _FAILOVER_STATES = (P.FAILOVER, S.FAILOVER)
 
@@ -89,12 +97,17 @@ class Difference:
 def as_shadow(config: NodeConfig, delay_ns: int) -> NodeConfig:
     """A node's configuration for shadowing a QEMU whose x-checkpoint-delay is this.
 
-    QEMU decides when to checkpoint: our policy wants the next one at once, and its quiesce ends
-    when QEMU begins.  A trigger that comes while QEMU waits for RECEIVED is absorbed, so two delays
-    may pass (`qemu-colo.md` 2.3); what is later than these and the step's own limit is too late.
-    A QEMU that hangs is noticed by its silent monitor before that.
+    QEMU decides when to checkpoint.  Policy `remus` wants the next one at once, and its quiesce
+    ends when QEMU begins.  Policy `colo` has a timer as QEMU's is, which each trigger winds up:
+    what begins before it has run out was asked for.  A trigger that comes while QEMU waits for
+    RECEIVED is absorbed, so two delays may pass (`qemu-colo.md` 2.3); what is later than these and
+    the step's own limit is too late.  A QEMU that hangs is noticed by its silent monitor before
+    that.
     """
-    params = tuple((name, 1 if name == "interval_ns" else n) for name, n in config.policy_params)
+    params = tuple(
+        (name, _SHADOWED[name](delay_ns) if name in _SHADOWED else value)
+        for name, value in config.policy_params
+    )
     quiesce_ns = 2 * delay_ns + config.limits.quiesce_ns + 2 * config.manager.heartbeat_timeout_ns
     limits = replace(config.limits, quiesce_ns=quiesce_ns)
     return replace(config, policy_params=params, limits=limits)
@@ -406,13 +419,16 @@ class _Follower:
             self._shadow.counts["after the end"] += 1
 
     def _trigger(self, at_ns: int) -> None:
-        """QEMU begins a checkpoint, which our policy wants as soon as one can be (`as_shadow`)."""
+        """QEMU begins a checkpoint: our policy's time has come (`as_shadow`), or it was asked."""
         while self.node.step == P.RUN.value:
             due_ns = self.node.deadline_ns()
             if due_ns is None or due_ns > at_ns:
-                return
+                break
             self.now_ns = max(self.now_ns, due_ns)
             self.feed(t.Tick())
+        if self.node.step == P.RUN.value and self._shadow.why_asked is not None:
+            self.now_ns = max(self.now_ns, at_ns)
+            self.feed(t.Compared((self._shadow.why_asked(at_ns),)))
 
     # -- feeding -----------------------------------------------------------------------------
 
@@ -450,7 +466,8 @@ class Shadow:
     """Two nodes and what they make of a genuine pair.
 
     nodes: the primary's and the secondary's.  differed is called for each difference; after
-    `_MOST_DIFFERENCES` no more are told, all are counted.
+    `_MOST_DIFFERENCES` no more are told, all are counted.  why_asked says what the pair's proxy
+    asked a checkpoint for, where there is one and our policy wanted none.
     """
 
     def __init__(
@@ -459,8 +476,10 @@ class Shadow:
         hands: Hands,
         observers: Iterable[Callable[[Line], None]] = (),
         differed: Callable[[Difference], None] = lambda difference: None,
+        why_asked: Callable[[int], t.Mismatch | t.Stale] | None = None,
     ) -> None:
         self.hands = hands
+        self.why_asked = why_asked
         self.differences = 0
         self.counts: Counter[str] = Counter()
         self.phases: dict[int, dict[str, Any]] = {}

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backends.qemu import proxy
 from backends.qemu.asking import release
 from backends.qemu.errors import LiveError
 from backends.qemu.findings import Finding, Status
@@ -49,6 +50,11 @@ class _Asked:
     def compares(self) -> bool:
         """Both guests' output is compared."""
         return POLICIES[self.s.policy.name].output is Output.WITNESS
+
+    @property
+    def has_proxy(self) -> bool:
+        """QEMU's own proxy compares it, in a native pair."""
+        return self.compares and self.s.guest.engine == "native"
 
     @property
     def compare_timeout_ns(self) -> int:
@@ -171,7 +177,7 @@ _UNSAFE: tuple[_Rule, ...] = (
     ),
     (
         "warn",
-        lambda a: a.compares and a.s.compare.mode != "strict",
+        lambda a: a.compares and not a.has_proxy and a.s.compare.mode != "strict",
         "compare.mode",
         "QEMU's rules call equal bytes at different places the same, lose what a full queue does "
         "not hold, and see differences in bursts of datagrams that are equal",
@@ -179,11 +185,32 @@ _UNSAFE: tuple[_Rule, ...] = (
     ),
     (
         "warn",
-        lambda a: a.compares and a.s.compare.rewriter != "strict",
+        lambda a: a.compares and not a.has_proxy and a.s.compare.rewriter != "strict",
         "compare.rewriter",
         "filter-rewriter misses connections that the guest opens, and those that outlive a "
         "takeover differ for ever in the next pair",
         'give "strict"',
+    ),
+    (
+        "warn",
+        lambda a: a.has_proxy,
+        "guest.engine",
+        "QEMU's own proxy, with its defects, decides what leaves, and lets it go before the state "
+        "is loaded; what it holds dies with the primary, and datagrams for good",
+        'give "wire", and what is safe for that; native is for reference',
+    ),
+    (
+        "fail",
+        lambda a: (
+            a.s.guest.engine == "native"
+            and a.protects
+            and a.s.guest.accelerator != "kvm"
+            and a.oldest is not None
+            and a.oldest < (11, 0, 0)
+        ),
+        "guest.qemu",
+        "before 11.0 two QEMUs hang at their first checkpoint under TCG, or never enter COLO",
+        'name a QEMU 11.0 or newer, or give guest.engine = "wire"',
     ),
     (
         "warn",
@@ -210,6 +237,7 @@ _UNSAFE: tuple[_Rule, ...] = (
         "warn",
         lambda a: (
             a.protects
+            and not a.has_proxy
             and (a.s.commit or DIALECTS[a.s.dialect].commit.value) == Message.RECEIVED.value
         ),
         "commit",
@@ -505,7 +533,18 @@ def unsafe(scenario: Scenario) -> list[Finding]:
         for status, holds, key, what, right in _UNSAFE
         if holds(asked)
     ]
-    return [_named(asked, each) for each in found] + list(_unsafe_arguments(scenario))
+    return [
+        *(_named(asked, each) for each in found),
+        *_no_native_pair(scenario),
+        *_unsafe_arguments(scenario),
+    ]
+
+
+def _no_native_pair(scenario: Scenario) -> Iterator[Finding]:
+    if scenario.guest.engine == "native":
+        for key, given, right in proxy.conflicts(scenario, scenario.policy.name):
+            what = f"{given}: in a native pair QEMU's own proxy decides"
+            yield Finding(key, "fail", what, f'give "{right}", or guest.engine = "wire"')
 
 
 def _versions(scenario: Scenario) -> Iterator[Version]:

@@ -8,7 +8,7 @@ by messages.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from colosim.protocol import types as t
@@ -47,7 +47,8 @@ class NodeConfig:
     compare: how both guests' output is compared, where output waits for that: a mode of
     `colosim.protocol.compare`, "colo-compare" where QEMU does it, or "digests" where there are no
     frames.  compare_queue_frames: most
-    frames of one connection and guest that are held.
+    frames of one connection and guest that are held.  compare_scan_ns: how often colo-compare, and
+    mode "qemu", look for what is older than the compare timeout; None: as each does by itself.
     pair: which of a run's pairs it belongs to: a survivor that is protected again is a new node,
     because checkpoints, held output and votes are counted anew.
     """
@@ -65,6 +66,7 @@ class NodeConfig:
     pair: int = 1
     compare: str = DIGESTS
     compare_queue_frames: int = 1024
+    compare_scan_ns: int | None = None
 
 
 def machine_of(config: NodeConfig) -> Machine:
@@ -81,6 +83,8 @@ def _comparison(config: NodeConfig, timeout_ns: int, told: bool, out: Outbox) ->
     if told or config.compare == ELSEWHERE:
         return ToldComparison(out)
     limits = CompareLimits(timeout_ns=timeout_ns, queue_frames=config.compare_queue_frames)
+    if config.compare_scan_ns is not None:
+        limits = replace(limits, scan_ns=config.compare_scan_ns)
     return comparison_of(config.compare, limits, out)
 
 

@@ -33,7 +33,14 @@ DESIGNS: Mapping[str, Mapping[str, Any]] = {
     "colo strict": {"policy": _COLO},
     "colo qemu": {"policy": _COLO, "compare": {"mode": "qemu"}},
     "colo-compare": {"policy": _COLO, "compare": {"mode": "colo-compare"}},
+    # a genuine pair: of QEMU 11, so only where one is named
+    "native colo": {
+        "policy": _COLO,
+        "compare": {"mode": "colo-compare", "rewriter": "qemu"},
+        "commit": "received",
+    },
 }
+NATIVE = "native colo"
 DOWNLOAD_BYTES = 20_000_000
 #: what is asked of each: client, clients, think time
 LOADS: Mapping[str, Mapping[str, Any]] = {
@@ -65,26 +72,32 @@ class Run:
         return "runs/" + words.replace(" ", "-")
 
 
-def plan(kills: int, length_s: int, repetitions: int) -> list[Run]:
+def plan(kills: int, length_s: int, repetitions: int, native: str | None = None) -> list[Run]:
     """All live runs; designs take turns, so that a slow hour of the machine meets them all.
 
     kills: how many hosts are killed for each protecting design.  length_s, repetitions: of the
-    other runs.
+    other runs.  native: the QEMU of the genuine pair; None: without that design.
     """
-    return list(_runs(kills, length_s, repetitions))
+    return list(_runs(kills, length_s, repetitions, native))
 
 
-def _runs(kills: int, length_s: int, repetitions: int) -> Iterator[Run]:
+def _runs(kills: int, length_s: int, repetitions: int, native: str | None) -> Iterator[Run]:
     for number in range(max(kills, repetitions)):
         for load in LOADS:
             for design in DESIGNS:
+                if design == NATIVE and native is None:
+                    continue
                 wanted = kills if load == KILL else repetitions
                 if number < wanted and not (load == KILL and design == "unprotected"):
-                    yield Run(design, load, number, _scenario(design, load, number, length_s))
+                    scenario = _scenario(design, load, number, length_s, native)
+                    yield Run(design, load, number, scenario)
 
 
-def _scenario(design: str, load: str, number: int, length_s: int) -> Scenario:
+def _scenario(
+    design: str, load: str, number: int, length_s: int, native: str | None = None
+) -> Scenario:
     asked = LOADS[load]
+    guest = {"engine": "native", "qemu": native} if design == NATIVE else {}
     killed = load == KILL
     # the moment is another each time, within one second that has a checkpoint
     at_ms = KILL_S * 1000 + number * 97 % 1000
@@ -109,7 +122,7 @@ def _scenario(design: str, load: str, number: int, length_s: int) -> Scenario:
                 "working_set_pages": 1,
                 "touches": "0 /s",
             },
-            "guest": {"services": ["ground", "nginx"], "ground": {"touches": "0 /s"}},
+            "guest": {"services": ["ground", "nginx"], "ground": {"touches": "0 /s"}, **guest},
             "link": {"bandwidth": "100 Gbit/s", "delay": "0 s"},
             "client": asked["client"],
             "fault": [{"target": "primary", "scope": "host", "kind": "crash", "at": f"{at_ms} ms"}]
@@ -144,7 +157,7 @@ def costs(runs: Sequence[Run], out: Path) -> pd.DataFrame:
     checkpoints (per second), and what they were begun for.
     """
     rows = []
-    for design in DESIGNS:
+    for design in dict.fromkeys(each.design for each in runs):
         gets = _table(runs, out, design, "GET", "responses.parquet")
         downloads = _table(runs, out, design, "download", "responses.parquet")
         points = _table(runs, out, design, "GET", "checkpoints.parquet")

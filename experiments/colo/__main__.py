@@ -14,14 +14,15 @@ from experiments import colo, output
 @click.option("--quick", is_flag=True, help="Short runs, one kill each: it shows that it works.")
 @click.option("--kills", default=20, show_default=True, help="Hosts killed for each design.")
 @click.option("--repeat", default=3, show_default=True, help="Runs of each design and load.")
-def main(out: str, quick: bool, kills: int, repeat: int) -> None:
+@click.option("--native", metavar="QEMU", help="Measure a genuine pair of this QEMU beside.")
+def main(out: str, quick: bool, kills: int, repeat: int, native: str | None) -> None:
     """What COLO costs clients, and what they notice of a kill.
 
     A run that is in the directory already is not run again.
     """
     place = output.directory(out)
     console = output.console()
-    runs = colo.plan(1, 5, 1) if quick else colo.plan(kills, 12, repeat)
+    runs = colo.plan(1, 5, 1, native) if quick else colo.plan(kills, 12, repeat, native)
     console.print(f"\n[bold]{len(runs)} live runs[/bold]")
     failures = colo.run(runs, place, lambda text: console.print(f"  {text}", soft_wrap=True))
     costs, struck = colo.costs(runs, place), colo.kills(runs, place)

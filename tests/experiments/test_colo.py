@@ -53,13 +53,27 @@ def of(design: str, load: str, number: int = 0) -> colo.Run:
 
 def test_every_design_meets_every_load_once_and_the_same_kills():
     kills = [(run.design, run.number) for run in RUNS if run.load == colo.KILL]
-    designs = [design for design in colo.DESIGNS if design != "unprotected"]
-    assert kills == [(design, number) for number in range(2) for design in designs]
+    designs = [design for design in colo.DESIGNS if design != colo.NATIVE]
+    killed = [design for design in designs if design != "unprotected"]
+    assert kills == [(design, number) for number in range(2) for design in killed]
     for load in ("GET", "download"):
-        assert [run.design for run in RUNS if run.load == load] == list(colo.DESIGNS)
+        assert [run.design for run in RUNS if run.load == load] == designs
     moments = {run.number: run.scenario.fault[0].at_ns for run in RUNS if run.load == colo.KILL}
     assert len(set(moments.values())) == 2
     assert len({run.folder for run in RUNS}) == len(RUNS)
+
+
+def test_a_genuine_pair_is_measured_where_a_qemu_is_named():
+    with_native = colo.plan(kills=2, length_s=5, repetitions=1, native="/q")
+    assert [run for run in with_native if run.design != colo.NATIVE] == RUNS
+    natives = [run for run in with_native if run.design == colo.NATIVE]
+    assert [run.load for run in natives] == [*colo.LOADS, colo.KILL]
+    for run in natives:
+        assert (run.scenario.guest.engine, run.scenario.guest.qemu) == ("native", "/q")
+        findings = unsafe(run.scenario)
+        assert [found for found in findings if found.status == "fail"] == []
+        warned = {found.name for found in findings if found.status == "warn"}
+        assert warned - {"limits"} == {"guest.engine"}
 
 
 def test_nothing_unsafe_is_measured_but_what_is_asked_for():
@@ -115,4 +129,4 @@ def test_only_a_run_of_the_same_scenario_is_there(tmp_path, monkeypatch):
     longer = colo.plan(kills=2, length_s=6, repetitions=1)
     asked.clear()
     colo.run([run for run in longer if run.load == "GET"], tmp_path, lambda text: None)
-    assert len(asked) == len(colo.DESIGNS)
+    assert len(asked) == len(colo.DESIGNS) - 1  # without the genuine pair

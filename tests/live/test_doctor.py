@@ -256,6 +256,9 @@ def found_in(changes: dict) -> dict[str, Finding]:
 def test_a_safe_scenario():
     assert found_in({}) == {}
     assert found_in(COLO) == {}
+    assert found_in({"guest.engine": "native"}) == {}
+    proxy = {"compare.mode": "colo-compare", "compare.rewriter": "qemu", "commit": "received"}
+    assert list(found_in({**COLO, **proxy, "guest.engine": "native"})) == ["guest.engine"]
 
 
 @pytest.mark.parametrize(
@@ -265,6 +268,10 @@ def test_a_safe_scenario():
         ({**COLO, "compare.mode": "qemu"}, "compare.mode", "warn"),
         ({**COLO, "compare.rewriter": "qemu"}, "compare.rewriter", "warn"),
         ({"policy.name": "colo"}, "policy.colo.compare_timeout", "warn"),
+        ({**COLO, "guest.engine": "native"}, "guest.engine", "warn"),
+        ({**COLO, "guest.engine": "native"}, "compare.mode", "fail"),
+        ({**COLO, "guest.engine": "native"}, "compare.rewriter", "fail"),
+        ({**COLO, "guest.engine": "native"}, "commit", "fail"),
         ({"manager.fence_fails": True}, "manager.fence_fails", "fail"),
         ({"quirks": "qemu-7.2"}, "quirks", "fail"),
         ({"commit": "received"}, "commit", "warn"),
@@ -333,6 +340,8 @@ def test_a_port_that_is_taken():
         ("10.0.13", {"guest.machine": "pc-i440fx-7.2"}, "guest.machine", None),
         ("7.2.22", {"memory.guest_memory": "128 MiB"}, "memory.guest_memory", "skip"),
         ("10.0.13", {"memory.guest_memory": "128 MiB"}, "memory.guest_memory", None),
+        ("10.0.13", {"guest.engine": "native"}, "guest.qemu", "fail"),
+        ("11.1.3", {"guest.engine": "native"}, "guest.qemu", None),
     ],
 )
 def test_what_depends_on_the_version(program, release, changes, key, status):

@@ -13,7 +13,9 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,11 +24,13 @@ from hypothesis import strategies as st
 from backends.nodes import node_configs
 from backends.qemu import qemu_log
 from backends.qemu.errors import LiveError
+from backends.qemu.genuine import CompareSettings
 from backends.qemu.launch import Machine, Qemu
 from backends.qemu.log_trace import trace_of
 from backends.qemu.native import refuse
 from backends.qemu.pair import Output
 from backends.qemu.plan import HostPlan, LivePlan
+from backends.qemu.proxy import Proxy, arguments
 from backends.qemu.selftest import SCENARIO
 from backends.qemu.shadow import CLOCK_NS, Difference, Shadow, as_shadow
 from backends.qemu.tap import PRIMARY, SECONDARY, PrimaryStream, SecondaryStream, Seen, Tap
@@ -35,7 +39,7 @@ from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Do, P, S
 from colosim.protocol.codec import RamBulk
 from colosim.protocol.invariants import check
-from colosim.protocol.node import Node, machine_of
+from colosim.protocol.node import Node, NodeConfig, machine_of
 from colosim.protocol.trace import Line, decode_line, encode_line, replay
 from colosim.scenario import Scenario
 from tests.live.test_wire import BEFORE, RAM, in_chunks, name
@@ -83,14 +87,14 @@ class Hands:
 
 
 def lived(
-    seen: list[Seen], nodes: list[Node] | None = None
+    seen: list[Seen], nodes: list[Node] | None = None, why_asked: Any = None
 ) -> tuple[Shadow, list[Difference], list[Line]]:
     """Nodes that have lived through this."""
     lines: list[Line] = []
     found: list[Difference] = []
     hands = Hands()
     nodes = nodes or [Node(config) for config in CONFIGS]
-    hands.shadow = shadow = Shadow(nodes, hands, [lines.append], found.append)
+    hands.shadow = shadow = Shadow(nodes, hands, [lines.append], found.append, why_asked)
     for each in seen:
         shadow.see(each)
     shadow.finish()
@@ -494,6 +498,95 @@ def test_output_leaves_when_its_node_says_so(monkeypatch):
     assert port.sent == [b"0", b"1", b"2"]
 
 
+# ------------------------------------------------------------------------------------- the proxy
+
+COLO: dict[str, Any] = {
+    "policy": {"name": "colo"},
+    "commit": "received",
+    "compare": {"mode": "colo-compare", "rewriter": "qemu"},
+}
+
+
+def colo_nodes(**changes) -> list[NodeConfig]:
+    return node_configs(Scenario.from_mapping({**SCENARIO, **COLO, **changes}), "colo", True)
+
+
+def reasons(delay_ms: int, why_asked: Any = None) -> tuple[list[str], list[Line]]:
+    """Why the recorded pair's checkpoints began, if its x-checkpoint-delay was this."""
+    delay = {"policy": {"name": "colo", "colo": {"checkpoint_delay": f"{delay_ms} ms"}}}
+    nodes = [Node(as_shadow(each, delay_ms * 1_000_000)) for each in colo_nodes(**delay)]
+    _, found, lines = lived(recorded(), nodes, why_asked)
+    assert found == []
+    assert replay(decode_line(encode_line(line)) for line in lines) == []
+    assert check(lines) == []
+    ours = [line.body for line in lines if line.node == PRIMARY]
+    started = [body for body in ours if isinstance(body, t.CheckpointStarted)]
+    return [each.reason for each in started], lines
+
+
+def test_what_begins_when_its_timer_has_run_out_was_not_asked_for():
+    """The recorded pair had a delay of 250 ms and nothing that compares."""
+
+    def nobody(at_ns: int) -> t.Mismatch:
+        raise AssertionError(f"asked at {at_ns}")
+
+    assert reasons(250, nobody)[0] == ["checkpoint-delay"] * 3
+
+
+@pytest.mark.parametrize(
+    ("signal", "reason"),
+    [
+        (t.Mismatch(t.Range("a.frames", 0, 0), "asked"), "mismatch"),
+        (t.Stale(t.Range("a.frames", 0, 0), "by its log"), "compare-timeout"),
+    ],
+)
+def test_what_begins_before_that_was_asked_for(signal, reason):
+    found, lines = reasons(2000, lambda at_ns: signal)
+    assert found == [reason] * 3
+    assert [line.body for line in lines if line.body == signal] == [signal] * 3
+
+
+def log_line(at_ns: int, event: str) -> str:
+    real_ns = at_ns + time.time_ns() - time.monotonic_ns()
+    seconds, micros = divmod(real_ns // 1000, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z {event}\n"
+
+
+def test_the_log_tells_what_was_too_old_since_the_last_flush(tmp_path):
+    log = tmp_path / "log"
+    proxy = Proxy(tmp_path, colo_nodes()[0], log)
+    assert isinstance(proxy.why_asked(1_000_000_000), t.Mismatch)  # no log yet
+    too_old = log_line(2_000_000_000, "colo_old_packet_check_found 1795985709205")
+    log.write_text(too_old[:-5])
+    assert isinstance(proxy.why_asked(2_001_000_000), t.Mismatch)  # no whole line yet
+    log.write_text(too_old + "warning: something else\n")
+    assert isinstance(proxy.why_asked(2_001_000_000), t.Stale)
+    proxy.flushed(2_010_000_000)
+    assert isinstance(proxy.why_asked(2_100_000_000), t.Mismatch)
+    with log.open("a") as more:
+        more.write(log_line(2_200_000_000, "colo_compare_drop_packet colo_insert_packet"))
+        more.write(log_line(2_200_000_000, "colo_old_packet_check_found 1795985709205"))
+    assert isinstance(proxy.why_asked(2_201_000_000), t.Stale)
+    assert proxy.counts == Counter({"frames that a full queue of colo-compare lost": 1})
+
+
+def test_the_log_has_no_event_of_every_frame(tmp_path):
+    assert [word for word in arguments(tmp_path / "log") if word.startswith("enable=")] == [
+        "enable=colo_old_packet_check_found",
+        "enable=colo_compare_drop_packet",
+    ]
+
+
+def test_colo_compare_is_told_what_the_scenario_says():
+    [node, _] = colo_nodes(policy={"name": "colo", "colo": {"compare_timeout": "300 ms"}})
+    assert CompareSettings.of(node) == CompareSettings(300_000_000, 75_000_000, 1024)
+    compare = {**COLO["compare"], "queue_frames": 7, "scan_cycle": "50 ms"}
+    [node, _] = colo_nodes(compare=compare)
+    told = CompareSettings.of(node).object("c", outdev="out")
+    numbers = {"compare_timeout": 3000, "expired_scan_cycle": 50, "max_queue_size": 7}
+    assert told == {"qom-type": "colo-compare", "id": "c", "outdev": "out", **numbers}
+
+
 # ------------------------------------------------------------------------------------ the scenario
 
 
@@ -542,6 +635,29 @@ def test_what_a_native_pair_cannot_do_is_refused():
         refuse(scenario(**fault(scope="node")), plan())
     with pytest.raises(LiveError, match="cut of the link"):
         refuse(scenario(fault=[{"target": "link", "kind": "cut", "at": "1 s"}]), plan())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"compare": {"rewriter": "qemu"}}, 'compare.mode: strict.* give "colo-compare"'),
+        ({"compare": {"mode": "qemu", "rewriter": "qemu"}}, "compare.mode: qemu"),
+        ({"compare": {"mode": "colo-compare"}}, 'compare.rewriter: strict.* give "qemu"'),
+        ({"commit": "loaded"}, 'commit: loaded.* give "received"'),
+        (
+            {"policy": {"name": "colo", "colo": {"minimum_gap": "100 ms"}}},
+            'policy.colo.minimum_gap: 100 ms.* give "0 ns"',
+        ),
+    ],
+)
+def test_what_qemus_own_proxy_does_not_do_is_refused(changes, says):
+    hosts = [replace(h, node=n) for h, n in zip(plan().hosts, colo_nodes(), strict=True)]
+    compares = replace(plan(), hosts=tuple(hosts), rewriter="qemu")
+    refuse(scenario(**COLO), compares)
+    with pytest.raises(LiveError, match=says) as caught:
+        refuse(scenario(**{**COLO, **changes}), compares)
+    assert "\n" not in str(caught.value)
+    refuse(scenario(**changes), plan())  # nothing is compared under remus
 
 
 # --------------------------------------------------------------------------------- traces of logs

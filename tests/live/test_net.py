@@ -536,6 +536,38 @@ def test_what_is_held_and_kept_is_bounded(directory: Path) -> None:
     run(test())
 
 
+def test_what_one_guest_has_read_need_not_be_kept_for_the_other(directory: Path) -> None:
+    async def test() -> None:
+        async with network(directory) as net:
+            a, _ = await net.port("a")
+            b, _ = await net.port("b", keeps=True)
+            first, second = await net.guest(a), await net.guest(b)
+            await net.ask("listen", host="a", on=True)
+            await net.give([0])
+            await until(lambda: a.stats().get("from hub") == 1, "one that is before all this")
+            await net.ask("listen", host="b", on=True)
+            await net.ask("quiesce", mark=1, limit_s=LIMIT_S)
+            await net.ask("resume")
+            assert a.read_since(1) == 0
+            assert a.read_since(2) is None  # there was no such mark
+            await net.give([1, 2, 3])
+            await until(lambda: b.stats()["kept_frames"] == 3, "all are kept")
+            await until(lambda: a.read_since(1) == 3, "all are read")
+            first.pause()
+            await net.give([4])
+            await until(lambda: a.stats().get("from hub") == 5, "one that is not read")
+            assert a.read_since(1) is None
+            assert b.forget(1, 3) == 3
+            assert b.forget(1, 3) == 0
+            await first.close()
+            assert a.read_since(1) is None  # nor ever will be
+            await until(lambda: b.stats()["kept_frames"] == 1, "the last")
+            b.deliver()
+            await until(lambda: second.numbers == [4], "what nobody has read")
+
+    run(test())
+
+
 def test_a_guest_that_does_not_read_costs_bounded_memory(directory: Path) -> None:
     async def test() -> None:
         async with network(directory, backlog_limit_bytes=MIB) as net:

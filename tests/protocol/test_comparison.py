@@ -12,7 +12,7 @@ from colosim.protocol.checkpoint import P
 from colosim.protocol.compare import ELSEWHERE, MODES, FrameComparison, runs
 from colosim.protocol.gate import Gate
 from colosim.protocol.invariants import check
-from colosim.protocol.node import Node
+from colosim.protocol.node import Node, NodeConfig
 from colosim.protocol.outbox import Outbox
 from colosim.protocol.trace import Line, decode_line, encode_line, replay
 from colosim.protocol.verdicts import CompareLimits
@@ -147,9 +147,9 @@ def test_the_gate_releases_frames_by_number():
 class Told:
     """A primary node that runs in step, with the lines of its trace."""
 
-    def __init__(self, compare: str) -> None:
-        [config, _] = node_configs(Scenario.from_mapping(SCENARIO), "colo", packets=True)
-        self.config = replace(config, compare=compare)
+    def __init__(self, compare: str, config: NodeConfig | None = None) -> None:
+        [usual, _] = node_configs(Scenario.from_mapping(SCENARIO), "colo", packets=True)
+        self.config = config or replace(usual, compare=compare)
         self.node = Node(self.config)
         self.lines = [Line("primary", 0, 0, "node", "", self.config)]
         self.feed(t.Start())
@@ -217,6 +217,30 @@ def test_somebody_else_compares():
     assert any(isinstance(each, t.Quiesce) for each in told.feed(t.Compared((asked,)), 4))
     assert told.replayed() == []
     assert check(told.lines) == []
+
+
+def test_somebody_else_finds_output_too_old():
+    told = Told(ELSEWHERE)
+    stale = t.Stale(t.Range("a.frames", 0, 0), "it says so")
+    assert any(isinstance(each, t.Quiesce) for each in told.feed(t.Compared((stale,)), 1))
+    started = [line.body for line in told.lines if isinstance(line.body, t.CheckpointStarted)]
+    assert [each.reason for each in started] == ["compare-timeout"]
+    assert told.replayed() == []
+
+
+@pytest.mark.parametrize(("scan_cycle", "late_ms"), [("30 ms", 120), (None, 1000)])
+def test_mode_qemu_looks_for_old_output_as_often_as_it_is_told(scan_cycle, late_ms):
+    """A frame that was made after 1 ms is too old after 101 ms; whole cycles from the start."""
+    compare = {"mode": "qemu"} | ({"scan_cycle": scan_cycle} if scan_cycle else {})
+    scenario = Scenario.from_mapping({**SCENARIO, "compare": compare})
+    [config, _] = node_configs(scenario, "colo", packets=True)
+    told = Told("qemu", config)
+    told.feed(ours(0, b"one"), 1 * MS)
+    while not any(isinstance(line.body, t.Stale) for line in told.lines):
+        due_ns = told.node.deadline_ns()
+        assert due_ns is not None
+        told.feed(t.Tick(), due_ns)
+    assert told.lines[-1].now_ns == late_ms * MS
 
 
 def test_what_the_secondary_has_not_acknowledged_is_held():

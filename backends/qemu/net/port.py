@@ -154,12 +154,20 @@ class Port:
         self._drop(len(frames))
         self._to_guest(frames)
 
-    def forget(self, mark: int) -> int:
-        """Drop the kept frames that came before the mark; how many.
+    def read_since(self, mark: int) -> int | None:
+        """How many frames came after the mark, if the guest's QEMU has read all of them."""
+        guest, at = self._guest, self._marks.get(mark)
+        if guest is None or at is None or guest.unread_bytes() or guest.is_gone():
+            return None  # in this order: what a QEMU that ends has not read is gone with it
+        return self._first - at
+
+    def forget(self, mark: int, beyond: int = 0) -> int:
+        """Drop the kept frames that came before the mark, and some beyond it; how many.
 
         A mark that never came, or came before all that is kept, drops nothing.
         """
-        count = max(0, self._marks.get(mark, 0) - self._first)
+        at = self._marks.get(mark)
+        count = 0 if at is None else max(0, at + beyond - self._first)
         count = min(count, len(self._kept))
         self._drop(count)
         self._counts["forgotten"] += count
