@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from qemu.qmp.message import Message as QmpMessage
@@ -27,9 +28,9 @@ from backends.qemu.qmp import Qmp, event_is
 from backends.qemu.stream import PIECE_BYTES, Peer, connect
 from backends.qemu.wire import (
     MigrationBridge,
+    RamEncoder,
     ReturnPath,
     device_state,
-    encode_ram,
     greeting_of,
 )
 from colosim.protocol.types import Blob, State
@@ -41,6 +42,10 @@ _PLAIN = [{"capability": name, "state": False} for name in ("x-colo", "return-pa
 
 #: run states that a guest does not leave by itself
 _STUCK = frozenset(("io-error", "guest-panicked", "internal-error"))
+
+# The loop does nothing else while it encodes as many pages, some milliseconds; a thread for fewer
+# costs the guest's pause more than it gives.
+_INLINE_PAGES = 4096
 
 Write = Callable[[bytes | memoryview], Awaitable[None]]
 
@@ -115,7 +120,6 @@ class _Guest:
             return
         self._is_held = self._runs = False
         await self.qmp.execute("cont", limit_s=self._limit_s)
-        await asyncio.sleep(0)  # what it said before it answered
         if not self._runs:
             await self._check_running()
 
@@ -170,7 +174,9 @@ class PrimaryGuest(_Guest):
         self._paths = paths
         self._scanner = scanner
         self._ground: Pages | None = None  # where its `ground` program has the header page
-        self._bridge: MigrationBridge | None = None
+        self._encoder: RamEncoder | None = None
+        self._devices: asyncio.Task[tuple[bytes, int]] | None = None  # of `stop_to_save`
+        self._stopped_ns = 0
         self._blobs: dict[str, Sequence[bytes | memoryview]] = {}
 
     async def synchronise(self, write: Write, peer: Qemu) -> None:
@@ -208,21 +214,20 @@ class PrimaryGuest(_Guest):
             raise LiveError(f"first synchronisation took over {_SYNC_LIMIT_S:g} s") from None
         finally:
             server.close()
-        self._bridge = bridge
+        self._encoder = RamEncoder(bridge.layout, self._scanner)
         await asyncio.to_thread(self._first_look)
 
     def _first_look(self) -> None:
         scanner = self._scanner
         scanner.take()
-        every = np.arange(scanner.size_bytes // scanner.page_bytes)
-        header = next(find_headers(scanner.pages(every).reshape(-1)), None)
+        header = next(find_headers(scanner.rows.reshape(-1)), None)
         if header is not None:
             self._ground = np.array([header.offset // scanner.page_bytes])
 
     def _generation(self) -> int | None:
         if self._ground is None:
             return None
-        header = next(find_headers(self._scanner.pages(self._ground).reshape(-1)), None)
+        header = next(find_headers(self._scanner.rows[self._ground].reshape(-1)), None)
         return header.generation if header is not None and header.whole else None
 
     async def go_on(self) -> None:
@@ -241,18 +246,33 @@ class PrimaryGuest(_Guest):
                 raise LiveError(f"{self.qmp.name}: first synchronisation failed: {why}")
             await asyncio.sleep(0.005)
 
+    async def stop_to_save(self) -> None:
+        """Stop the guest for `save`, which comes next.
+
+        QEMU is asked for the devices' state in the same breath: it does one after the other, and
+        need not wait until we have heard of the first.
+        """
+        self._is_held = True
+        stop = asyncio.create_task(self.qmp.execute("stop", limit_s=self._limit_s))
+        self._devices = asyncio.create_task(self._save_devices())
+        self._devices.add_done_callback(_look_at)
+        await stop
+        self._stopped_ns = time.monotonic_ns()
+
     async def save(self, checkpoint: int) -> tuple[State, Saved]:
         """The stopped guest's device state, and its pages that changed since the last save."""
-        (device, device_ns), ram = await asyncio.gather(
-            self._save_devices(), asyncio.to_thread(self._save_ram, checkpoint)
-        )
+        devices, self._devices = self._devices, None
+        if devices is None:
+            raise LiveError(f"{self.qmp.name}: it was not stopped to be saved")
+        ram = await self._save_ram(checkpoint)
+        device, there_ns = await devices
         blob = self._blob(f"device-{checkpoint}", [device])
         saved = Saved(
             checkpoint=checkpoint,
             pages=ram.pages,
             ram_bytes=ram.blob.size,
             device_bytes=blob.size,
-            device_ns=device_ns,
+            device_ns=there_ns - self._stopped_ns,
             scan_ns=ram.scan_ns,
             encode_ns=ram.encode_ns,
             generation=self._generation(),
@@ -260,21 +280,27 @@ class PrimaryGuest(_Guest):
         return State(ram=ram.blob, device=blob), saved
 
     async def _save_devices(self) -> tuple[bytes, int]:
-        began_ns = time.monotonic_ns()
+        """The state, and when it was there."""
         path = self._paths.device_state
         arguments = {"filename": str(path), "live": False}
         await self.qmp.execute("xen-save-devices-state", arguments, self._limit_s)
         state = device_state(path)
         path.unlink()
-        return state, time.monotonic_ns() - began_ns
+        return state, time.monotonic_ns()
 
-    def _save_ram(self, checkpoint: int) -> _Ram:
-        """In a thread, while QEMU saves its devices."""
-        assert self._bridge is not None
+    async def _save_ram(self, checkpoint: int) -> _Ram:
+        """While QEMU saves its devices."""
+        assert self._encoder is not None
         began_ns = time.monotonic_ns()
-        pages = self._scanner.changed()
+        scan = self._scanner.changed
+        pages = scan() if self._scanner.is_quick else await asyncio.to_thread(scan)
         found_ns = time.monotonic_ns()
-        blob = self._blob(f"ram-{checkpoint}", encode_ram(self._bridge, pages, self._scanner))
+        name, encode = f"ram-{checkpoint}", self._encoder.encode
+        if pages.size <= _INLINE_PAGES:
+            parts = encode(pages)
+        else:
+            parts = await asyncio.to_thread(encode, pages)
+        blob = self._blob(name, parts)
         scan_ns, encode_ns = found_ns - began_ns, time.monotonic_ns() - found_ns
         return _Ram(len(pages), blob, scan_ns, encode_ns)
 
@@ -289,6 +315,12 @@ class PrimaryGuest(_Guest):
     def take(self, blob: Blob) -> Sequence[bytes | memoryview]:
         """The bytes that a blob names; they are given once."""
         return self._blobs.pop(blob.id)
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Nobody may want its outcome any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def leave_colo(qmp: Qmp, limit_s: float) -> bool:

@@ -34,6 +34,7 @@ from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
 from backends.qemu.stream import PIECE_BYTES, Kind, Peer, head, pack, unpack, with_cause
 from colosim.protocol import types as t
+from colosim.protocol.checkpoint import P
 from colosim.protocol.compare import runs
 from colosim.protocol.digests import DIGESTS
 from colosim.protocol.node import Node, NodeConfig
@@ -518,7 +519,9 @@ class PrimaryHost(LiveHost):
 
     def _stop_vm(self, action: t.StopVm, cause: Cause) -> None:
         self._stopped_ns = self.now_ns()
-        self._on_guest(action.op, cause, self._guest.stop())
+        saves = self.node.step == P.STOP  # else it is stopped for good
+        stop = self._guest.stop_to_save if saves else self._guest.stop
+        self._on_guest(action.op, cause, stop())
 
     def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
         async def save() -> t.State:
