@@ -32,7 +32,7 @@ from backends.qemu.net.pcap import Capture
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
 from backends.qemu.qmp import Qmp
-from backends.qemu.stream import Kind, Lines, Peer, connect, pack
+from backends.qemu.stream import Channel, Kind, Lines, connect, head, join, pack
 from backends.qemu.world import LiveHost, PrimaryHost, SecondaryHost, Trace
 from colosim.protocol.compare import ELSEWHERE
 from colosim.protocol.digests import DIGESTS
@@ -251,12 +251,12 @@ class Agent:
         stream, beats = await self._joined()
         self._host.attach(stream, beats)
         if self._port is not None and self._port.rewriter is not None:
-            stream.writer.write(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
+            stream.write(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
 
         async def write(data: bytes | memoryview) -> None:
-            stream.writer.write(pack(Kind.MIGRATION, data))
+            stream.write(head(Kind.MIGRATION, len(data)), data)
             try:
-                await stream.writer.drain()
+                await stream.taken()
             except ConnectionError:
                 raise LiveError("the secondary's side ended during synchronisation") from None
 
@@ -288,11 +288,11 @@ class Agent:
             raise LiveError(f"the secondary did not enter COLO within {limit_s:g} s") from None
         self._host.start()
 
-    async def _joined(self) -> tuple[Peer, Peer]:
+    async def _joined(self) -> tuple[Channel, Channel]:
         link, host = self._to(LINK), self._config.host
         return (
-            await connect(link, {"host": host, "channel": "stream"}, who="the link"),
-            await connect(link, {"host": host, "channel": "beat"}, who="the link"),
+            await join(link, {"host": host, "channel": "stream"}, "the link"),
+            await join(link, {"host": host, "channel": "beat"}, "the link"),
         )
 
     # -- what happens ----------------------------------------------------------------------

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from qemu.qmp.message import Message as QmpMessage
 
-from backends.qemu.address import UnixAddress
+from backends.qemu.address import UnixAddress, connected
 from backends.qemu.errors import LiveError
 from backends.qemu.guest.ground import find_headers
 from backends.qemu.launch import Paths, Qemu
 from backends.qemu.memory import Pages, Scanner
+from backends.qemu.net.sockets import Stream
 from backends.qemu.qmp import Qmp, event_is
-from backends.qemu.stream import PIECE_BYTES, Peer, connect
+from backends.qemu.stream import PIECE_BYTES, Peer
 from backends.qemu.wire import (
     MigrationBridge,
     RamEncoder,
@@ -36,7 +37,9 @@ from backends.qemu.wire import (
 from colosim.protocol.types import Blob, State
 
 _SYNC_LIMIT_S = 120.0
+_CONNECT_LIMIT_S = 10.0
 _MESSAGE_BYTES = 4
+_BACKLOG_BYTES = 1 << 16  # that may wait for a guest's migration socket
 _UNLIMITED_BPS = 1 << 40
 _PLAIN = [{"capability": name, "state": False} for name in ("x-colo", "return-path")]
 
@@ -46,6 +49,8 @@ _STUCK = frozenset(("io-error", "guest-panicked", "internal-error"))
 # The loop does nothing else while it encodes as many pages, some milliseconds; a thread for fewer
 # costs the guest's pause more than it gives.
 _INLINE_PAGES = 4096
+# of the loop until a command has left: its task, the library's
+_ROUNDS = 2
 
 Write = Callable[[bytes | memoryview], Awaitable[None]]
 
@@ -176,7 +181,7 @@ class PrimaryGuest(_Guest):
         self._ground: Pages | None = None  # where its `ground` program has the header page
         self._encoder: RamEncoder | None = None
         self._devices: asyncio.Task[tuple[bytes, int]] | None = None  # of `stop_to_save`
-        self._stopped_ns = 0
+        self._since_ns = 0  # that QEMU has been at it
         self._blobs: dict[str, Sequence[bytes | memoryview]] = {}
 
     async def synchronise(self, write: Write, peer: Qemu) -> None:
@@ -247,23 +252,22 @@ class PrimaryGuest(_Guest):
             await asyncio.sleep(0.005)
 
     async def stop_to_save(self) -> None:
-        """Stop the guest for `save`, which comes next.
+        """Stop the guest for `save`, before which nothing else can change it.
 
         QEMU is asked for the devices' state in the same breath: it does one after the other, and
         need not wait until we have heard of the first.
         """
-        self._is_held = True
-        stop = asyncio.create_task(self.qmp.execute("stop", limit_s=self._limit_s))
-        self._devices = asyncio.create_task(self._save_devices())
-        self._devices.add_done_callback(_look_at)
-        await stop
-        self._stopped_ns = time.monotonic_ns()
+        self._devices = self._saving_devices()  # its command is given after that of `stop`
+        await self.stop()
+        self._since_ns = time.monotonic_ns()
 
     async def save(self, checkpoint: int) -> tuple[State, Saved]:
         """The stopped guest's device state, and its pages that changed since the last save."""
         devices, self._devices = self._devices, None
         if devices is None:
-            raise LiveError(f"{self.qmp.name}: it was not stopped to be saved")
+            devices = self._saving_devices()
+            for _ in range(_ROUNDS):
+                await asyncio.sleep(0)
         ram = await self._save_ram(checkpoint)
         device, there_ns = await devices
         blob = self._blob(f"device-{checkpoint}", [device])
@@ -272,12 +276,18 @@ class PrimaryGuest(_Guest):
             pages=ram.pages,
             ram_bytes=ram.blob.size,
             device_bytes=blob.size,
-            device_ns=there_ns - self._stopped_ns,
+            device_ns=there_ns - self._since_ns,
             scan_ns=ram.scan_ns,
             encode_ns=ram.encode_ns,
             generation=self._generation(),
         )
         return State(ram=ram.blob, device=blob), saved
+
+    def _saving_devices(self) -> asyncio.Task[tuple[bytes, int]]:
+        self._since_ns = time.monotonic_ns()
+        task = asyncio.create_task(self._save_devices())
+        task.add_done_callback(_look_at)
+        return task
 
     async def _save_devices(self) -> tuple[bytes, int]:
         """The state, and when it was there."""
@@ -352,9 +362,8 @@ class SecondaryGuest(_Guest):
         self._is_over = True  # until clients talk to it, each load makes good what befalls it
         self._paths = paths
         self._greeting = greeting_of(qemu.version)
-        self._socket: Peer | None = None
+        self._socket: Stream | None = None
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._reading: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()  # replaced each time that it is set
         self._running = False
         self._is_closed = False
@@ -381,20 +390,36 @@ class SecondaryGuest(_Guest):
         await execute("migrate-set-capabilities", {"capabilities": capabilities})
         self.in_colo = self.qmp.expect(event_is("MIGRATION", status="colo"))
         await execute("migrate-incoming", {"uri": f"unix:{self._paths.migration}"})
-        self._socket = await connect(UnixAddress(self._paths.migration), None)
-        self._reading = asyncio.create_task(self._read(ReturnPath(self._greeting)))
+        address = UnixAddress(self._paths.migration)
+        self.listen(Stream(await connected(address, _CONNECT_LIMIT_S, self.qmp.name)))
 
-    async def write(self, data: bytes | memoryview) -> None:
+    def listen(self, stream: Stream) -> None:
+        """Its migration socket."""
+        path, pending = ReturnPath(self._greeting), bytearray()
+
+        def said(data: bytes) -> None:
+            try:
+                pending.extend(path.feed(data))
+            except LiveError as error:
+                self.lost(str(error))
+            while len(pending) >= _MESSAGE_BYTES:
+                self._messages.put_nowait(bytes(pending[:_MESSAGE_BYTES]))
+                del pending[:_MESSAGE_BYTES]
+
+        stream.received = said
+        stream.ended = lambda: self._messages.put_nowait(None)
+        self._socket = stream
+
+    async def write(self, *parts: bytes | memoryview) -> None:
         """Hand on bytes of the primary's side."""
         if self._socket is None:
             raise LiveError("its migration socket is closed")
+        self._socket.write(*parts)
         try:
-            self._socket.writer.write(data)
-            async with asyncio.timeout(self._limit_s):
-                await self._socket.writer.drain()
+            await self._socket.taken(_BACKLOG_BYTES, self._limit_s)
         except TimeoutError:
             raise LiveError(f"{self.qmp.name}: it does not read its migration socket") from None
-        except (ConnectionError, RuntimeError):
+        except ConnectionError:
             raise LiveError(f"{self.qmp.name}: its migration socket closed") from None
 
     async def next_message(self) -> bytes | None:
@@ -439,8 +464,10 @@ class SecondaryGuest(_Guest):
         """End its stream, which also frees it if it waits for bytes."""
         self._is_closed = True
         if self._socket is not None:
-            self._socket.close()
+            self._socket.pause()
+            self._socket.close_when_written()
             self._socket = None
+            self._messages.put_nowait(None)
 
     def lost(self, why: str) -> None:
         """Its process ended."""
@@ -451,16 +478,3 @@ class SecondaryGuest(_Guest):
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-    async def _read(self, path: ReturnPath) -> None:
-        assert self._socket is not None
-        pending = bytearray()
-        try:
-            while data := await self._socket.reader.read(4096):
-                pending += path.feed(data)
-                while len(pending) >= _MESSAGE_BYTES:
-                    self._messages.put_nowait(bytes(pending[:_MESSAGE_BYTES]))
-                    del pending[:_MESSAGE_BYTES]
-        except ConnectionError:
-            pass
-        self._messages.put_nowait(None)
