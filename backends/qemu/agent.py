@@ -13,11 +13,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends.qemu import heap
 from backends.qemu.address import Address, parse
 from backends.qemu.errors import LiveError
 from backends.qemu.genuine import ColoCompare, CompareSettings
@@ -31,7 +32,7 @@ from backends.qemu.net.pcap import Capture
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
 from backends.qemu.qmp import Qmp
-from backends.qemu.stream import Kind, Lines, Peer, connect, pack
+from backends.qemu.stream import Channel, Kind, Lines, connect, head, join, pack
 from backends.qemu.world import LiveHost, PrimaryHost, SecondaryHost, Trace
 from colosim.protocol.compare import ELSEWHERE
 from colosim.protocol.digests import DIGESTS
@@ -155,11 +156,12 @@ class Agent:
         key = None if config.key is None else bytes.fromhex(config.key)
         return parse(config.services[service], config.host, key)
 
-    def _new_trace(self) -> Trace:
-        if self._config.trace is None:
-            return Trace(lambda data: self._authority.tell("trace", text=data.decode()))
+    def _writer(self, path: str | None, name: str) -> Callable[[bytes], object]:
+        """Appends to a file of the record at once; where there is none, the runner is told."""
+        if path is None:
+            return lambda data: self._authority.tell(name, text=data.decode())
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        return Trace(functools.partial(os.write, os.open(self._config.trace, flags, 0o600)))
+        return functools.partial(os.write, os.open(path, flags, 0o600))
 
     # -- what the runner asks --------------------------------------------------------------
 
@@ -169,7 +171,8 @@ class Agent:
         self._vm_pid = vm_pid
         self._qmp = Qmp(f"QEMU of host {config.host}", self._heard, self._lost)
         await self._qmp.connect(self._paths.qmp)
-        self._trace = self._new_trace()
+        self._trace = Trace(self._writer(config.trace, "trace"))
+        self._write_saved = self._writer(config.saves, "saves")
         if config.capture is not None:
             self._capture = Capture(Path(config.capture), CAPTURE_LIMIT_BYTES)
         await self._become(decode_line(config.node).body, config.peer, config.strikes)
@@ -246,12 +249,12 @@ class Agent:
         stream, beats = await self._joined()
         self._host.attach(stream, beats)
         if self._port is not None and self._port.rewriter is not None:
-            stream.writer.write(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
+            stream.write(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
 
         async def write(data: bytes | memoryview) -> None:
-            stream.writer.write(pack(Kind.MIGRATION, data))
+            stream.write(head(Kind.MIGRATION, len(data)), data)
             try:
-                await stream.writer.drain()
+                await stream.taken()
             except ConnectionError:
                 raise LiveError("the secondary's side ended during synchronisation") from None
 
@@ -283,11 +286,11 @@ class Agent:
             raise LiveError(f"the secondary did not enter COLO within {limit_s:g} s") from None
         self._host.start()
 
-    async def _joined(self) -> tuple[Peer, Peer]:
+    async def _joined(self) -> tuple[Channel, Channel]:
         link, host = self._to(LINK), self._config.host
         return (
-            await connect(link, {"host": host, "channel": "stream"}, who="the link"),
-            await connect(link, {"host": host, "channel": "beat"}, who="the link"),
+            await join(link, {"host": host, "channel": "stream"}, "the link"),
+            await join(link, {"host": host, "channel": "beat"}, "the link"),
         )
 
     # -- what happens ----------------------------------------------------------------------
@@ -297,12 +300,7 @@ class Agent:
             self._host.output(frames)
 
     def _saved(self, row: Mapping[str, Any]) -> None:
-        text = json.dumps(row) + "\n"
-        if self._config.saves is None:
-            self._authority.tell("saves", text=text)
-            return
-        with Path(self._config.saves).open("a") as rows:
-            rows.write(text)
+        self._write_saved(json.dumps(row).encode() + b"\n")
 
     def _heard(self, event: Any) -> None:
         if self._guest is not None:
@@ -330,6 +328,7 @@ def main() -> None:
         path, version = raw[name]
         raw[name] = (path, tuple(version))
     raw["strikes"] = tuple(StrikePlan(*each) for each in raw["strikes"])
+    heap.settle()
     asyncio.run(Agent(AgentConfig(**raw)).run())
 
 

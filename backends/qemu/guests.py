@@ -14,33 +14,43 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from qemu.qmp.message import Message as QmpMessage
 
-from backends.qemu.address import UnixAddress
+from backends.qemu.address import UnixAddress, connected
 from backends.qemu.errors import LiveError
 from backends.qemu.guest.ground import find_headers
 from backends.qemu.launch import Paths, Qemu
 from backends.qemu.memory import Pages, Scanner
+from backends.qemu.net.sockets import Stream
 from backends.qemu.qmp import Qmp, event_is
-from backends.qemu.stream import PIECE_BYTES, Peer, connect
+from backends.qemu.stream import PIECE_BYTES, Peer
 from backends.qemu.wire import (
     MigrationBridge,
+    RamEncoder,
     ReturnPath,
     device_state,
-    encode_ram,
     greeting_of,
 )
 from colosim.protocol.types import Blob, State
 
 _SYNC_LIMIT_S = 120.0
+_CONNECT_LIMIT_S = 10.0
 _MESSAGE_BYTES = 4
+_BACKLOG_BYTES = 1 << 16  # that may wait for a guest's migration socket
 _UNLIMITED_BPS = 1 << 40
 _PLAIN = [{"capability": name, "state": False} for name in ("x-colo", "return-path")]
 
 #: run states that a guest does not leave by itself
 _STUCK = frozenset(("io-error", "guest-panicked", "internal-error"))
+
+# The loop does nothing else while it encodes as many pages, some milliseconds; a thread for fewer
+# costs the guest's pause more than it gives.
+_INLINE_PAGES = 4096
+# of the loop until a command has left: its task, the library's
+_ROUNDS = 2
 
 Write = Callable[[bytes | memoryview], Awaitable[None]]
 
@@ -115,7 +125,6 @@ class _Guest:
             return
         self._is_held = self._runs = False
         await self.qmp.execute("cont", limit_s=self._limit_s)
-        await asyncio.sleep(0)  # what it said before it answered
         if not self._runs:
             await self._check_running()
 
@@ -170,7 +179,9 @@ class PrimaryGuest(_Guest):
         self._paths = paths
         self._scanner = scanner
         self._ground: Pages | None = None  # where its `ground` program has the header page
-        self._bridge: MigrationBridge | None = None
+        self._encoder: RamEncoder | None = None
+        self._devices: asyncio.Task[tuple[bytes, int]] | None = None  # of `stop_to_save`
+        self._since_ns = 0  # that QEMU has been at it
         self._blobs: dict[str, Sequence[bytes | memoryview]] = {}
 
     async def synchronise(self, write: Write, peer: Qemu) -> None:
@@ -208,21 +219,20 @@ class PrimaryGuest(_Guest):
             raise LiveError(f"first synchronisation took over {_SYNC_LIMIT_S:g} s") from None
         finally:
             server.close()
-        self._bridge = bridge
+        self._encoder = RamEncoder(bridge.layout, self._scanner)
         await asyncio.to_thread(self._first_look)
 
     def _first_look(self) -> None:
         scanner = self._scanner
         scanner.take()
-        every = np.arange(scanner.size_bytes // scanner.page_bytes)
-        header = next(find_headers(scanner.pages(every).reshape(-1)), None)
+        header = next(find_headers(scanner.rows.reshape(-1)), None)
         if header is not None:
             self._ground = np.array([header.offset // scanner.page_bytes])
 
     def _generation(self) -> int | None:
         if self._ground is None:
             return None
-        header = next(find_headers(self._scanner.pages(self._ground).reshape(-1)), None)
+        header = next(find_headers(self._scanner.rows[self._ground].reshape(-1)), None)
         return header.generation if header is not None and header.whole else None
 
     async def go_on(self) -> None:
@@ -241,40 +251,66 @@ class PrimaryGuest(_Guest):
                 raise LiveError(f"{self.qmp.name}: first synchronisation failed: {why}")
             await asyncio.sleep(0.005)
 
+    async def stop_to_save(self) -> None:
+        """Stop the guest for `save`, before which nothing else can change it.
+
+        QEMU is asked for the devices' state in the same breath: it does one after the other, and
+        need not wait until we have heard of the first.
+        """
+        self._devices = self._saving_devices()  # its command is given after that of `stop`
+        await self.stop()
+        self._since_ns = time.monotonic_ns()
+
     async def save(self, checkpoint: int) -> tuple[State, Saved]:
         """The stopped guest's device state, and its pages that changed since the last save."""
-        (device, device_ns), ram = await asyncio.gather(
-            self._save_devices(), asyncio.to_thread(self._save_ram, checkpoint)
-        )
+        devices, self._devices = self._devices, None
+        if devices is None:
+            devices = self._saving_devices()
+            for _ in range(_ROUNDS):
+                await asyncio.sleep(0)
+        ram = await self._save_ram(checkpoint)
+        device, there_ns = await devices
         blob = self._blob(f"device-{checkpoint}", [device])
         saved = Saved(
             checkpoint=checkpoint,
             pages=ram.pages,
             ram_bytes=ram.blob.size,
             device_bytes=blob.size,
-            device_ns=device_ns,
+            device_ns=there_ns - self._since_ns,
             scan_ns=ram.scan_ns,
             encode_ns=ram.encode_ns,
             generation=self._generation(),
         )
         return State(ram=ram.blob, device=blob), saved
 
+    def _saving_devices(self) -> asyncio.Task[tuple[bytes, int]]:
+        self._since_ns = time.monotonic_ns()
+        task = asyncio.create_task(self._save_devices())
+        task.add_done_callback(_look_at)
+        return task
+
     async def _save_devices(self) -> tuple[bytes, int]:
-        began_ns = time.monotonic_ns()
+        """The state, and when it was there."""
         path = self._paths.device_state
         arguments = {"filename": str(path), "live": False}
         await self.qmp.execute("xen-save-devices-state", arguments, self._limit_s)
         state = device_state(path)
         path.unlink()
-        return state, time.monotonic_ns() - began_ns
+        return state, time.monotonic_ns()
 
-    def _save_ram(self, checkpoint: int) -> _Ram:
-        """In a thread, while QEMU saves its devices."""
-        assert self._bridge is not None
+    async def _save_ram(self, checkpoint: int) -> _Ram:
+        """While QEMU saves its devices."""
+        assert self._encoder is not None
         began_ns = time.monotonic_ns()
-        pages = self._scanner.changed()
+        scan = self._scanner.changed
+        pages = scan() if self._scanner.is_quick else await asyncio.to_thread(scan)
         found_ns = time.monotonic_ns()
-        blob = self._blob(f"ram-{checkpoint}", encode_ram(self._bridge, pages, self._scanner))
+        name, encode = f"ram-{checkpoint}", self._encoder.encode
+        if pages.size <= _INLINE_PAGES:
+            parts = encode(pages)
+        else:
+            parts = await asyncio.to_thread(encode, pages)
+        blob = self._blob(name, parts)
         scan_ns, encode_ns = found_ns - began_ns, time.monotonic_ns() - found_ns
         return _Ram(len(pages), blob, scan_ns, encode_ns)
 
@@ -289,6 +325,12 @@ class PrimaryGuest(_Guest):
     def take(self, blob: Blob) -> Sequence[bytes | memoryview]:
         """The bytes that a blob names; they are given once."""
         return self._blobs.pop(blob.id)
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Nobody may want its outcome any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def leave_colo(qmp: Qmp, limit_s: float) -> bool:
@@ -320,9 +362,8 @@ class SecondaryGuest(_Guest):
         self._is_over = True  # until clients talk to it, each load makes good what befalls it
         self._paths = paths
         self._greeting = greeting_of(qemu.version)
-        self._socket: Peer | None = None
+        self._socket: Stream | None = None
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._reading: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()  # replaced each time that it is set
         self._running = False
         self._is_closed = False
@@ -349,20 +390,36 @@ class SecondaryGuest(_Guest):
         await execute("migrate-set-capabilities", {"capabilities": capabilities})
         self.in_colo = self.qmp.expect(event_is("MIGRATION", status="colo"))
         await execute("migrate-incoming", {"uri": f"unix:{self._paths.migration}"})
-        self._socket = await connect(UnixAddress(self._paths.migration), None)
-        self._reading = asyncio.create_task(self._read(ReturnPath(self._greeting)))
+        address = UnixAddress(self._paths.migration)
+        self.listen(Stream(await connected(address, _CONNECT_LIMIT_S, self.qmp.name)))
 
-    async def write(self, data: bytes | memoryview) -> None:
+    def listen(self, stream: Stream) -> None:
+        """Its migration socket."""
+        path, pending = ReturnPath(self._greeting), bytearray()
+
+        def said(data: bytes) -> None:
+            try:
+                pending.extend(path.feed(data))
+            except LiveError as error:
+                self.lost(str(error))
+            while len(pending) >= _MESSAGE_BYTES:
+                self._messages.put_nowait(bytes(pending[:_MESSAGE_BYTES]))
+                del pending[:_MESSAGE_BYTES]
+
+        stream.received = said
+        stream.ended = lambda: self._messages.put_nowait(None)
+        self._socket = stream
+
+    async def write(self, *parts: bytes | memoryview) -> None:
         """Hand on bytes of the primary's side."""
         if self._socket is None:
             raise LiveError("its migration socket is closed")
+        self._socket.write(*parts)
         try:
-            self._socket.writer.write(data)
-            async with asyncio.timeout(self._limit_s):
-                await self._socket.writer.drain()
+            await self._socket.taken(_BACKLOG_BYTES, self._limit_s)
         except TimeoutError:
             raise LiveError(f"{self.qmp.name}: it does not read its migration socket") from None
-        except (ConnectionError, RuntimeError):
+        except ConnectionError:
             raise LiveError(f"{self.qmp.name}: its migration socket closed") from None
 
     async def next_message(self) -> bytes | None:
@@ -407,8 +464,10 @@ class SecondaryGuest(_Guest):
         """End its stream, which also frees it if it waits for bytes."""
         self._is_closed = True
         if self._socket is not None:
-            self._socket.close()
+            self._socket.pause()
+            self._socket.close_when_written()
             self._socket = None
+            self._messages.put_nowait(None)
 
     def lost(self, why: str) -> None:
         """Its process ended."""
@@ -419,16 +478,3 @@ class SecondaryGuest(_Guest):
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-    async def _read(self, path: ReturnPath) -> None:
-        assert self._socket is not None
-        pending = bytearray()
-        try:
-            while data := await self._socket.reader.read(4096):
-                pending += path.feed(data)
-                while len(pending) >= _MESSAGE_BYTES:
-                    self._messages.put_nowait(bytes(pending[:_MESSAGE_BYTES]))
-                    del pending[:_MESSAGE_BYTES]
-        except ConnectionError:
-            pass
-        self._messages.put_nowait(None)

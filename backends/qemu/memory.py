@@ -19,6 +19,7 @@ import errno
 import functools
 import mmap
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,11 +56,15 @@ class Scanner(Protocol):
     """Finds changed pages; knows what was last sent.
 
     name: how pages are found, for the record.  size_bytes, page_bytes: of the guest's memory.
+    is_quick: a scan takes no longer than starting a thread for it.
+    rows: content of all pages as it was absorbed, one row each; the place itself, no copy.
     """
 
     name: str
+    is_quick: bool
     size_bytes: int
     page_bytes: int
+    rows: Bytes
 
     def take(self) -> None:
         """All of memory, as it is now, counts as sent (checkpoint 0)."""
@@ -69,9 +74,6 @@ class Scanner(Protocol):
 
     def absorb(self, pages: Pages) -> None:
         """These pages count as sent with the content they have now."""
-
-    def pages(self, pages: Pages) -> Bytes:
-        """Content of these pages as it was absorbed, one row each; a copy."""
 
     def close(self) -> None:
         """Let go of memory, threads and files."""
@@ -112,6 +114,7 @@ class Shadow:
     """Finds changed pages by comparing memory with a copy of what was last sent."""
 
     name = "shadow"
+    is_quick = False
 
     def __init__(
         self,
@@ -127,7 +130,7 @@ class Shadow:
         self._ram = _RamFile(Path(path), size_bytes, page_bytes)
         self._map = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._copy: Bytes = np.frombuffer(self._map, np.uint8)
-        self._rows: Bytes = self._copy.reshape(-1, page_bytes)
+        self.rows: Bytes = self._copy.reshape(-1, page_bytes)
         blocks = -(-size_bytes // _BLOCK_BYTES)
         self._differed = np.zeros(blocks, np.bool_)  # at the last scan
         self._stretches = [
@@ -146,16 +149,13 @@ class Shadow:
         return np.concatenate(found)
 
     def absorb(self, pages: Pages) -> None:
-        self._rows[pages] = self._ram.rows[pages]
-
-    def pages(self, pages: Pages) -> Bytes:
-        return self._rows[pages]
+        self.rows[pages] = self._ram.rows[pages]
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown()
         self._ram.close()
-        del self._copy, self._rows
+        del self._copy, self.rows
         self._map.close()
 
     def _in_parallel(self, work: Callable[[range], _T]) -> Iterator[_T]:
@@ -200,13 +200,13 @@ class Shadow:
         return np.concatenate(found)
 
 
-def zero_pages(rows: Bytes) -> npt.NDArray[np.bool_]:
-    """Which of these pages (one a row) hold nothing but zeros."""
+def zero_pages(rows: Bytes, pages: Pages) -> npt.NDArray[np.bool_]:
+    """Which of these pages hold nothing but zeros; the others are hardly looked at."""
     words = rows.view(np.uint64)
-    zero: npt.NDArray[np.bool_] = words[:, 0] == 0  # decides nearly all that are not
-    zero &= words[:, words.shape[1] // 2] == 0
+    zero: npt.NDArray[np.bool_] = words[pages, 0] == 0  # decides nearly all that are not
+    zero &= words[pages, words.shape[1] // 2] == 0
     maybe = np.flatnonzero(zero)
-    zero[maybe] = ~words[maybe].any(axis=1)
+    zero[maybe] = ~words[pages[maybe]].any(axis=1)
     return zero
 
 
@@ -214,6 +214,7 @@ def zero_pages(rows: Bytes) -> npt.NDArray[np.bool_]:
 
 _SOFT_DIRTY = np.uint64(1 << 55)
 _ENTRY_BYTES = 8  # of pagemap, one entry a page
+_MAPPED = 1 << 63 | 1 << 62 | 1 << 57  # present, swapped out, or protected: a page has one of them
 _CLEAR_SOFT_DIRTY = b"4"
 
 
@@ -261,32 +262,37 @@ def soft_dirty_works() -> bool:
 class _ByKernel(ABC):
     """Memory of a process of which the kernel says what was written."""
 
+    is_quick = True
+
     def __init__(self, pid: int, path: Path | str, size_bytes: int) -> None:
         self.size_bytes = size_bytes
         self.page_bytes = PAGE_BYTES
         self._process = Path(f"/proc/{pid}")
         self._path = Path(path)
         self._ram = _RamFile(self._path, size_bytes, PAGE_BYTES)
+        self.rows = self._ram.rows
         self._parts = list(self._mapped(Path(path)))
         if sum(pages for _, _, pages in self._parts) < size_bytes // PAGE_BYTES:
-            self._ram.close()
+            _ByKernel.close(self)
             raise LiveError(f"{path}: process {pid} does not map it; give the pid of its QEMU")
-
-    def pages(self, pages: Pages) -> Bytes:
-        return self._ram.rows[pages]
 
     def changed(self) -> Pages:
         """Raises `GuestGone` if the process has just ended: its memory goes before its sockets."""
         with self._asking():
             found = self._written()
-            is_there = list(self._mapped(self._path)) == self._parts
+            is_there = self._is_there()
         # the kernel finds nothing written in the memory of a process that is just ending
         if not is_there:
             raise GuestGone(f"{self._named}: its memory is not there any more")
         return found
 
     def close(self) -> None:
+        del self.rows
         self._ram.close()
+
+    def _is_there(self) -> bool:
+        """Whether the memory that was just looked at is the process's still."""
+        return list(self._mapped(self._path)) == self._parts
 
     @abstractmethod
     def _written(self) -> Pages:
@@ -377,6 +383,14 @@ class WriteTracking(_ByKernel):
                 before = np.cumsum(lengths) - lengths
                 found.append(np.repeat(ends[:, 0] - before, lengths) + np.arange(lengths.sum()))
         return np.unique(np.concatenate(found)) if len(self._parts) > 1 else np.concatenate(found)
+
+    def _is_there(self) -> bool:
+        """All pages were just scanned, so the kernel has a note on each that is mapped."""
+        return all(self._entry(address) & _MAPPED for address, _, _ in self._parts)
+
+    def _entry(self, address: int) -> int:
+        entry = os.pread(self._pagemap, _ENTRY_BYTES, address // PAGE_BYTES * _ENTRY_BYTES)
+        return int.from_bytes(entry, sys.byteorder)  # of nothing: zero
 
     def absorb(self, pages: Pages) -> None:
         """They were protected again when they were found."""

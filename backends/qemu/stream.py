@@ -18,10 +18,14 @@ from typing import Any
 
 from backends.qemu.address import Address, connected
 from backends.qemu.errors import LiveError
+from backends.qemu.net.sockets import Stream
 
 _HEADER = struct.Struct(">IB")
 _CAUSE = struct.Struct(">Q")
 _LARGEST = 1 << 20
+_AHEAD_BYTES = 1 << 18  # of frames that nobody takes; beyond it the other side is not read
+_BACKLOG_BYTES = 1 << 16
+_CONNECT_LIMIT_S = 10.0
 _LINE_BYTES = 1 << 20
 PIECE_BYTES = 1 << 18
 
@@ -40,6 +44,13 @@ class Kind(IntEnum):
     LEFT = 8  # datagrams that leave now, as `datagrams.mark` has them
 
 
+#: what it is, its payload
+Frame = tuple[Kind, bytes | memoryview]
+
+_KINDS = frozenset(Kind)
+_BULK = (Kind.MIGRATION, Kind.BULK)  # their frames have no meaning, their bytes have
+
+
 def pack(kind: Kind, payload: bytes | memoryview, cause: int | None = None) -> bytes:
     """One frame."""
     before = b"" if cause is None else _CAUSE.pack(cause)
@@ -51,17 +62,9 @@ def head(kind: Kind, length: int) -> bytes:
     return _HEADER.pack(length, kind)
 
 
-async def unpack(reader: asyncio.StreamReader) -> tuple[Kind, bytes]:
-    """The next frame; `asyncio.IncompleteReadError` at the end of the stream."""
-    length, kind = _HEADER.unpack(await reader.readexactly(_HEADER.size))
-    if length > _LARGEST or kind not in tuple(Kind):
-        raise LiveError(f"the peer's agent sent a frame of kind {kind} and {length} bytes")
-    return Kind(kind), await reader.readexactly(length)
-
-
-def with_cause(payload: bytes) -> tuple[int, bytes]:
+def with_cause(payload: bytes | memoryview) -> tuple[int, bytes]:
     """Split the line number of the cause off."""
-    return _CAUSE.unpack_from(payload)[0], payload[_CAUSE.size :]
+    return _CAUSE.unpack_from(payload)[0], bytes(payload[_CAUSE.size :])
 
 
 async def connect(
@@ -90,6 +93,111 @@ class Peer:
         """At once; what was written before still arrives."""
         with contextlib.suppress(RuntimeError, OSError):
             self.writer.close()
+
+
+class Channel:
+    """A connection of the checkpoint link: frames, both ways.
+
+    Pieces of bulk are handed on as they come, and not as they were sent.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._frames: list[Frame] = []  # that nobody has taken
+        self._ahead_bytes = 0  # of them
+        self._pending = b""  # the beginning of a frame
+        self._bulk, self._bulk_bytes = Kind.BULK, 0  # what is to come of a frame of bulk
+        self._over: Exception | None = None
+        self._came: asyncio.Future[None] | None = None
+        stream.received = self._received
+        stream.ended = lambda: self._end(EOFError())
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What was written and has not left."""
+        return self._stream.backlog_bytes
+
+    def write(self, *parts: bytes | memoryview) -> None:
+        """At once, or as soon as can be; nothing is copied."""
+        self._stream.write(*parts)
+
+    async def taken(self, limit_s: float | None = None) -> None:
+        """Until what was written has left, but for a little; errors of `Stream.taken`."""
+        await self._stream.taken(_BACKLOG_BYTES, limit_s)
+
+    async def come(self) -> list[Frame]:
+        """What has come, as soon as something has.
+
+        `EOFError` at the end, `LiveError` for what is no frame.
+        """
+        while not self._frames:
+            if self._over is not None:
+                raise self._over
+            self._came = asyncio.get_running_loop().create_future()
+            await self._came
+        frames, self._frames = self._frames, []
+        self._ahead_bytes = 0
+        if self._over is None:
+            self._stream.resume()
+        return frames
+
+    def close(self) -> None:
+        """At once; what was written before still arrives."""
+        self._stream.pause()
+        self._stream.close_when_written()
+        self._end(EOFError())
+
+    def _received(self, data: bytes) -> None:
+        view = memoryview(self._pending + data if self._pending else data)
+        at, end = 0, len(view)
+        while at < end:
+            if self._bulk_bytes:
+                piece = view[at : at + self._bulk_bytes]
+                self._put(self._bulk, piece)
+                self._bulk_bytes -= len(piece)
+                at += len(piece)
+                continue
+            payload = at + _HEADER.size
+            if payload > end:
+                break
+            length, number = _HEADER.unpack_from(view, at)
+            if length > _LARGEST or number not in _KINDS:
+                self._stream.pause()
+                why = f"the peer's agent sent a frame of kind {number} and {length} bytes"
+                self._end(LiveError(why))
+                return
+            kind = Kind(number)
+            if kind in _BULK:
+                self._bulk, self._bulk_bytes = kind, length
+                at = payload
+                continue
+            if payload + length > end:
+                break
+            self._put(kind, bytes(view[payload : payload + length]))
+            at = payload + length
+        self._pending = bytes(view[at:])
+        if self._ahead_bytes > _AHEAD_BYTES:
+            self._stream.pause()
+        self._wake()
+
+    def _put(self, kind: Kind, payload: bytes | memoryview) -> None:
+        self._frames.append((kind, payload))
+        self._ahead_bytes += len(payload)
+
+    def _end(self, why: Exception) -> None:
+        self._over = self._over or why
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._came is not None and not self._came.done():
+            self._came.set_result(None)
+
+
+async def join(address: Address, hello: dict[str, Any], who: str) -> Channel:
+    """Connect to the link as soon as it is there, and say hello."""
+    stream = Stream(await connected(address, _CONNECT_LIMIT_S, who))
+    stream.write(json.dumps(hello).encode() + b"\n")
+    return Channel(stream)
 
 
 class Lines:

@@ -3,7 +3,7 @@
 * `MigrationBridge` makes a COLO migration of an ordinary one as it passes: it inserts the commands
   that the secondary's QEMU wants before memory comes.
 * `ReturnPath` reduces what the secondary says to COLO messages.
-* `encode_ram` writes one checkpoint's memory, `device_state` reads one checkpoint's devices.
+* `RamEncoder` writes checkpoints' memory, `device_state` reads one checkpoint's devices.
 
 What a QEMU wants depends on its version; `greeting_of` knows.  Sources: `live-recipes.md` 1-2,
 `qemu-colo.md` 2.2.
@@ -34,6 +34,7 @@ _RETURN_SHUT, _RETURN_PONG, _RETURN_SWITCHOVER_ACK = 1, 2, 7
 ZERO, MEM_SIZE, PAGE, EOS, CONTINUE = 0x02, 0x04, 0x08, 0x10, 0x20
 _FLAGS = 0xFFF
 
+_KEPT_BYTES = 64 << 20  # of memory for records, from checkpoint to checkpoint
 _NAME_LIMIT_BYTES = 4096  # of a machine's name; a longer one is no name
 
 
@@ -281,52 +282,68 @@ class ReturnPath:
 # ------------------------------------------------------------------------------------ checkpoints
 
 
-def encode_ram(
-    bridge: MigrationBridge, pages: Pages, scanner: Scanner, block: str = RAM_ID
-) -> list[memoryview]:
-    """One checkpoint's memory: these pages, which from now on count as sent.
+class RamEncoder:
+    """Writes checkpoints' memory, one after the other.
 
     Nothing else of a machine started with ``-nodefaults`` changes once its firmware has read the
     ACPI tables: its other blocks are ROMs and these tables, and the first migration brought them.
     No version wants a command before the section; a genuine 10.0 primary sends one (0x0b).
     """
-    layout = bridge.layout
-    there = layout.block(block)
-    if there.size_bytes != scanner.size_bytes:
-        raise LiveError(
-            f"guest memory: {scanner.size_bytes} bytes in the file, "
-            f"{there.size_bytes} in block {block!r} of the migration stream"
-        )
-    section = layout.section_id.to_bytes(4, "big")
-    scanner.absorb(pages)
-    records = _records(pages, scanner.pages(pages), block) if pages.size else []
-    head = bytes([PART]) + section
-    tail = EOS.to_bytes(8, "big") + bytes([FOOTER]) + section + bytes([EOF])
-    return [memoryview(head), *records, memoryview(tail)]
 
+    def __init__(self, layout: RamLayout, scanner: Scanner, block: str = RAM_ID) -> None:
+        there = layout.block(block)
+        if there.size_bytes != scanner.size_bytes:
+            raise LiveError(
+                f"guest memory: {scanner.size_bytes} bytes in the file, "
+                f"{there.size_bytes} in block {block!r} of the migration stream"
+            )
+        self._scanner = scanner
+        self._name = bytes([len(block)]) + block.encode()
+        section = layout.section_id.to_bytes(4, "big")
+        self._head = bytes([PART]) + section
+        self._tail = EOS.to_bytes(8, "big") + bytes([FOOTER]) + section + bytes([EOF])
+        self._room: Bytes = np.empty(0, np.uint8)
 
-def _records(pages: Pages, rows: Bytes, block: str) -> list[memoryview]:
-    """Zero pages first: the order is free, and so each kind is one array."""
-    page_bytes = rows.shape[1]
-    zero = zero_pages(rows)
-    kinds = ((ZERO, zero, 1), (PAGE, ~zero, page_bytes))
-    parts: list[memoryview] = []
-    name = block.encode()
-    for flag, which, payload_bytes in kinds:
-        numbers = pages[which]
-        if not numbers.size:
-            continue
-        record = np.dtype([("head", ">u8"), ("payload", np.uint8, (payload_bytes,))])
-        records = np.empty(numbers.size, record)
-        records["head"] = numbers * page_bytes | flag | CONTINUE
-        records["payload"] = 0 if flag == ZERO else rows if which.all() else rows[which]
-        data = records.view(np.uint8).reshape(-1).data
-        if not parts:  # the first record of a section names its block
-            first = int(numbers[0]) * page_bytes | flag
-            parts += [memoryview(first.to_bytes(8, "big") + bytes([len(name)]) + name), data[8:]]
-        else:
-            parts.append(data)
-    return parts
+    def encode(self, pages: Pages) -> list[memoryview]:
+        """These pages, which from now on count as sent; the parts are good until the next call."""
+        self._scanner.absorb(pages)
+        records = self._records(pages) if pages.size else []
+        return [memoryview(self._head), *records, memoryview(self._tail)]
+
+    def _records(self, pages: Pages) -> list[memoryview]:
+        """Zero pages first: the order is free, and so each kind is one array."""
+        rows = self._scanner.rows
+        page_bytes = rows.shape[1]
+        zero = zero_pages(rows, pages)
+        kinds = ((ZERO, pages[zero], 1), (PAGE, pages[~zero], page_bytes))
+        sizes = [numbers.size * (8 + payload_bytes) for _, numbers, payload_bytes in kinds]
+        room, at = self._reserved(sum(sizes)), 0
+        parts: list[memoryview] = []
+        for (flag, numbers, payload_bytes), size in zip(kinds, sizes, strict=True):
+            if not size:
+                continue
+            records = room[at : at + size].reshape(numbers.size, 8 + payload_bytes)
+            heads = (numbers * page_bytes | flag | CONTINUE).astype(">u8")
+            records[:, :8] = heads.view(np.uint8).reshape(-1, 8)
+            records[:, 8:] = 0 if flag == ZERO else rows[numbers]
+            data = room[at : at + size].data
+            at += size
+            if not parts:  # the first record of a section names its block
+                first = int(numbers[0]) * page_bytes | flag
+                parts += [memoryview(first.to_bytes(8, "big") + self._name), data[8:]]
+            else:
+                parts.append(data)
+        return parts
+
+    def _reserved(self, size: int) -> Bytes:
+        """Memory that was used before: the first touch of each page of new memory costs more
+        than to fill it.
+        """
+        if size > _KEPT_BYTES:
+            return np.empty(size, np.uint8)
+        if size > self._room.size:
+            self._room = np.empty(min(2 * size, _KEPT_BYTES), np.uint8)
+        return self._room
 
 
 def device_state(path: Path | str) -> bytes:

@@ -32,15 +32,15 @@ from backends.qemu.net.frames import pack as pack_frames
 from backends.qemu.net.pcap import Capture
 from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
-from backends.qemu.stream import PIECE_BYTES, Kind, Peer, head, pack, unpack, with_cause
+from backends.qemu.stream import PIECE_BYTES, Channel, Frame, Kind, head, pack, with_cause
 from colosim.protocol import types as t
+from colosim.protocol.checkpoint import P
 from colosim.protocol.compare import runs
 from colosim.protocol.digests import DIGESTS
 from colosim.protocol.node import Node, NodeConfig
 from colosim.protocol.trace import Line, encode_line
 
 NS_PER_S = 1_000_000_000
-_STREAM_BUFFER_BYTES = 1 << 16
 _RETAIN_LIMIT_BYTES = 16 << 20
 _WITNESS_LIMIT_BYTES = 16 << 20
 WITNESS_FRAMES = 256  # in one message: its size has a limit
@@ -111,8 +111,8 @@ class LiveHost(ABC):
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._guest_turn = asyncio.Lock()
-        self._stream: Peer | None = None
-        self._beats: Peer | None = None
+        self._stream: Channel | None = None
+        self._beats: Channel | None = None
         self._vm_gone = False
         self.started = False  # the pair: before that, output goes where it always went
         self.promoted = False
@@ -181,11 +181,10 @@ class LiveHost(ABC):
 
     # -- life ------------------------------------------------------------------------------
 
-    def attach(self, stream: Peer, beats: Peer) -> None:
+    def attach(self, stream: Channel, beats: Channel) -> None:
         """Connect it with its peer."""
         self._beats = beats
         self._stream = stream
-        stream.writer.transport.set_write_buffer_limits(high=_STREAM_BUFFER_BYTES)
         self._run(self._read(stream))
 
     def start(self) -> None:
@@ -242,7 +241,7 @@ class LiveHost(ABC):
         """Clients talk to this guest before there is a pair."""
 
     @abstractmethod
-    async def _read(self, stream: Peer) -> None:
+    async def _read(self, stream: Channel) -> None:
         """What the peer sends, until the stream ends."""
 
     # -- tasks -----------------------------------------------------------------------------
@@ -347,15 +346,15 @@ class LiveHost(ABC):
         return frames
 
     def _heartbeat(self, action: t.Heartbeat, cause: Cause) -> None:
-        if self._beats is not None and not self._beats.writer.is_closing():
-            self._beats.writer.write(pack(Kind.BEAT, b"", cause[1]))
+        if self._beats is not None:
+            self._beats.write(pack(Kind.BEAT, b"", cause[1]))
 
-    async def _hear_beats(self, beats: Peer) -> None:
+    async def _hear_beats(self, beats: Channel) -> None:
         try:
             while True:
-                _, payload = await unpack(beats.reader)
-                self.tell(t.HeartbeatSeen(), (self._peer_id, with_cause(payload)[0]))
-        except (asyncio.IncompleteReadError, ConnectionError):
+                for _, payload in await beats.come():
+                    self.tell(t.HeartbeatSeen(), (self._peer_id, with_cause(payload)[0]))
+        except EOFError:
             beats.close()
 
     @property
@@ -475,22 +474,21 @@ class PrimaryHost(LiveHost):
             t.SendState: self._send_state,
         }
 
-    async def _read(self, stream: Peer) -> None:
+    async def _read(self, stream: Channel) -> None:
         """What the secondary says."""
         why = "the secondary's side ended the stream"
         try:
             while True:
-                kind, payload = await unpack(stream.reader)
-                if kind is Kind.CONTROL:
+                for kind, payload in await stream.come():
                     n, data = with_cause(payload)
-                    self.tell(t.PeerBytes(data), (self._peer_id, n))
-                elif kind is Kind.WITNESS:
-                    n, data = with_cause(payload)
-                    witness = unpack_witness(data, f"{self.peer}.frames")
-                    self.tell(witness, (self._peer_id, n))
-                    if self._genuine is not None:
-                        self._genuine.secondary(witness.frames)
-        except (asyncio.IncompleteReadError, ConnectionError):
+                    if kind is Kind.CONTROL:
+                        self.tell(t.PeerBytes(data), (self._peer_id, n))
+                    elif kind is Kind.WITNESS:
+                        witness = unpack_witness(data, f"{self.peer}.frames")
+                        self.tell(witness, (self._peer_id, n))
+                        if self._genuine is not None:
+                            self._genuine.secondary(witness.frames)
+        except EOFError:
             pass
         except LiveError as error:
             why = str(error)
@@ -518,7 +516,11 @@ class PrimaryHost(LiveHost):
 
     def _stop_vm(self, action: t.StopVm, cause: Cause) -> None:
         self._stopped_ns = self.now_ns()
-        self._on_guest(action.op, cause, self._guest.stop())
+        # Frames that a network did not take at once wait in QEMU, and to drain it lets them go.
+        # That changes devices and memory, so only what is saved after that is one state.
+        saves = self.node.step == P.STOP and self._port is None
+        stop = self._guest.stop_to_save if saves else self._guest.stop
+        self._on_guest(action.op, cause, stop())
 
     def _save(self, action: t.Save | t.Copy, cause: Cause) -> None:
         async def save() -> t.State:
@@ -534,51 +536,58 @@ class PrimaryHost(LiveHost):
         self._write(pack(Kind.CONTROL, action.data, cause[1]))
 
     def _send_state(self, action: t.SendState, cause: Cause) -> None:
-        async def send() -> None:
-            if self._port is not None and self._port.rewriter is not None:
-                await self._written(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
-            covered, self._covered = self._covered, []
-            for at in range(0, len(covered), WITNESS_FRAMES):
-                some = covered[at : at + WITNESS_FRAMES]
-                await self._written(pack(Kind.COVERED, pack_frames(some)))
-            for chunk in action.chunks:
-                if isinstance(chunk, bytes):
-                    await self._written(pack(Kind.CONTROL, chunk, cause[1]))
-                    continue
-                for part in self._guest.take(chunk):
-                    for at in range(0, len(part), PIECE_BYTES):
-                        piece = part[at : at + PIECE_BYTES]
-                        await self._written(head(Kind.BULK, len(piece)), piece)
-                await self._written(pack(Kind.BLOB, _named(chunk), cause[1]))
-
-        self._operate(action.op, cause, send())
-
-    async def _written(self, *parts: bytes | memoryview) -> None:
+        parts: list[bytes | memoryview] = []
+        if self._port is not None and self._port.rewriter is not None:
+            parts.append(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
+        covered, self._covered = self._covered, []
+        parts += [
+            pack(Kind.COVERED, pack_frames(covered[at : at + WITNESS_FRAMES]))
+            for at in range(0, len(covered), WITNESS_FRAMES)
+        ]
+        for chunk in action.chunks:
+            if isinstance(chunk, bytes):
+                parts.append(pack(Kind.CONTROL, chunk, cause[1]))
+                continue
+            for part in self._guest.take(chunk):
+                for at in range(0, len(part), PIECE_BYTES):
+                    piece = part[at : at + PIECE_BYTES]
+                    parts += [head(Kind.BULK, len(piece)), piece]
+            parts.append(pack(Kind.BLOB, _named(chunk), cause[1]))
         stream = self._stream
+        if stream is not None:
+            stream.write(*parts)
+        self._operate(action.op, cause, self._written(stream))
+
+    async def _written(self, stream: Channel | None) -> None:
         if stream is None:
             raise LiveError("the stream is closed")
         try:
-            for part in parts:
-                stream.writer.write(part)
-            async with asyncio.timeout(self._limits.send_ns / NS_PER_S):
-                await stream.writer.drain()
-        except (ConnectionError, RuntimeError):
+            await stream.taken(self._limits.send_ns / NS_PER_S)
+        except ConnectionError:
             raise LiveError("the stream to the secondary broke") from None
         except TimeoutError:
             raise LiveError("the secondary's side does not read the stream") from None
 
     def _write(self, data: bytes) -> None:
-        if self._stream is not None and not self._stream.writer.is_closing():
-            self._stream.writer.write(data)
+        if self._stream is not None:
+            self._stream.write(data)
 
     def _start_vm(self, action: t.StartVm, cause: Cause) -> None:
         async def start() -> None:
             await self._guest.start()
-            if self._quiesced and self._network is not None:
+            if self._quiesced:
                 self._quiesced = False
-                await self._network.ask("resume", self._limits.resume_ns / NS_PER_S)
+                self._run(self._resume_input())
 
         self._on_guest(action.op, cause, start())
+
+    async def _resume_input(self) -> None:
+        """Once the guest runs; what follows does not wait for it."""
+        assert self._network is not None
+        try:
+            await self._network.ask("resume", self._limits.resume_ns / NS_PER_S)
+        except LiveError as error:  # a guest that nobody can reach is of no use
+            self.vm_lost(f"network: {error}")
 
 
 class SecondaryHost(LiveHost):
@@ -681,14 +690,14 @@ class SecondaryHost(LiveHost):
     def _offer_witness(self, action: t.OfferWitness, cause: Cause) -> None:
         if self._stream is None or self.promoted:
             return
-        if self._stream.writer.transport.get_write_buffer_size() > _WITNESS_LIMIT_BYTES:
+        if self._stream.backlog_bytes > _WITNESS_LIMIT_BYTES:
             return  # the link is far behind: the compare timeout's checkpoint makes it good
         range_ = action.range
         for first in range(range_.first, range_.end, WITNESS_FRAMES):
             end = min(first + WITNESS_FRAMES, range_.end)
             frames = [self._held[n] for n in range(first, end)]
             data = pack_witness(first, action.epoch, frames)
-            self._stream.writer.write(pack(Kind.WITNESS, data, cause[1]))
+            self._stream.write(pack(Kind.WITNESS, data, cause[1]))
 
     def _promote(self, action: t.Promote, cause: Cause) -> None:
         super()._promote(action, cause)
@@ -696,28 +705,17 @@ class SecondaryHost(LiveHost):
             self._port.rewriter.promoted()
         self._loop.call_soon(self._give_fresh)
 
-    async def _read(self, stream: Peer) -> None:
+    async def _read(self, stream: Channel) -> None:
         """Hand on what the primary sends, and tell the node of it."""
         why = "the primary's side ended the stream"
         try:
             while True:
-                kind, payload = await unpack(stream.reader)
-                if kind is Kind.CONTROL:
-                    n, data = with_cause(payload)
-                    await self._guest.write(data)
-                    self.tell(t.PeerBytes(data), (self._peer_id, n))
-                elif kind in (Kind.MIGRATION, Kind.BULK):
-                    await self._guest.write(payload)
-                elif kind is Kind.BLOB:
-                    n, data = with_cause(payload)
-                    self.tell(t.PeerBlob(_blob(data)), (self._peer_id, n))
-                elif kind is Kind.NUMBERS:
-                    self._numbers = payload
-                elif kind is Kind.COVERED:
-                    self._coming += Splitter().feed(payload)
-                elif kind is Kind.LEFT:
-                    self._have_left(marks(payload))
-        except (asyncio.IncompleteReadError, ConnectionError):
+                frames = await stream.come()
+                # First to the guest: it works while the node is told.
+                await self._guest.write(*map(_for_guest, frames))
+                for kind, payload in frames:
+                    self._take_in(kind, payload)
+        except EOFError:
             pass
         except LiveError as error:  # its own guest does not take what it is given
             why = str(error)
@@ -725,6 +723,20 @@ class SecondaryHost(LiveHost):
                 self.vm_lost(why)
         if stream is self._stream:
             self.tell(t.LinkLost(why))
+
+    def _take_in(self, kind: Kind, payload: bytes | memoryview) -> None:
+        if kind is Kind.CONTROL:
+            n, data = with_cause(payload)
+            self.tell(t.PeerBytes(data), (self._peer_id, n))
+        elif kind is Kind.BLOB:
+            n, data = with_cause(payload)
+            self.tell(t.PeerBlob(_blob(data)), (self._peer_id, n))
+        elif kind is Kind.NUMBERS:
+            self._numbers = bytes(payload)
+        elif kind is Kind.COVERED:
+            self._coming += Splitter().feed(bytes(payload))
+        elif kind is Kind.LEFT:
+            self._have_left(marks(bytes(payload)))
 
     def _stop_vm(self, action: t.StopVm, cause: Cause) -> None:
         async def stopped() -> None:
@@ -769,13 +781,21 @@ class SecondaryHost(LiveHost):
                 text = f"the secondary's QEMU said {said.hex()} where {action.data.hex()} was due"
                 self._authority.tell("report", text=text)
             if self._stream is not None:  # as it was said: the primary's node judges it
-                self._stream.writer.write(pack(Kind.CONTROL, said, cause[1]))
+                self._stream.write(pack(Kind.CONTROL, said, cause[1]))
 
         self._run(say())
 
     def _close_link(self, action: t.CloseLink, cause: Cause) -> None:
         super()._close_link(action, cause)
         self._guest.close()
+
+
+def _for_guest(frame: Frame) -> bytes | memoryview:
+    """The part of a frame that is for the secondary's QEMU."""
+    kind, payload = frame
+    if kind in (Kind.MIGRATION, Kind.BULK):
+        return payload
+    return with_cause(payload)[1] if kind is Kind.CONTROL else b""
 
 
 def _digest(frames: Iterable[bytes]) -> str:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
+from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -77,9 +78,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if is_dataclass(value):
-        body = {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.compare}
-        return {type(value).__name__: body}
+        kind: type = type(value)
+        return {kind.__name__: {name: _plain(getattr(value, name)) for name in _names(kind)}}
     return value
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    """Fields of an object that belong in a trace."""
+    return tuple(f.name for f in fields(kind) if f.compare)
+
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _lively(value: Any) -> Any:
@@ -110,7 +120,7 @@ def encode_line(line: Line) -> str:
     }
     if line.cause is not None:
         body["cause"] = list(line.cause)
-    return json.dumps(body, separators=(",", ":"))
+    return _to_json(body)
 
 
 def decode_line(text: str) -> Line:

@@ -11,8 +11,9 @@ from backends.nodes import node_configs
 from backends.qemu.errors import GuestGone
 from backends.qemu.guests import SecondaryGuest
 from backends.qemu.launch import Paths, Qemu
+from backends.qemu.net.sockets import Stream
 from backends.qemu.selftest import SCENARIO
-from backends.qemu.stream import peer_of
+from backends.qemu.stream import Channel
 from backends.qemu.world import PrimaryHost, SecondaryHost, Trace
 from colosim.protocol import types as t
 from colosim.protocol.trace import decode_line
@@ -44,9 +45,7 @@ def test_a_message_that_is_due_when_the_link_ends_does_not_break_the_guest(tmp_p
         qemu = Qemu("qemu", (7, 2, 0))
         guest = SecondaryGuest(qmp, Paths(tmp_path, "b"), qemu, 1.0, lambda fate: None)
         ours, qemus = socket.socketpair()
-        guest._socket = await peer_of(ours)
-        path: Any = SimpleNamespace(feed=bytes)
-        guest._reading = asyncio.create_task(guest._read(path))
+        guest.listen(Stream(ours))
         runner = Runner()
         _, config = node_configs(Scenario.from_mapping(SCENARIO), "remus")
         host = SecondaryHost(
@@ -54,7 +53,7 @@ def test_a_message_that_is_due_when_the_link_ends_does_not_break_the_guest(tmp_p
         )
         link, primary = socket.socketpair()
         beats, other = socket.socketpair()
-        host.attach(await peer_of(link), await peer_of(beats))
+        host.attach(Channel(Stream(link)), Channel(Stream(beats)))
         resume: Any = {"event": "RESUME"}
         stop: Any = {"event": "STOP"}
         guest.heard(resume)
@@ -71,7 +70,6 @@ def test_a_message_that_is_due_when_the_link_ends_does_not_break_the_guest(tmp_p
         await asyncio.sleep(0.1)
         step = host.node.step
         host.close()
-        guest._reading.cancel()
         for end in (qemus, other):
             end.close()
         return step, runner.told
@@ -92,7 +90,7 @@ def test_a_primary_whose_memory_is_gone_does_not_ask_for_the_vote():
 
     async def main() -> list[str]:
         written: list[bytes] = []
-        guest: Any = SimpleNamespace(save=save, stop=nothing, start=nothing)
+        guest: Any = SimpleNamespace(save=save, stop_to_save=nothing, start=nothing)
         config, _ = node_configs(Scenario.from_mapping(SCENARIO), "remus")
         host = PrimaryHost(
             guest,
@@ -107,7 +105,7 @@ def test_a_primary_whose_memory_is_gone_does_not_ask_for_the_vote():
             None,
         )
         ends = socket.socketpair(), socket.socketpair()
-        host.attach(*[await peer_of(ours) for ours, _ in ends])
+        host.attach(*[Channel(Stream(ours)) for ours, _ in ends])
         host.start()
         host.tell(t.PeerBytes(bytes.fromhex("00000000")))  # CHECKPOINT_READY
         async with asyncio.timeout(5):

@@ -107,7 +107,7 @@ def test_gives_what_was_absorbed_whatever_comes_after(ram):
     changed = scanner.changed()
     scanner.absorb(changed)
     ram.rows[3] = 10
-    assert scanner.pages(changed).tolist() == [[9] * PAGE_BYTES]
+    assert scanner.rows[changed].tolist() == [[9] * PAGE_BYTES]
     assert scanner.changed().tolist() == [3]
     scanner.close()
 
@@ -139,9 +139,10 @@ def test_unused_memory_costs_no_memory(tmp_path):
 
 
 def test_zero_pages():
-    rows = np.zeros((5, PAGE_BYTES), np.uint8)
-    rows[1, 0] = rows[2, 4095] = rows[3, 2048] = 1
-    assert memory.zero_pages(rows).tolist() == [True, False, False, False, True]
+    rows = np.zeros((6, PAGE_BYTES), np.uint8)
+    rows[1, 0] = rows[2, 4095] = rows[3, 2048] = rows[5, 1] = 1
+    pages = np.array([0, 1, 2, 3, 4])
+    assert memory.zero_pages(rows, pages).tolist() == [True, False, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ def test_write_tracking_finds_what_another_process_wrote(writer):
         found = scanner.changed()
         assert found.dtype == np.int64
         assert found.tolist() == pages.tolist()
-        assert (scanner.pages(found).reshape(-1).view(np.uint8) != 0).any()
+        assert (scanner.rows[found].reshape(-1).view(np.uint8) != 0).any()
         assert scanner.changed().size == 0
     scanner.close()
 

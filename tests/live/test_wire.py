@@ -13,10 +13,10 @@ from backends.qemu.wire import (
     RETURN_PATH,
     MigrationBridge,
     RamBlock,
+    RamEncoder,
     RamLayout,
     ReturnPath,
     device_state,
-    encode_ram,
     greeting_of,
 )
 from colosim.protocol.codec import RamBulk
@@ -154,6 +154,7 @@ class Memory:
     """A scanner's part in encoding."""
 
     name = "memory"
+    is_quick = True
     page_bytes = PAGE_BYTES
 
     def __init__(self, pages: int) -> None:
@@ -168,9 +169,6 @@ class Memory:
 
     def absorb(self, pages: np.ndarray) -> None:
         self.absorbed += pages.tolist()
-
-    def pages(self, pages: np.ndarray) -> np.ndarray:
-        return self.rows[pages]
 
     def close(self) -> None: ...
 
@@ -215,7 +213,7 @@ def decoded(data: bytes) -> dict[int, bytes]:
 def test_what_is_encoded_is_what_is_there(bridge, pages, zero):
     memory = Memory(64)
     memory.rows[list(zero)] = 0
-    data = b"".join(encode_ram(bridge, np.array(pages, np.int64), memory))
+    data = b"".join(RamEncoder(bridge.layout, memory).encode(np.array(pages, np.int64)))
     assert decoded(data) == {page * PAGE_BYTES: memory.rows[page].tobytes() for page in pages}
     assert memory.absorbed == pages
     core = RamBulk()  # the protocol core must find its end too
@@ -227,18 +225,17 @@ def test_what_is_encoded_is_what_is_there(bridge, pages, zero):
 def test_parts_know_their_length_in_bytes(bridge):
     memory = Memory(3)
     memory.rows[1] = 0
-    parts = encode_ram(bridge, memory.changed(), memory)
+    parts = RamEncoder(bridge.layout, memory).encode(memory.changed())
     assert sum(len(part) for part in parts) == len(b"".join(parts))
 
 
 def test_another_size_or_block_is_refused(bridge):
     memory = Memory(1)
     with pytest.raises(LiveError, match=r"has no block 'pc\.ram' but ram0, pc\.bios"):
-        encode_ram(bridge, memory.changed(), memory, block="pc.ram")
+        RamEncoder(bridge.layout, memory, block="pc.ram")
     memory.size_bytes = 1 << 27
     with pytest.raises(LiveError, match="134217728 bytes in the file, 134225920 in block 'ram0'"):
-        encode_ram(bridge, memory.changed(), memory)
-    assert memory.absorbed == []
+        RamEncoder(bridge.layout, memory)
 
 
 def test_device_state(tmp_path):

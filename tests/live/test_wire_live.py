@@ -30,7 +30,7 @@ from backends.qemu.guest.ground import find_headers, find_page
 from backends.qemu.launch import Machine, Paths, Qemu, argv
 from backends.qemu.memory import Scanner, scanner_for
 from backends.qemu.qmp import Qmp
-from backends.qemu.wire import MigrationBridge, ReturnPath, device_state, encode_ram, greeting_of
+from backends.qemu.wire import MigrationBridge, RamEncoder, ReturnPath, device_state, greeting_of
 from colosim.protocol.codec import encode
 from colosim.protocol.dialect import UPSTREAM, Message
 
@@ -181,7 +181,7 @@ async def save(p: Guest, bridge: MigrationBridge, scanner: Scanner, times: Times
     with times.step("scan"):
         pages = scanner.changed()
     with times.step("encode"):
-        ram = encode_ram(bridge, pages, scanner)
+        ram = RamEncoder(bridge.layout, scanner).encode(pages)
     times.steps["pages"].append(len(pages))
     times.steps["device bytes"].append(len(devices))
     return ram, len(devices).to_bytes(8, "big"), devices

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from backends.qemu import heap
 from backends.qemu.door import Door, Service
 from backends.qemu.errors import LiveError
 from backends.qemu.net.config import CONTROL, HUB, LINK, NetConfig
@@ -114,6 +115,7 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         config = NetConfig.read(Path(argv[1]))
+        heap.settle()
         with asyncio.Runner(loop_factory=_Loop) as runner:
             why = runner.run(serve(config))
     except LiveError as error:

@@ -55,6 +55,7 @@ class Stream:
         self.received: Callable[[bytes], None] = _nothing
         self.ended: Callable[[], None] = _nothing
         self.room: Callable[[], None] = _nothing
+        self._has_moved = asyncio.Event()  # some of the backlog was written, or never will be
         self.backlog_bytes = 0
         self.has_ended = False
         self.is_closed = False
@@ -121,34 +122,37 @@ class Stream:
 
     # -- writing
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Write now what the socket takes, the rest when it can be written."""
-        if self.is_closed or self.is_broken or not data:
-            return
-        left = memoryview(data)
-        if not self._queue:
-            try:
-                left = left[self._sock.send(left) :]
-            except (BlockingIOError, InterruptedError):
-                pass
-            except OSError:
-                self._break()
-                return
-            if not left:
-                return
-            self._loop.add_writer(self._sock, self._writable)
-        self._queue.append(left)
-        self.backlog_bytes += len(left)
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Write now what the socket takes, the rest when it can be written.
 
-    def _writable(self) -> None:
-        try:
-            size = self._sock.sendmsg(list(islice(self._queue, _BUFFERS_A_WRITE)))
-        except (BlockingIOError, InterruptedError):
+        Nothing is copied: what a view shows must stay until it is written.
+        """
+        if self.is_closed or self.is_broken or self._closes_when_written:
             return
+        waits = bool(self._queue)
+        for part in parts:
+            if part:
+                self._queue.append(memoryview(part))
+                self.backlog_bytes += len(part)
+        if waits or not self._queue:
+            return
+        while self._queue and self._send():
+            pass
+        if self._queue:
+            self._loop.add_writer(self._sock, self._writable)
+
+    def _send(self) -> bool:
+        """Whether the socket took all that it was given, and may take more."""
+        some = list(islice(self._queue, _BUFFERS_A_WRITE))
+        try:
+            size = self._sock.sendmsg(some)
+        except (BlockingIOError, InterruptedError):
+            return False
         except OSError:
             self._break()
-            return
+            return False
         self.backlog_bytes -= size
+        took_all = size == sum(map(len, some))
         while size:
             head = self._queue[0]
             if len(head) > size:
@@ -156,10 +160,30 @@ class Stream:
                 break
             size -= len(head)
             self._queue.popleft()
+        return took_all
+
+    def _writable(self) -> None:
+        self._send()
+        if self.is_broken:
+            return
         if not self._queue:
             self._loop.remove_writer(self._sock)
             self._written()
+        self._has_moved.set()
         self.room()
+
+    async def taken(self, left_bytes: int, limit_s: float | None = None) -> None:
+        """Until no more than this is left of what was written.
+
+        `TimeoutError` after the limit, `ConnectionError` where nobody reads what is written.
+        """
+        if self.backlog_bytes > left_bytes:
+            async with asyncio.timeout(limit_s):
+                while self.backlog_bytes > left_bytes:
+                    self._has_moved.clear()
+                    await self._has_moved.wait()
+        if self.is_closed or self.is_broken:
+            raise ConnectionError("nobody reads what is written")
 
     def _written(self) -> None:
         if self._closes_when_written:
@@ -170,11 +194,11 @@ class Stream:
 
     def _break(self) -> None:
         """Nobody reads any more; what is there to be read is still read."""
-        if self._queue:
-            self._loop.remove_writer(self._sock)
+        self._loop.remove_writer(self._sock)
         self._queue.clear()
         self.backlog_bytes = 0
         self.is_broken = True
+        self._has_moved.set()
         if self._closes_when_written:
             self.close()
         self.room()
@@ -222,6 +246,7 @@ class Stream:
         self._queue.clear()
         self.backlog_bytes = 0
         self.is_closed = True
+        self._has_moved.set()
         self._sock.close()
 
 
