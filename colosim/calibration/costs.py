@@ -68,10 +68,13 @@ def line(pages: Values, took_ns: Values) -> Line:
     return Line(float(found[0]), float(found[1]) / scale, spread)
 
 
-def fit(runs: Sequence[MeasuredRun], way_ns: int) -> list[Fitted]:
+def fit(
+    runs: Sequence[MeasuredRun], way_ns: int, witness: tuple[float, float] = (0.0, 0.0)
+) -> list[Fitted]:
     """All costs that the runs show, keys as in a scenario file.
 
-    way_ns: mean time of a response from host to client, without protection.
+    way_ns: mean time of a response from host to client, without protection.  witness: mean and
+    spread of how late the secondary's output is, where that is known.
     """
     table = pd.concat([_with_link(run) for run in runs], ignore_index=True)
     pages = table["pages"].to_numpy(dtype=float)
@@ -119,6 +122,7 @@ def fit(runs: Sequence[MeasuredRun], way_ns: int) -> list[Fitted]:
         ("load_per_page_ns", load.per_page_ns, "the same"),
         ("resume_ns", resume.fixed_ns, f"step {names[1]}"),
         ("release_ns", release.fixed_ns, "from commit to clients - client_delay - client_jitter"),
+        ("witness_ns", witness[0], "mean hold of output that left by a match - the link's delay"),
         ("wake_up_ns", late_ns, "from interval to interval, where no checkpoint was under way"),
         ("device_state_bytes", float(table["device_bytes"].median()), "median of a.saves"),
         ("zero_pages", zero, "bytes of RAM on the wire against whole pages"),
@@ -129,17 +133,23 @@ def fit(runs: Sequence[MeasuredRun], way_ns: int) -> list[Fitted]:
         ("load_spread", 0.0, "in that of transfer"),
         ("resume_spread", resume.spread, f"of {names[1]}"),
         ("release_spread", release.spread, "of release"),
+        ("witness_spread", witness[1], "so that the median of those holds is right too"),
     ]
     return [Fitted(f"cost.{key}", _rounded(key, value), how) for key, value, how in found]
 
 
 def _late_ns(run: MeasuredRun) -> Values:
-    """How much later than the policy's interval the next checkpoint began, where it could begin."""
+    """How much later than the policy's interval the next checkpoint began, where it could begin.
+
+    Only where time made it begin, not a difference.
+    """
     table = run.checkpoints
     due_ns = table["started_ns"] + run.interval_ns
     next_one = table["checkpoint"].diff(-1) == -1
     late_ns = table["started_ns"].shift(-1) - due_ns
-    return late_ns[next_one & (table["committed_ns"] < due_ns)].clip(lower=0).to_numpy(dtype=float)
+    by_time = table["reason"].shift(-1).isin(("interval", "checkpoint-delay"))
+    usable = next_one & by_time & (table["committed_ns"] < due_ns)
+    return late_ns[usable].clip(lower=0).to_numpy(dtype=float)
 
 
 def _rounded(key: str, value: float) -> float | int:

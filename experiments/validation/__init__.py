@@ -51,8 +51,12 @@ class Run:
     @property
     def folder(self) -> str:
         """Its directory, below that of the experiment."""
-        words = f"{self.workload} {self.name}".replace("/s", "").replace(",", "")
-        return "runs/" + words.replace(" ", "-")
+        return "runs/" + folder_of(f"{self.workload} {self.name}")
+
+
+def folder_of(words: str) -> str:
+    """Words as the name of a directory or file."""
+    return words.replace("/s", "").replace(",", "").replace(" ", "-")
 
 
 def plan(
@@ -237,7 +241,7 @@ def validate(
     for workload in dict.fromkeys(each.workload for each in runs):
         own = [each for each in runs if each.workload == workload and each.purpose != "native"]
         there = [each for each in own if (out / each.folder / MANIFEST).exists()]
-        path = out / "calibrated" / f"{workload.replace('/s', '').replace(' ', '-')}.toml"
+        path = out / "calibrated" / f"{folder_of(workload)}.toml"
         say(f"{workload}: calibrating, predicting")
         try:
             given = [out / each.folder for each in there if each.purpose == "calibrate"]

@@ -7,6 +7,7 @@ import pytest
 
 from backends.sim import run_replication
 from colosim.holds import Holds
+from colosim.protocol.trace import Line
 from tests.sim.worlds import check_mean, poisson, replicate, scenario
 
 FIDELITIES = pytest.mark.parametrize("fidelity", ["response", "packet"])
@@ -39,7 +40,7 @@ def test_it_is_output_like_any_other(fidelity):
         policy=SELDOM,
         fidelity=fidelity,
     )
-    lines = []
+    lines: list[Line] = []
     record = run_replication(what, "colo", 1, 0, [lines.append])
     assert record.violations == []
     assert record.counters["mismatches"] > 5
