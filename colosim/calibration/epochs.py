@@ -35,10 +35,10 @@ def epochs(
     """A row per epoch of the measured time: seconds, responses, connections, why.
 
     checkpoints, responses: of one run, as in its tables, the warm-up's too.  why: what ended it,
-    "" if it was nothing that the comparison found.  responses: those that were compared.  A response
-    is compared in an epoch if it was asked for after the checkpoint before had started, or came
-    later than what left with that checkpoint, and left before the next one; the one that differs
-    is one of them.  connections: of these
+    "" if it was nothing that the comparison found.  responses: those that were compared.  One is
+    compared in an epoch if it was asked for after the checkpoint before had started, or came later
+    than what left with that checkpoint, and left before the next one; the one that differs is one
+    of them.  connections: of these
     responses the first of their connections.
     """
     table = checkpoints[checkpoints["completed_ns"] >= 0]

@@ -2,9 +2,9 @@
 
 Three guests: nginx, whose answers say the time of day to the second; redis, whose answers are the
 same; and our own program, of whose answers a known part differs. Each is run live without
-protection and under policy colo with two delays and loads; from these runs a scenario is calibrated.
-Then it is run with another delay and load, and over another link, and the scenario must say how
-often it checkpoints, for what, and what clients see of it.
+protection and under policy colo with two delays and loads; these runs calibrate a scenario. Then
+it is run with another delay and load, and over another link, and the scenario must say how often it
+checkpoints, for what, and what clients see of it.
 """
 
 from __future__ import annotations

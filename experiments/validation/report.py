@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -77,14 +78,16 @@ def rows_table(validation: pd.DataFrame) -> pd.DataFrame:
                 f"{low:.4g} to {high:.4g}"
                 for low, high in zip(validation["low"], validation["high"], strict=True)
             ],
-            "error": ["few" if each != each else f"{each:+.1%}" for each in validation["error"]],
+            "error": [
+                "few" if math.isnan(each) else f"{each:+.1%}" for each in validation["error"]
+            ],
         }
     )
 
 
 def _percent(value: float) -> str:
     """For people; what is not known (too few events) is a dash."""
-    return "–" if value != value else f"{value:.1%}"
+    return "–" if math.isnan(value) else f"{value:.1%}"
 
 
 def markdown(
@@ -156,7 +159,7 @@ def hazards_table(hazards: pd.DataFrame) -> pd.DataFrame:
 
 
 def _or_dash(value: float | None, how: str) -> str:
-    return "–" if value is None or value != value else format(value, how)
+    return "–" if value is None or math.isnan(value) else format(value, how)
 
 
 def colo_markdown(

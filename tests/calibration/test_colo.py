@@ -269,7 +269,7 @@ def test_differences_are_not_made_up(tmp_path, by_response):
     ]
     none = live(tmp_path / "none", "none", seed=7, duration="15 s")
     calibrated = colosim.calibrate([*remus, none], tmp_path / "remus.toml")
-    with pytest.raises(CalibrationError, match="policy is colo, and .* was calibrated on no such"):
+    with pytest.raises(CalibrationError, match=r"policy is colo, and .* was calibrated on no such"):
         colosim.validate(calibrated.path, [by_response["busy"]])
     both = colosim.calibrate([*remus, by_response["busy"], none], tmp_path / "both.toml")
     assert both.scenario.divergence.probability == pytest.approx(0.02, rel=0.3)
