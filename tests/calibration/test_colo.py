@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,14 +15,12 @@ import pytest
 import colosim
 from colosim.calibration import CalibrationError, divergence, read_run, readable
 from colosim.calibration.divergence import exact_interval
-from tests.calibration.as_live import edit, live
+from tests.calibration.as_live import BASE, edit, live
 
 LATE = {"witness": "3 ms", "witness_spread": 1.0}
 
 
 def colo(out, delay="1 s", rate=100, seed=1, duration="25 s", **divergent):
-    from tests.calibration.as_live import BASE
-
     return live(
         out,
         "colo",
@@ -32,7 +33,7 @@ def colo(out, delay="1 s", rate=100, seed=1, duration="25 s", **divergent):
     )
 
 
-def chosen(runs):
+def chosen(runs: Iterable[Path]) -> tuple[divergence.DivergenceFit, Any]:
     fit = divergence.fit([read_run(each) for each in runs])
     return fit, fit.chosen.set_index("why")
 
@@ -76,7 +77,7 @@ def test_a_rate_by_time_is_told_from_a_chance_of_each_response(by_time):
     assert row["low"] <= 1.5 <= row["high"]
     assert fit.keys()["probability"] == 0
     # and the other explanation is seen not to hold
-    other = fit.hazards.set_index("per").loc["response"]
+    other: Any = fit.hazards.set_index("per").loc["response"]
     assert other["agree"] < 0.01
     assert other["log_likelihood"] < row["log_likelihood"] - 2
 
@@ -89,8 +90,6 @@ def test_one_load_tells_nothing_and_that_is_said(by_response):
 
 
 def test_what_a_connection_begins_with(tmp_path):
-    from tests.calibration.as_live import BASE
-
     runs = [
         live(
             tmp_path / str(each),
@@ -126,7 +125,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(tmp_path, per, truth):
     inside, rates = 0, []
     for seed in range(40):
         run = read_run(colo(tmp_path / str(seed), "2 s", 80, seed, "8 s", **truth))
-        rows = divergence.fit([run]).hazards.set_index("per")
+        rows: Any = divergence.fit([run]).hazards.set_index("per")
         inside += rows.loc[per, "low"] <= value <= rows.loc[per, "high"]
         rates.append((rows.loc[per, "events"], rows.loc[per, "exposure"]))
     assert inside >= 33
@@ -183,7 +182,7 @@ def test_the_file_says_from_what(calibration):
 def test_a_run_that_was_not_seen_is_predicted(calibration, tmp_path):
     other = colo(tmp_path / "other", "500 ms", 100, 3, probability=0.02)
     found = colosim.validate(calibration.path, [other], tmp_path / "v", replications=6, jobs=1)
-    table = found.table.set_index("metric")
+    table: Any = found.table.set_index("metric")
     assert set(table["status"]) == {"predicted"}
     for metric, within in {
         "pause_mean_ms": 0.1,
@@ -204,7 +203,7 @@ def test_a_run_that_was_not_seen_is_predicted(calibration, tmp_path):
 def test_a_count_that_says_little_is_said_to(calibration, tmp_path):
     few = colo(tmp_path / "few", "200 ms", 20, 5, "12 s", probability=0.02)
     found = colosim.validate(calibration.path, [few], replications=4, jobs=1)
-    row = found.table.set_index("metric").loc["differences_per_s"]
+    row: Any = found.table.set_index("metric").loc["differences_per_s"]
     assert row["measured"] * 11 < 10
     assert math.isnan(row["error"])
     assert "few" in row["flags"]

@@ -6,6 +6,7 @@ The machine may be busy with other things, and then guests differ for other reas
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import colosim
 from backends.qemu.selftest import SCENARIO
@@ -47,7 +48,7 @@ def test_a_known_divergence_is_found_and_predicts_another_run(tmp_path):
         run(tmp_path / "busy", "colo", "250 ms", 30, 12),
     ]
     found = colosim.calibrate(given, tmp_path / "colo.toml")
-    rows = found.hazards[found.hazards["why"] == "content"].set_index("per")
+    rows: Any = found.hazards[found.hazards["why"] == "content"].set_index("per")
     events, responses = int(rows.loc["response", "events"]), int(rows.loc["response", "exposure"])
     assert events >= 5
     low, high = exact_interval(events, responses, "response")
@@ -57,7 +58,8 @@ def test_a_known_divergence_is_found_and_predicts_another_run(tmp_path):
     assert found.scenario.costs().witness_ns > 0
 
     other = run(tmp_path / "other", "colo", "200 ms", 20, 10)
-    table = colosim.validate(found.path, [other], replications=4, jobs=1).table.set_index("metric")
+    validation = colosim.validate(found.path, [other], replications=4, jobs=1)
+    table: Any = validation.table.set_index("metric")
     assert set(table["status"]) == {"predicted"}
     assert abs(table.loc["checkpoints_per_s", "error"]) < 0.6
     assert table.loc["differences_content_per_s", "high"] > 0
