@@ -69,12 +69,16 @@ def line(pages: Values, took_ns: Values) -> Line:
 
 
 def fit(
-    runs: Sequence[MeasuredRun], way_ns: int, witness: tuple[float, float] = (0.0, 0.0)
+    runs: Sequence[MeasuredRun],
+    way_ns: int,
+    witness: tuple[float, float] = (0.0, 0.0),
+    matched_release_ns: float | None = None,
 ) -> list[Fitted]:
     """All costs that the runs show, keys as in a scenario file.
 
     way_ns: mean time of a response from host to client, without protection.  witness: mean and
-    spread of how late the secondary's output is, where that is known.
+    spread of how late the secondary's output is, where that is known.  matched_release_ns: what
+    release is where no run holds all output until its commit.
     """
     table = pd.concat([_with_link(run) for run in runs], ignore_index=True)
     pages = table["pages"].to_numpy(dtype=float)
@@ -98,9 +102,12 @@ def fit(
 
     late = np.concatenate([_late_ns(run) for run in runs])
     late_ns = float(late.mean()) if late.size else 0.0
-    release_ns = table["release_ns"].dropna().to_numpy(dtype=float) - way_ns
-    release = Line(0.0, 0.0, 0.0)
+    all_held = [not run.compares for run in runs for _ in range(len(run.checkpoints))]
+    release_ns = table.loc[all_held, "release_ns"].dropna().to_numpy(dtype=float) - way_ns
+    release = Line(matched_release_ns or 0.0, 0.0, 0.0)
+    released = "median of answers that no checkpoint had a part in - hold - that of policy none"
     if release_ns.size:
+        released = "from commit to clients - client_delay - client_jitter"
         release = line(np.zeros_like(release_ns), np.maximum(release_ns, 0))
     scan_ns = float(table["scan_ns"].median())
     find_ns = min(scan_ns, save.fixed_ns)
@@ -121,8 +128,12 @@ def fit(
         ("load_fixed_ns", load.fixed_ns, "wait-loaded - resume; below 0 it went into transfer"),
         ("load_per_page_ns", load.per_page_ns, "the same"),
         ("resume_ns", resume.fixed_ns, f"step {names[1]}"),
-        ("release_ns", release.fixed_ns, "from commit to clients - client_delay - client_jitter"),
-        ("witness_ns", witness[0], "mean hold of output that left by a match - the link's delay"),
+        ("release_ns", release.fixed_ns, released),
+        (
+            "witness_ns",
+            witness[0],
+            "lognormal, from holds - the link's delay; a commit censors them",
+        ),
         ("wake_up_ns", late_ns, "from interval to interval, where no checkpoint was under way"),
         ("device_state_bytes", float(table["device_bytes"].median()), "median of a.saves"),
         ("zero_pages", zero, "bytes of RAM on the wire against whole pages"),
@@ -133,7 +144,7 @@ def fit(
         ("load_spread", 0.0, "in that of transfer"),
         ("resume_spread", resume.spread, f"of {names[1]}"),
         ("release_spread", release.spread, "of release"),
-        ("witness_spread", witness[1], "so that the median of those holds is right too"),
+        ("witness_spread", witness[1], "of the same"),
     ]
     return [Fitted(f"cost.{key}", _rounded(key, value), how) for key, value, how in found]
 

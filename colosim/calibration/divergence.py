@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import betaincinv, chdtrc, gammaincinv, xlogy
+from scipy.optimize import minimize
+from scipy.special import betaincinv, chdtrc, gammaincinv, log_ndtr, xlogy
 
 from colosim.calibration.epochs import ANY
 from colosim.calibration.runs import MeasuredRun
@@ -44,6 +45,8 @@ _IN_AN_ANSWER = (Why.CONTENT, Why.LENGTH)
 _AS_LIKELY = 2.0
 _FEW = 5  # events, below which an estimate is said to be little more than its interval
 _ONE_SIDED = 0.05
+_SOONEST_NS = 100_000.0
+_WIDEST = 6.0  # variance of a logarithm, beyond which a mean says nothing
 
 Values = NDArray[np.float64]
 
@@ -56,12 +59,14 @@ class DivergenceFit:
     95 %; with no event the rate is the upper bound), log_likelihood (of the runs' counts, up to a
     constant), agree (chance of runs at least as unlike each other if the rate is one; NaN for one
     run), chosen.  witness: (witness_ns, witness_spread) of `[cost]`.  held: frames that left by a
-    match, whose holds these are from.
+    match, whose holds these are from.  latency_ms: median of answers that no checkpoint had a part
+    in, less the median of those holds; NaN if there are none.
     """
 
     hazards: pd.DataFrame
     witness: tuple[float, float]
     held: int
+    latency_ms: float
 
     @property
     def chosen(self) -> pd.DataFrame:
@@ -116,11 +121,19 @@ def fit(runs: Sequence[MeasuredRun]) -> DivergenceFit:
         seconds = float(sum(table["seconds"].sum() for table in tables))
         high = exact_interval(0, seconds, "second")[1]
         rows = [(ANY, "second", 0, seconds, high, 0.0, high, math.nan, math.nan, True)]
+    witnessed = pd.concat([run.witnessed for run in runs], ignore_index=True)
     holds = pd.concat([run.holds for run in runs], ignore_index=True)
     matched = holds[holds["how"] == "match"]
+    hold_ns = np.repeat(matched["hold_ns"].to_numpy(float), matched["frames"].to_numpy())
+    latency_ms = np.concatenate([run.matched_ms for run in runs])
     link_ns = float(np.mean([run.scenario.link.delay_ns for run in runs]))
     return DivergenceFit(
-        pd.DataFrame(rows, columns=_COLUMNS), _late(matched, link_ns), int(matched["frames"].sum())
+        pd.DataFrame(rows, columns=_COLUMNS),
+        _late(witnessed, link_ns),
+        hold_ns.size,
+        float(np.median(latency_ms) - np.median(hold_ns) / 1e6)
+        if latency_ms.size and hold_ns.size
+        else math.nan,
     )
 
 
@@ -182,16 +195,32 @@ def _agreement(counts: Values, exposed: Values) -> float:
     return float(chdtrc(exposed.size - 1, max(deviance, 0.0)))
 
 
-def _late(matched: pd.DataFrame, link_ns: float) -> tuple[float, float]:
-    """Mean and spread of a lognormal time with the mean and the median of the holds."""
-    if matched.empty:
+def _late(witnessed: pd.DataFrame, link_ns: float) -> tuple[float, float]:
+    """Mean and spread of the likeliest lognormal time; see `colosim.calibration.epochs.witnessed`.
+
+    The other guest may have been first: all below `_SOONEST_NS` only counts as such.
+    """
+    if not witnessed["is_known"].any():
         return 0.0, 0.0
-    held_ns = np.repeat(matched["hold_ns"].to_numpy(float), matched["frames"].to_numpy())
-    mean_ns, median_ns = float(held_ns.mean()) - link_ns, float(np.median(held_ns)) - link_ns
-    if mean_ns <= 0:
+    seen = np.maximum(witnessed["seen_ns"].to_numpy(float) - link_ns, 0.0)
+    known = witnessed["is_known"].to_numpy(bool)
+    soon = known & (seen < _SOONEST_NS)
+    rest, censored = np.log(seen[known & ~soon]), np.log(np.maximum(seen[~known], _SOONEST_NS))
+    count = int(soon.sum())
+    if not rest.size:
         return 0.0, 0.0
-    ratio = mean_ns / max(median_ns, mean_ns / 10)
-    return mean_ns, math.sqrt(max(ratio**2 - 1, 0.0))
+
+    def loss(values: Values) -> float:
+        middle, width = float(values[0]), math.exp(float(values[1]))
+        exact = float(np.sum(((rest - middle) / width) ** 2)) / 2 + rest.size * math.log(width)
+        later = float(np.sum(log_ndtr((middle - censored) / width)))
+        sooner = count * float(log_ndtr((math.log(_SOONEST_NS) - middle) / width))
+        return exact - later - sooner
+
+    start = [float(np.median(rest)), math.log(float(rest.std()) + 0.1)]
+    middle, width = minimize(loss, start, method="Nelder-Mead").x
+    variance = min(math.exp(2 * float(width)), _WIDEST)
+    return math.exp(float(middle) + variance / 2), math.sqrt(math.expm1(variance))
 
 
 def _either(chances: Values) -> float:

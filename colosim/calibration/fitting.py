@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from colosim import store
@@ -73,7 +75,7 @@ def calibrate(runs: Sequence[str | Path], out: str | Path) -> Calibration:
     service = None
     if isinstance(base.scenario.workload, Service):
         service = _service(protected, bare, memory, apart)
-    fitted = _costs(protected, 0 if service is None else service.way_ns, apart)
+    fitted = _costs(protected, bare, 0 if service is None else service.way_ns, apart)
     mapping = _scenario(base, memory, fitted, service, path, apart)
     notes = _notes(protected, bare, memory, fitted, service, apart)
     scenario = _write(path, mapping, notes, memory, read, apart)
@@ -120,9 +122,18 @@ def _check(
 
 
 def _costs(
-    protected: Sequence[MeasuredRun], way_ns: int, apart: DivergenceFit | None
+    protected: Sequence[MeasuredRun],
+    bare: Sequence[MeasuredRun],
+    way_ns: int,
+    apart: DivergenceFit | None,
 ) -> list[Fitted]:
-    return costs.fit(protected, way_ns, (0.0, 0.0) if apart is None else apart.witness)
+    if apart is None:
+        return costs.fit(protected, way_ns)
+    more_ms = math.nan
+    if bare:
+        more_ms = apart.latency_ms - float(np.median(_longest(bare).latency_ms))
+    release_ns = 0.0 if math.isnan(more_ms) else max(more_ms * 1e6, 0.0)
+    return costs.fit(protected, way_ns, apart.witness, release_ns)
 
 
 def _service(
@@ -139,7 +150,7 @@ def _service(
             memory.curve.to_csv(curve, index=False)
 
         def question(tried: latency.ServiceFit) -> Scenario:
-            fitted = _costs(protected, tried.way_ns, apart)
+            fitted = _costs(protected, bare, tried.way_ns, apart)
             mapping = _scenario(held, memory, fitted, tried, path, apart)
             if memory.curve is not None:
                 mapping["memory"]["file"] = str(curve)

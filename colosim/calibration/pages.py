@@ -177,7 +177,7 @@ def _per_request(table: pd.DataFrame) -> tuple[float, float]:
     """
     grouped = table.groupby(["interval_ns", "load"])
     means = grouped[["requests", "pages"]].mean()
-    variance = grouped["pages"].var() / grouped.size()
+    variance = (grouped["pages"].var() / grouped.size()).fillna(0.0)  # of one checkpoint: unknown
     by_interval = means.groupby("interval_ns")
     if by_interval.size().max() < 2:
         means = table.set_index("interval_ns")[["requests", "pages"]]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from colosim import store
-from colosim.calibration.epochs import epochs, what_ended
+from colosim.calibration.epochs import epochs, matched_ms, what_ended, witnessed
 from colosim.calibration.errors import CalibrationError
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.types import Output
@@ -38,8 +38,8 @@ class MeasuredRun:
     phase (ns), of the save's parts scan_ns, device_bytes, ram_bytes, and release_ns (mean time from
     the commit to the answers that waited for it, at their clients; NaN if there were none).
     latency_ms: of the measured requests that were answered.
-    epochs, holds: where the policy compares: `colosim.calibration.epochs.epochs`, and the measured
-    rows of how long frames were held; else empty.
+    epochs, holds, witnessed, matched_ms: where the policy compares: the tables of
+    `colosim.calibration.epochs`, and the measured rows of how long frames were held; else empty.
     """
 
     path: Path
@@ -51,6 +51,8 @@ class MeasuredRun:
     latency_ms: np.ndarray[Any, np.dtype[np.float64]]
     epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
     holds: pd.DataFrame = field(default_factory=pd.DataFrame)
+    witnessed: pd.DataFrame = field(default_factory=pd.DataFrame)
+    matched_ms: np.ndarray[Any, np.dtype[np.float64]] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def policy(self) -> str:
@@ -134,7 +136,7 @@ def _read(directory: Path, manifest: Mapping[str, Any]) -> MeasuredRun:
     metrics = pd.read_csv(directory / "metrics.csv").set_index("metric")["value"]
     answered = responses[responses["measured"] & (responses["released_ns"] >= 0)]
     compares = POLICIES[scenario.policy.name].output is Output.WITNESS
-    compared = pd.DataFrame(), pd.DataFrame()
+    compared: dict[str, Any] = {}
     if compares:
         compared = _compared(directory, checkpoints, responses, scenario)
     return MeasuredRun(
@@ -145,22 +147,27 @@ def _read(directory: Path, manifest: Mapping[str, Any]) -> MeasuredRun:
         {str(name): float(value) for name, value in metrics.items()},
         _checkpoints(directory, checkpoints, responses, compares),
         answered["latency_ms"].to_numpy(dtype=float),
-        *compared,
+        **compared,
     )
 
 
 def _compared(
     directory: Path, checkpoints: pd.DataFrame, responses: pd.DataFrame, scenario: Scenario
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Epochs, and holds, of a run whose policy compares."""
+) -> dict[str, Any]:
+    """What else is known of a run whose policy compares."""
     for name in (_TRACE, _HOLDS):
         if not (directory / name).exists():
             raise CalibrationError(
                 f"{directory}: holds no {name}; give runs in which frames were compared"
             )
     holds = pd.read_parquet(directory / _HOLDS)
-    found = epochs(checkpoints, responses, what_ended(directory / _TRACE), scenario)
-    return found, holds[holds["measured"]]
+    holds = holds[holds["measured"]]
+    return {
+        "epochs": epochs(checkpoints, responses, what_ended(directory / _TRACE), scenario),
+        "holds": holds,
+        "witnessed": witnessed(holds, checkpoints),
+        "matched_ms": matched_ms(checkpoints, responses),
+    }
 
 
 def _checkpoints(
@@ -178,7 +185,7 @@ def _checkpoints(
     names = ["reason", "started_ns", "committed_ns", "exposure_ns", "pages", "sent_bytes"]
     served = _asked if compares else _served
     columns = used[names].assign(requests=served(table, responses).reindex(used.index))
-    released = _released(table, responses, compares).reindex(used.index)
+    released = _released(table, responses).reindex(used.index)
     phases = pd.read_csv(directory / "phases.csv")
     wide = phases.pivot(index="checkpoint", columns="phase", values="duration_ns")
     lines = (directory / _SAVES).read_text("utf-8").splitlines()
@@ -211,20 +218,13 @@ def _asked(table: pd.DataFrame, responses: pd.DataFrame) -> pd.Series[float]:
     return pd.Series(np.diff(before, prepend=0).astype(float), index=table["checkpoint"].to_numpy())
 
 
-def _released(table: pd.DataFrame, responses: pd.DataFrame, compares: bool) -> pd.Series[float]:
-    """Checkpoint -> mean time from its commit to the answers that waited for it; NaN if none.
-
-    Where equal output leaves at once, those waited that were asked for before its start.
-    """
+def _released(table: pd.DataFrame, responses: pd.DataFrame) -> pd.Series[float]:
+    """Checkpoint -> mean time from its commit to the answers that waited for it; NaN if none."""
     committed = table[table["committed_ns"] >= 0]
     at_ns = committed["committed_ns"].to_numpy()
-    left = responses[responses["released_ns"] >= 0].sort_values("released_ns", kind="stable")
-    answers = left["released_ns"].to_numpy()
+    answers = np.sort(responses.loc[responses["released_ns"] >= 0, "released_ns"].to_numpy())
     place = np.searchsorted(at_ns, answers) - 1
-    waited = place >= 0
-    if compares:
-        waited &= left["arrival_ns"].to_numpy() < committed["started_ns"].to_numpy()[place]
-    answers, place = answers[waited], place[waited]
+    answers, place = answers[place >= 0], place[place >= 0]
     took = pd.Series(answers - at_ns[place], dtype=float).groupby(place).mean()
     took.index = pd.Index(committed["checkpoint"].to_numpy()[took.index.to_numpy(dtype=int)])
     return took

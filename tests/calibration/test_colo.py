@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import colosim
@@ -117,22 +116,23 @@ def test_no_mismatch_is_an_upper_bound_and_not_zero(tmp_path):
     assert "none in" in fit.notes()["divergence.unprompted"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("per", "truth"), [("second", {"unprompted": "3 /s"}),
                                             ("response", {"probability": 0.04})])  # fmt: skip
 def test_intervals_cover_the_truth_as_often_as_they_say(tmp_path, per, truth):
-    """40 runs of 8 s: with intervals of 95 % fewer than 33 of them hold once in 5,000 times."""
+    """24 runs of 8 s: intervals of 95 % hold in fewer than 19 of them once in 1,000 times."""
     value = truth.get("probability", 3.0)
     inside, rates = 0, []
-    for seed in range(40):
+    for seed in range(24):
         run = read_run(colo(tmp_path / str(seed), "2 s", 80, seed, "8 s", **truth))
         rows: Any = divergence.fit([run]).hazards.set_index("per")
         inside += rows.loc[per, "low"] <= value <= rows.loc[per, "high"]
         rates.append((rows.loc[per, "events"], rows.loc[per, "exposure"]))
-    assert inside >= 33
+    assert inside >= 19
     events, exposure = np.sum(rates, axis=0)
-    # no bias that many runs would show: 700 events have a standard error of 4 %
-    assert events > 500
-    assert events / exposure == pytest.approx(value, rel=0.12)
+    # no bias that all of them together would show: 400 events have a standard error of 5 %
+    assert events > 300
+    assert events / exposure == pytest.approx(value, rel=0.16)
 
 
 # -- intervals -----------------------------------------------------------------------------------
@@ -212,17 +212,22 @@ def test_a_count_that_says_little_is_said_to(calibration, tmp_path):
     assert not math.isnan(found.median_error)
 
 
+def _copied(path, to):
+    """A calibrated scenario with all that is beside it."""
+    for suffix in (".toml", ".pages.csv", ".calibration.json"):
+        if path.with_suffix(suffix).exists():
+            text = path.with_suffix(suffix).read_text()
+            to.with_suffix(suffix).write_text(text.replace(path.stem + ".", to.stem + "."))
+    return to
+
+
 def test_a_wrong_hazard_is_seen(calibration, by_response, tmp_path):
     """The check can fail: five times the chance is out of the interval."""
-    body = calibration.path.read_text().splitlines()
-    wrong = tmp_path / "wrong.toml"
+    wrong = _copied(calibration.path, tmp_path / "wrong.toml")
+    lines = wrong.read_text().splitlines()
     wrong.write_text(
-        "\n".join("probability = 0.1" if e.startswith("probability = ") else e for e in body)
+        "\n".join("probability = 0.1" if e.startswith("probability = ") else e for e in lines)
     )
-    for suffix in (".pages.csv", ".calibration.json"):
-        beside = calibration.path.with_suffix(suffix)
-        if beside.exists():
-            wrong.with_suffix(suffix).write_text(beside.read_text())
     found = colosim.validate(wrong, [by_response["busy"]], replications=4, jobs=1).table
     assert not found.set_index("metric").loc["differences_per_s", "inside"]
 
@@ -261,17 +266,23 @@ def test_what_is_missing_is_said(by_response, tmp_path):
     assert "give one with policy none too" in refusal(by_response.values(), tmp_path)
 
 
-def test_differences_are_not_made_up(tmp_path, by_response):
-    """A scenario of remus runs alone knows nothing of mismatches; both kinds together are fine."""
+def test_differences_are_not_made_up(calibration, by_response, tmp_path):
+    """A scenario of runs that compared nothing says nothing of runs that do."""
+    path = _copied(calibration.path, tmp_path / "remus.toml")
+    beside = path.with_suffix(".calibration.json")
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | {"hazards": []}))
+    with pytest.raises(CalibrationError, match=r"policy is colo, and .* was calibrated on no such"):
+        colosim.validate(path, [by_response["busy"]])
+
+
+@pytest.mark.slow
+def test_runs_of_both_policies_go_together(by_response, tmp_path):
+    """Costs of a checkpoint are the same; why guests differ is of those that were compared."""
     remus = [
         live(tmp_path / each, "remus", f"{each} ms", duration="15 s") for each in ("100", "300")
     ]
     none = live(tmp_path / "none", "none", seed=7, duration="15 s")
-    calibrated = colosim.calibrate([*remus, none], tmp_path / "remus.toml")
-    with pytest.raises(CalibrationError, match=r"policy is colo, and .* was calibrated on no such"):
-        colosim.validate(calibrated.path, [by_response["busy"]])
     both = colosim.calibrate([*remus, by_response["busy"], none], tmp_path / "both.toml")
     assert both.scenario.divergence.probability == pytest.approx(0.02, rel=0.3)
     found = colosim.validate(both.path, [remus[0]], replications=2, jobs=1).table
-    assert isinstance(found, pd.DataFrame)
     assert not found["metric"].str.contains("hold|differences").any()
