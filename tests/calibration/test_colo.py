@@ -159,8 +159,9 @@ def calibration(by_response, tmp_path_factory):
 
 def test_costs_and_witnesses_come_out(calibration):
     costs = calibration.scenario.costs()
-    # frames wait for the witness, and for the pace of the other guest
-    assert costs.witness_ns == pytest.approx(3e6, rel=0.3)
+    # witnesses of one guest's frames do not overtake each other: some wait for the one before
+    assert costs.witness_ns == pytest.approx(3.6e6, rel=0.25)
+    assert 0.5 < costs.witness_spread < 1.5
     assert costs.save_ns(500) == pytest.approx(8e6 + 2e6 + 500 * 9e3, rel=0.05)
     assert costs.release_ns == pytest.approx(1.5e6, rel=0.4)
     assert costs.wake_up_ns == pytest.approx(600e3, rel=0.5)
