@@ -77,6 +77,9 @@ def _scenario(
                 "touches": "0 /s",
             },
             "link": dict(link or {}),
+            # a machine that is busy with other things for a moment is no failure
+            "manager": {"heartbeat_timeout": "8 s"},
+            "limits": dict.fromkeys(("quiesce", "request", "stop", "cut", "resume"), "8 s"),
             "client": _CLIENTS[workload],
             "workload": {
                 "kind": "service",
