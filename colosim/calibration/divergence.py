@@ -43,6 +43,7 @@ _KEYS = {
 }
 _IN_AN_ANSWER = (Why.CONTENT, Why.LENGTH)
 _AS_LIKELY = 2.0
+_TIE = "not told apart"
 _FEW = 5  # events, below which an estimate is said to be little more than its interval
 _ONE_SIDED = 0.05
 _SOONEST_NS = 100_000.0
@@ -105,7 +106,9 @@ class DivergenceFit:
         chosen = rows[rows["chosen"]].iloc[0]
         others = rows[~rows["chosen"] & rows["log_likelihood"].notna()]
         lead = float(chosen["log_likelihood"] - others["log_likelihood"].max())
-        told = f"by e^{lead:.1f} likelier than any other" if lead > _AS_LIKELY else "not told apart"
+        told = "no other is possible"
+        if len(others):
+            told = f"by e^{lead:.1f} likelier than any other" if lead > _AS_LIKELY else _TIE
         unlike = (
             " (the runs are less alike than chance makes them)" if chosen["agree"] < 0.01 else ""
         )
