@@ -19,7 +19,7 @@ import pandas as pd
 
 import colosim
 from backends.qemu.errors import LiveError
-from colosim.calibration import CalibrationError
+from colosim.calibration import CalibrationError, read_run
 from colosim.guest import Guest
 from colosim.scenario import Scenario
 from colosim.store import MANIFEST
@@ -240,7 +240,8 @@ def validate(
     tables, models, failures = [], [], []
     for workload in dict.fromkeys(each.workload for each in runs):
         own = [each for each in runs if each.workload == workload and each.purpose != "native"]
-        there = [each for each in own if (out / each.folder / MANIFEST).exists()]
+        there, unusable = _usable(own, out)
+        failures += unusable
         path = out / "calibrated" / f"{folder_of(workload)}.toml"
         say(f"{workload}: calibrating, predicting")
         try:
@@ -263,6 +264,21 @@ def validate(
     if not tables:
         return pd.DataFrame(), pd.DataFrame(), failures
     return pd.concat(tables, ignore_index=True), pd.concat(models, ignore_index=True), failures
+
+
+def _usable(runs: Sequence[Run], out: Path) -> tuple[list[Run], list[str]]:
+    """Runs that are there and can be learned from; of the others that are there, why not."""
+    usable, failures = [], []
+    for each in runs:
+        if (out / each.folder / MANIFEST).exists():
+            try:
+                read_run(out / each.folder)
+            except CalibrationError as error:
+                why = str(error).removeprefix(f"{out / each.folder}: ")
+                failures.append(f"{each.workload}, {each.name}: {why}")
+            else:
+                usable.append(each)
+    return usable, failures
 
 
 def about(runs: Sequence[Run], out: Path) -> dict[str, str]:
