@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
 from click.testing import CliRunner
 
 import colosim
@@ -28,6 +29,7 @@ def test_calibration_and_held_out_runs_differ():
     assert sum(each.scenario.duration_ns for each in quick) / 1e9 + 12 * len(quick) < 3 * 60
 
 
+@pytest.mark.slow
 def test_it_writes_what_it_says(tmp_path, monkeypatch):
     def run(scenario, out):
         own = scenario.to_mapping()
