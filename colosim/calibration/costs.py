@@ -132,7 +132,7 @@ def fit(
         (
             "witness_ns",
             witness[0],
-            "lognormal, from holds - the link's delay; a commit censors them",
+            "mean hold of output that left by a match - the link's delay",
         ),
         ("wake_up_ns", late_ns, "from interval to interval, where no checkpoint was under way"),
         ("device_state_bytes", float(table["device_bytes"].median()), "median of a.saves"),
@@ -144,7 +144,7 @@ def fit(
         ("load_spread", 0.0, "in that of transfer"),
         ("resume_spread", resume.spread, f"of {names[1]}"),
         ("release_spread", release.spread, "of release"),
-        ("witness_spread", witness[1], "of the same"),
+        ("witness_spread", witness[1], "so that the median of those holds is right too"),
     ]
     return [Fitted(f"cost.{key}", _rounded(key, value), how) for key, value, how in found]
 

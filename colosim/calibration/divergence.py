@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import betaincinv, chdtrc, gammaincinv, log_ndtr, xlogy
+from scipy.special import betaincinv, chdtrc, gammaincinv, xlogy
 
 from colosim.calibration.epochs import ANY
 from colosim.calibration.runs import MeasuredRun
@@ -46,8 +45,7 @@ _AS_LIKELY = 2.0
 _TIE = "not told apart"
 _FEW = 5  # events, below which an estimate is said to be little more than its interval
 _ONE_SIDED = 0.05
-_SOONEST_NS = 100_000.0
-_WIDEST = 6.0  # variance of a logarithm, beyond which a mean says nothing
+_WIDEST = 10  # most that a mean may be of its median
 
 Values = NDArray[np.float64]
 
@@ -124,7 +122,6 @@ def fit(runs: Sequence[MeasuredRun]) -> DivergenceFit:
         seconds = float(sum(table["seconds"].sum() for table in tables))
         high = exact_interval(0, seconds, "second")[1]
         rows = [(ANY, "second", 0, seconds, high, 0.0, high, math.nan, math.nan, True)]
-    witnessed = pd.concat([run.witnessed for run in runs], ignore_index=True)
     holds = pd.concat([run.holds for run in runs], ignore_index=True)
     matched = holds[holds["how"] == "match"]
     hold_ns = np.repeat(matched["hold_ns"].to_numpy(float), matched["frames"].to_numpy())
@@ -132,7 +129,7 @@ def fit(runs: Sequence[MeasuredRun]) -> DivergenceFit:
     link_ns = float(np.mean([run.scenario.link.delay_ns for run in runs]))
     return DivergenceFit(
         pd.DataFrame(rows, columns=_COLUMNS),
-        _late(witnessed, link_ns),
+        _late(hold_ns, link_ns),
         hold_ns.size,
         float(np.median(latency_ms) - np.median(hold_ns) / 1e6)
         if latency_ms.size and hold_ns.size
@@ -198,32 +195,15 @@ def _agreement(counts: Values, exposed: Values) -> float:
     return float(chdtrc(exposed.size - 1, max(deviance, 0.0)))
 
 
-def _late(witnessed: pd.DataFrame, link_ns: float) -> tuple[float, float]:
-    """Mean and spread of the likeliest lognormal time; see `colosim.calibration.epochs.witnessed`.
+def _late(hold_ns: Values, link_ns: float) -> tuple[float, float]:
+    """Mean and spread of the lognormal time with the mean and the median of the holds.
 
-    The other guest may have been first: all below `_SOONEST_NS` only counts as such.
+    What left with a commit is left out: its holds say when the checkpoint came.
     """
-    if not witnessed["is_known"].any():
+    if not hold_ns.size or (mean_ns := float(hold_ns.mean()) - link_ns) <= 0:
         return 0.0, 0.0
-    seen = np.maximum(witnessed["seen_ns"].to_numpy(float) - link_ns, 0.0)
-    known = witnessed["is_known"].to_numpy(bool)
-    soon = known & (seen < _SOONEST_NS)
-    rest, censored = np.log(seen[known & ~soon]), np.log(np.maximum(seen[~known], _SOONEST_NS))
-    count = int(soon.sum())
-    if not rest.size:
-        return 0.0, 0.0
-
-    def loss(values: Values) -> float:
-        middle, width = float(values[0]), math.exp(float(values[1]))
-        exact = float(np.sum(((rest - middle) / width) ** 2)) / 2 + rest.size * math.log(width)
-        later = float(np.sum(log_ndtr((middle - censored) / width)))
-        sooner = count * float(log_ndtr((math.log(_SOONEST_NS) - middle) / width))
-        return exact - later - sooner
-
-    start = [float(np.median(rest)), math.log(float(rest.std()) + 0.1)]
-    middle, width = minimize(loss, start, method="Nelder-Mead").x
-    variance = min(math.exp(2 * float(width)), _WIDEST)
-    return math.exp(float(middle) + variance / 2), math.sqrt(math.expm1(variance))
+    ratio = mean_ns / max(float(np.median(hold_ns)) - link_ns, mean_ns / _WIDEST)
+    return mean_ns, math.sqrt(max(ratio**2 - 1, 0.0))
 
 
 def _either(chances: Values) -> float:

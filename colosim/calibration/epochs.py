@@ -83,27 +83,6 @@ def matched_ms(checkpoints: pd.DataFrame, responses: pd.DataFrame) -> NDArray[np
     return own["latency_ms"].to_numpy(float)[whole]
 
 
-def witnessed(holds: pd.DataFrame, checkpoints: pd.DataFrame) -> pd.DataFrame:
-    """How late the other guest's output was, for each frame of the holds: seen_ns, is_known.
-
-    Of what left by a match that is its hold.  What left with a commit is known to have had no
-    witness until its checkpoint's start (is_known is false); what was made later says nothing.
-    """
-    table = checkpoints[checkpoints["committed_ns"] >= 0]
-    committed = table["committed_ns"].to_numpy()
-    own = holds[holds["how"].isin(("match", "commit"))]
-    known = (own["how"] == "match").to_numpy()
-    seen = own["hold_ns"].to_numpy(float).copy()
-    if committed.size:
-        left = (own["made_ns"] + own["hold_ns"]).to_numpy()
-        at = np.clip(np.searchsorted(committed, left, "right") - 1, 0, None)
-        waited = table["started_ns"].to_numpy()[at] - own["made_ns"].to_numpy()
-        seen = np.where(known, seen, waited)
-    usable = known | (seen > 0)
-    found = pd.DataFrame({"seen_ns": seen, "is_known": known})[usable]
-    return found.loc[found.index.repeat(own["frames"].to_numpy()[usable])].reset_index(drop=True)
-
-
 def opens(scenario: Scenario, responses: pd.DataFrame) -> NDArray[np.bool_]:
     """Which responses are the first of their connections."""
     each = scenario.packet.requests_per_connection
