@@ -39,6 +39,7 @@ def test_it_writes_what_it_says(tmp_path, monkeypatch):
             scenario.policy.name,
             delay if scenario.policy.name == "colo" else "",
             duration="14 s",
+            link=own["link"],
             divergence={"probability": colo.CHANCE},
             workload={**BASE["workload"], "rate": own["workload"]["rate"]},
         )
