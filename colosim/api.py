@@ -338,6 +338,7 @@ def simulate(
     jobs: int | None = None,
     progress: Progress | None = None,
     trace: Traced = "first",
+    watch_holds: bool = False,
 ) -> Result:
     """Simulate a scenario (object, mapping or path of a file) under one policy.
 
@@ -346,13 +347,14 @@ def simulate(
     jobs: processes, None for as many as are worth it; the result is the same.
     progress: called with (done, total); None draws a bar on stderr if that is a terminal.
     trace: replications to write traces of, where there is ``out``.
+    watch_holds: collect how long output was held in every replication, of responses too.
 
     Raises ScenarioError, ModelError or StoreError, each with one line for each problem; Ctrl-C
     raises `Interrupted`, which keeps what was finished, and so does ``out``.
     """
     loaded = _scenario(scenario, seed, replications)
     [name] = _policies([loaded.policy.name if policy is None else policy], loaded)
-    plan = _Plan(loaded, {name: "."}, trace)
+    plan = _Plan(loaded, {name: "."}, trace, watch_holds)
     return _run(plan, lambda results: results[0], out, jobs, progress)
 
 
@@ -387,6 +389,7 @@ class _Plan:
     scenario: Scenario
     places: Mapping[str, str]
     trace: Traced
+    watch_holds: bool = False
     inputs: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -395,13 +398,17 @@ class _Plan:
             raise ScenarioError(f"trace {self.trace!r} is unknown; use one of {known}")
         object.__setattr__(self, "inputs", store.inputs([self.scenario]))
 
-    def tasks(self, directory: Path | None) -> list[tuple[Scenario, str, int, Path | None]]:
+    def tasks(self, directory: Path | None) -> list[tuple[Scenario, str, int, Path | None, bool]]:
         """Arguments of `_replicate`; all policies of one replication before the next."""
         traced = {"none": 0, "first": 1, "all": self.scenario.replications}[self.trace]
         return [
-            (self.scenario, policy, i, directory / place / f"trace-{i}.jsonl.gz")
-            if directory and i < traced
-            else (self.scenario, policy, i, None)
+            (
+                self.scenario,
+                policy,
+                i,
+                directory / place / f"trace-{i}.jsonl.gz" if directory and i < traced else None,
+                self.watch_holds,
+            )
             for i in range(self.scenario.replications)
             for policy, place in self.places.items()
         ]
@@ -431,7 +438,7 @@ def _run(
         except KeyboardInterrupt:
             if not records:
                 raise Interrupted("no replication was finished, nothing is kept") from None
-        for _, policy, replication, trace in tasks:
+        for _, policy, replication, trace, _ in tasks:
             if trace and (policy, replication) not in records:
                 trace.unlink(missing_ok=True)
         outcome = make(_results(plan, records))
@@ -454,16 +461,18 @@ def _results(plan: _Plan, records: Mapping[tuple[str, int], RunRecord]) -> list[
     return results
 
 
-def _replicate(scenario: Scenario, policy: str, replication: int, trace: Path | None) -> RunRecord:
+def _replicate(
+    scenario: Scenario, policy: str, replication: int, trace: Path | None, watch_holds: bool
+) -> RunRecord:
     from backends.sim import run_replication
 
-    if trace is None:
+    if trace is None and not watch_holds:
         return run_replication(scenario, policy, scenario.seed, replication)
-    collector = phases.Phases()
-    with store.trace_writer(trace) as write:
-        watchers = [write, collector.see]
-        held = holds.Holds()  # of packets only; else there is nothing to see
-        watchers.append(held.see)
+    collector, held = phases.Phases(), holds.Holds(digests=watch_holds)
+    watchers: list[Callable[[protocol_trace.Line], None]] = [collector.see, held.see]
+    with nullcontext() if trace is None else store.trace_writer(trace) as write:
+        if write is not None:
+            watchers.insert(0, write)
         record = run_replication(scenario, policy, scenario.seed, replication, watchers)
     return record.with_seen(
         columns(collector.found, PHASE_COLUMNS), columns(held.found, HOLD_COLUMNS)

@@ -234,9 +234,9 @@ def calibrate(runs: Sequence[str], out: str) -> int:
     """Turn live runs into a scenario for the simulator.
 
     RUN is a directory that 'colosim live --out' wrote. Give runs of one guest at two checkpoint
-    intervals or more, and for a service one with policy none. The file says of every number where
-    it came from; beside it go NAME.calibration.json and, where dirty pages are a measured curve,
-    NAME.pages.csv.
+    intervals or more, and for a service one with policy none. Runs of policy colo say why guests
+    differ; give two of different load. The file says of every number where it came from; beside it
+    go NAME.calibration.json and, where dirty pages are a measured curve, NAME.pages.csv.
     """
     from colosim.calibration import calibrate as run
 
@@ -245,6 +245,12 @@ def calibrate(runs: Sequence[str], out: str) -> int:
     click.echo("models of dirty pages; score: mean error at a run left out of the fit")
     click.echo(f"{found.memory.sort_values('score').round(4).to_string(index=False)}\n")
     click.echo(f"{found.numbers.to_string(index=False)}\n")
+    if len(found.hazards):
+        click.echo("why the guests were checkpointed; exact 95 % intervals")
+        hazards = found.hazards.round({"exposure": 1, "log_likelihood": 1})
+        click.echo(f"{hazards.to_string(index=False, float_format='{:.4g}'.format)}\n")
+        if not found.hazards["events"].any():
+            click.echo("no mismatch was seen: the rate in the file is an upper bound (95 %)")
     click.echo(f"written: {found.path}")
     return 0
 

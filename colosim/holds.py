@@ -1,4 +1,6 @@
-"""How long output was held before it left, from the lines of a trace: of frames that are compared.
+"""How long output was held before it left, from the lines of a trace.
+
+Of frames that are compared; with ``digests`` of whole responses too, each counted as a frame.
 
 Like `colosim.phases` an observer: nobody has to measure anything.
 """
@@ -25,22 +27,25 @@ class Hold(NamedTuple):
 
 
 class Holds:
-    """Collects the holds of a trace as its lines go by (`see`); they are in `found`."""
+    """Collects the holds of a trace as its lines go by (`see`); they are in `found`.
 
-    def __init__(self) -> None:
+    digests: also of nodes that compare digests of responses.
+    """
+
+    def __init__(self, digests: bool = False) -> None:
         self.found: list[Hold] = []
+        self._digests = digests
         self._alone: set[str] = set()
         self._compares: set[str] = set()
-        # of each node: the first frame of each batch, and when it was made
-        self._made: dict[str, tuple[list[int], list[int]]] = {}
+        # of each node and stream: the first frame of each batch, and when it was made
+        self._made: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
         self._cause: dict[str, str] = {}  # what the event that is looked at let go
 
     def see(self, line: Line) -> None:
         """Look at a line; an `Observer` of a session."""
         node = line.node
         if isinstance(line.body, NodeConfig):
-            self._made[node] = ([], [])
-            if line.body.compare != DIGESTS:
+            if self._digests or line.body.compare != DIGESTS:
                 self._compares.add(node)
         elif node in self._compares:
             self._look(node, line)
@@ -50,7 +55,7 @@ class Holds:
             self._cause[node] = "alone" if node in self._alone else "match"
         match line.body:
             case t.GuestOutput(range_):
-                firsts, times = self._made[node]
+                firsts, times = self._made.setdefault((node, range_.stream), ([], []))
                 firsts.append(range_.first)
                 times.append(line.now_ns)
             case t.Committed():
@@ -65,7 +70,7 @@ class Holds:
                 pass
 
     def _left(self, node: str, range_: t.Range, now_ns: int) -> None:
-        firsts, times = self._made[node]
+        firsts, times = self._made[node, range_.stream]
         at = range_.first
         while at < range_.end:
             i = bisect_right(firsts, at) - 1

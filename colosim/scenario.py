@@ -319,6 +319,14 @@ class Divergence(Section):
     hazard_per_s: Rate = option(
         "0 /s", "rate at which the guests' states part for good, until the next synchronisation"
     )
+    connection_probability: Ratio = option(
+        0.0,
+        "chance that the first response of a connection differs (packet.requests_per_connection)",
+    )
+    unprompted_per_s: Rate = option(
+        "0 /s",
+        "rate at which the guests say different things that nobody asked for, while both run",
+    )
 
 
 class Compare(Section):

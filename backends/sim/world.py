@@ -32,6 +32,7 @@ from colosim.scenario import BatchJob, Fault, Scenario, Service
 from colosim.session import Observer
 
 MESSAGE_BYTES = 64  # of TCP and IP headers that a message of its own costs
+_UNPROMPTED = "unprompted"  # the stream of what no client asked for
 
 
 @dataclass(slots=True)
@@ -53,6 +54,8 @@ class Host:
     # what the guest made and nobody has: (client, request) -> digest
     owed: dict[tuple[int, int], str] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)  # how many of each were begun
+    # stream -> when the last witness of it went to the link
+    offered_ns: dict[str, int] = field(default_factory=dict)
     # what the loaded state had made and, for all it knows, nobody has: a guest repeats that
     repeats: dict[tuple[int, int], str] = field(default_factory=dict)
 
@@ -78,8 +81,8 @@ class SimWorld:
         self._mirrored = POLICIES[policy].output is t.Output.WITNESS
         self._memory = scenario.memory_model()
         self._costs = scenario.costs()
-        divergence = scenario.divergence
-        self._divergence = Divergence(divergence.probability, divergence.hazard_per_s)
+        self._divergence = Divergence(**scenario.divergence.model_dump())
+        self._per_connection = scenario.packet.requests_per_connection
         workload = scenario.workload
         service = workload if isinstance(workload, Service) else None
         self._vcpus = service.vcpus if service else 1
@@ -339,6 +342,8 @@ class SimWorld:
                 host.guest.start()
             if serves:
                 self.network.resume()
+            if host.id == PRIMARY and serves and self._mirrored:
+                self._plan_unprompted(self._synchronisation)
             self.network.catch_up(host.guest)
 
         resume_ns = self._cost_ns(host, "resume", self._costs.resume_ns)
@@ -352,6 +357,24 @@ class SimWorld:
         e = self._streams.exponential("hazard").at(checkpoint)
         self._hazard_at_ns = self._divergence.first_ns(e)
 
+    def _plan_unprompted(self, synchronisation: int) -> None:
+        """Both guests run; when they will say different things that nobody asked for."""
+        e = self._streams.exponential("unprompted").at(synchronisation)
+        at_ns = self._divergence.unprompted_ns(e)
+        if at_ns is not None:
+            self.clock.after(at_ns, self._speak_unprompted, synchronisation)
+
+    def _speak_unprompted(self, synchronisation: int) -> None:
+        hosts = self.hosts.values()
+        both = all(host.alive and host.guest.running and not host.guest.hung for host in hosts)
+        if both and synchronisation == self._synchronisation and self._owner == PRIMARY:
+            for host in hosts:
+                self._say_unprompted(host, synchronisation)
+
+    def _say_unprompted(self, host: Host, number: int) -> None:
+        range_ = t.Range(_UNPROMPTED, number, number + 1)
+        self.tell(host.id, t.GuestOutput(range_, f"{number} of {host.id}"))
+
     def _primary_finished(self, client: int, request: int) -> None:
         self._finished(self.hosts[PRIMARY], client, request, "")
 
@@ -359,7 +382,9 @@ class SimWorld:
         host = self.hosts[SECONDARY]
         drifted = self._hazard_at_ns is not None and host.guest.exposure_ns >= self._hazard_at_ns
         u = self._streams.uniform("divergence", client).at(request)
-        differs = drifted or self._divergence.response_differs(u)
+        each = self._per_connection
+        opens = request % each == 0 if each else request == 0
+        differs = drifted or self._divergence.response_differs(u, opens)
         self._finished(host, client, request, f"!{self._synchronisation}" if differs else "")
 
     def _finished(self, host: Host, client: int, request: int, difference: str) -> None:
@@ -394,16 +419,35 @@ class SimWorld:
         # without protection nothing was held: what output takes is part of the service
         mean_ns = self._costs.release_ns if self._tracked else 0
         late_ns = self._cost_ns(host, "release", mean_ns) if mean_ns else 0
-        self.network.release(action.ranges, late_ns)
+        answers = tuple(range_ for range_ in action.ranges if range_.stream != _UNPROMPTED)
+        self.network.release(answers, late_ns)
 
     def _drop(self, host: Host, action: t.Release | t.Drop, cause: Cause) -> None:
         for range_ in action.ranges:
+            if range_.stream == _UNPROMPTED:
+                continue
             for request in range(range_.first, range_.end):
                 host.owed.pop((int(range_.stream), request), None)
 
     def _offer_witness(self, host: Host, action: t.OfferWitness, cause: Cause) -> None:
         event = t.PeerOutput(action.range, action.digest, action.epoch)
-        self._post(host, "witness", self._response_bytes, event, cause)
+        self._witness_of(host, self._response_bytes, event, cause)
+
+    def _witness_of(self, host: Host, size_bytes: int, event: t.PeerOutput, cause: Cause) -> None:
+        """Put a witness on the link, after the time that the host needs for it; in order."""
+        mean_ns = self._costs.witness_ns
+        if not mean_ns:
+            self._post(host, "witness", size_bytes, event, cause)
+            return
+        now_ns, stream = self.now_ns(), event.range.stream
+        due_ns = now_ns + self._cost_ns(host, "witness", mean_ns)
+        due_ns = host.offered_ns[stream] = max(due_ns, host.offered_ns.get(stream, 0))
+
+        def put(_: object) -> None:
+            if host.alive:
+                self._post(host, "witness", size_bytes, event, cause)
+
+        self.clock.after(due_ns - now_ns, put)
 
     # -- the link --------------------------------------------------------------------------
 

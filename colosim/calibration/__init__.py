@@ -2,7 +2,7 @@
 
 from colosim.calibration.errors import CalibrationError
 from colosim.calibration.fitting import Calibration, calibrate
-from colosim.calibration.prediction import METRICS, Validation, readable, validate
+from colosim.calibration.prediction import METRICS, Validation, readable, title, validate
 from colosim.calibration.runs import MeasuredRun, read_run
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "calibrate",
     "read_run",
     "readable",
+    "title",
     "validate",
 ]

@@ -68,10 +68,17 @@ def line(pages: Values, took_ns: Values) -> Line:
     return Line(float(found[0]), float(found[1]) / scale, spread)
 
 
-def fit(runs: Sequence[MeasuredRun], way_ns: int) -> list[Fitted]:
+def fit(
+    runs: Sequence[MeasuredRun],
+    way_ns: int,
+    witness: tuple[float, float] = (0.0, 0.0),
+    matched_release_ns: float | None = None,
+) -> list[Fitted]:
     """All costs that the runs show, keys as in a scenario file.
 
-    way_ns: mean time of a response from host to client, without protection.
+    way_ns: mean time of a response from host to client, without protection.  witness: mean and
+    spread of how late the secondary's output is, where that is known.  matched_release_ns: what
+    release is where no run holds all output until its commit.
     """
     table = pd.concat([_with_link(run) for run in runs], ignore_index=True)
     pages = table["pages"].to_numpy(dtype=float)
@@ -95,9 +102,12 @@ def fit(runs: Sequence[MeasuredRun], way_ns: int) -> list[Fitted]:
 
     late = np.concatenate([_late_ns(run) for run in runs])
     late_ns = float(late.mean()) if late.size else 0.0
-    release_ns = table["release_ns"].dropna().to_numpy(dtype=float) - way_ns
-    release = Line(0.0, 0.0, 0.0)
+    all_held = [not run.compares for run in runs for _ in range(len(run.checkpoints))]
+    release_ns = table.loc[all_held, "release_ns"].dropna().to_numpy(dtype=float) - way_ns
+    release = Line(matched_release_ns or 0.0, 0.0, 0.0)
+    released = "median of answers that no checkpoint had a part in - hold - that of policy none"
     if release_ns.size:
+        released = "from commit to clients - client_delay - client_jitter"
         release = line(np.zeros_like(release_ns), np.maximum(release_ns, 0))
     scan_ns = float(table["scan_ns"].median())
     find_ns = min(scan_ns, save.fixed_ns)
@@ -118,7 +128,12 @@ def fit(runs: Sequence[MeasuredRun], way_ns: int) -> list[Fitted]:
         ("load_fixed_ns", load.fixed_ns, "wait-loaded - resume; below 0 it went into transfer"),
         ("load_per_page_ns", load.per_page_ns, "the same"),
         ("resume_ns", resume.fixed_ns, f"step {names[1]}"),
-        ("release_ns", release.fixed_ns, "from commit to clients - client_delay - client_jitter"),
+        ("release_ns", release.fixed_ns, released),
+        (
+            "witness_ns",
+            witness[0],
+            "mean hold of output that left by a match - the link's delay",
+        ),
         ("wake_up_ns", late_ns, "from interval to interval, where no checkpoint was under way"),
         ("device_state_bytes", float(table["device_bytes"].median()), "median of a.saves"),
         ("zero_pages", zero, "bytes of RAM on the wire against whole pages"),
@@ -129,17 +144,23 @@ def fit(runs: Sequence[MeasuredRun], way_ns: int) -> list[Fitted]:
         ("load_spread", 0.0, "in that of transfer"),
         ("resume_spread", resume.spread, f"of {names[1]}"),
         ("release_spread", release.spread, "of release"),
+        ("witness_spread", witness[1], "so that the median of those holds is right too"),
     ]
     return [Fitted(f"cost.{key}", _rounded(key, value), how) for key, value, how in found]
 
 
 def _late_ns(run: MeasuredRun) -> Values:
-    """How much later than the policy's interval the next checkpoint began, where it could begin."""
+    """How much later than the policy's interval the next checkpoint began, where it could begin.
+
+    Only where time made it begin, not a difference.
+    """
     table = run.checkpoints
     due_ns = table["started_ns"] + run.interval_ns
     next_one = table["checkpoint"].diff(-1) == -1
     late_ns = table["started_ns"].shift(-1) - due_ns
-    return late_ns[next_one & (table["committed_ns"] < due_ns)].clip(lower=0).to_numpy(dtype=float)
+    by_time = table["reason"].shift(-1).isin(("interval", "checkpoint-delay"))
+    usable = next_one & by_time & (table["committed_ns"] < due_ns)
+    return late_ns[usable].clip(lower=0).to_numpy(dtype=float)
 
 
 def _rounded(key: str, value: float) -> float | int:

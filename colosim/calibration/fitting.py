@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from colosim import store
-from colosim.calibration import costs, latency, pages, text
+from colosim.calibration import costs, divergence, latency, pages, text
 from colosim.calibration.costs import Fitted
+from colosim.calibration.divergence import DivergenceFit
 from colosim.calibration.errors import CalibrationError
 from colosim.calibration.runs import (
     MeasuredRun,
@@ -37,7 +40,8 @@ class Calibration:
 
     path: the scenario file.  numbers: key, value, how; every one that was fitted.  runs: what was
     used, one row each.  memory: models of dirty pages, with the mean relative error of each at
-    a run left out of its fit.
+    a run left out of its fit.  hazards: of runs whose policy compares, why they checkpointed, by
+    reason (`colosim.calibration.divergence.DivergenceFit`); else empty.
     """
 
     path: Path
@@ -45,6 +49,7 @@ class Calibration:
     numbers: pd.DataFrame
     runs: pd.DataFrame
     memory: pd.DataFrame
+    hazards: pd.DataFrame
 
     def __repr__(self) -> str:
         return f"<Calibration {self.path} of {len(self.runs)} runs>"
@@ -63,21 +68,24 @@ def calibrate(runs: Sequence[str | Path], out: str | Path) -> Calibration:
     protected = [run for run in read if run.protects]
     bare = [run for run in read if not run.protects]
     _check(read, protected, bare)
+    compared = [run for run in protected if run.compares]
+    apart = divergence.fit(compared) if compared else None
     base = protected[0]
     memory = pages.fit(protected)
     service = None
     if isinstance(base.scenario.workload, Service):
-        service = _service(protected, bare, memory)
-    fitted = costs.fit(protected, 0 if service is None else service.way_ns)
-    mapping = _scenario(base, memory, fitted, service, path)
-    notes = _notes(protected, bare, memory, fitted, service)
-    scenario = _write(path, mapping, notes, memory, read)
+        service = _service(protected, bare, memory, apart)
+    fitted = _costs(protected, bare, 0 if service is None else service.way_ns, apart)
+    mapping = _scenario(base, memory, fitted, service, path, apart)
+    notes = _notes(protected, bare, memory, fitted, service, apart)
+    scenario = _write(path, mapping, notes, memory, read, apart)
     return Calibration(
         path,
         scenario,
         pd.DataFrame([(each.key, each.value, each.how) for each in fitted], columns=_NUMBERS),
         _runs(read),
         memory.candidates,
+        pd.DataFrame() if apart is None else apart.hazards,
     )
 
 
@@ -98,7 +106,7 @@ def _check(
     read: Sequence[MeasuredRun], protected: Sequence[MeasuredRun], bare: Sequence[MeasuredRun]
 ) -> None:
     if not protected:
-        raise CalibrationError("no run was protected; give live runs with policy remus")
+        raise CalibrationError("no run was protected; give live runs with policy remus or colo")
     for run in read:
         check_long_enough(run)
     check_alike(read)
@@ -113,10 +121,28 @@ def _check(
         )
 
 
+def _costs(
+    protected: Sequence[MeasuredRun],
+    bare: Sequence[MeasuredRun],
+    way_ns: int,
+    apart: DivergenceFit | None,
+) -> list[Fitted]:
+    if apart is None:
+        return costs.fit(protected, way_ns)
+    more_ms = math.nan
+    if bare:
+        more_ms = apart.latency_ms - float(np.median(_longest(bare).latency_ms))
+    release_ns = 0.0 if math.isnan(more_ms) else max(more_ms * 1e6, 0.0)
+    return costs.fit(protected, way_ns, apart.witness, release_ns)
+
+
 def _service(
-    protected: Sequence[MeasuredRun], bare: Sequence[MeasuredRun], memory: pages.PagesFit
+    protected: Sequence[MeasuredRun],
+    bare: Sequence[MeasuredRun],
+    memory: pages.PagesFit,
+    apart: DivergenceFit | None,
 ) -> latency.ServiceFit:
-    held = min(protected, key=lambda run: run.interval_ns)
+    held = _most_often(protected)
     with TemporaryDirectory(prefix="colosim-") as place:
         path = Path(place, "tried.toml")
         curve = path.with_suffix(_CURVE)
@@ -124,13 +150,18 @@ def _service(
             memory.curve.to_csv(curve, index=False)
 
         def question(tried: latency.ServiceFit) -> Scenario:
-            fitted = costs.fit(protected, tried.way_ns)
-            mapping = _scenario(held, memory, fitted, tried, path)
+            fitted = _costs(protected, bare, tried.way_ns, apart)
+            mapping = _scenario(held, memory, fitted, tried, path, apart)
             if memory.curve is not None:
                 mapping["memory"]["file"] = str(curve)
             return Scenario.from_mapping(mapping)
 
         return latency.fit(_longest(bare), held, question)
+
+
+def _most_often(protected: Sequence[MeasuredRun]) -> MeasuredRun:
+    """The protected run that is stopped most often."""
+    return max(protected, key=lambda run: (run.metrics["checkpoints_per_s"], -run.interval_ns))
 
 
 def _longest(bare: Sequence[MeasuredRun]) -> MeasuredRun:
@@ -144,6 +175,7 @@ def _scenario(
     fitted: Sequence[Fitted],
     service: latency.ServiceFit | None,
     path: Path,
+    apart: DivergenceFit | None,
 ) -> dict[str, Any]:
     mapping = base.scenario.to_mapping()
     mapping["replications"] = _REPLICATIONS
@@ -162,6 +194,8 @@ def _scenario(
     }
     if service is not None:
         mapping["workload"] |= service.keys(base.scenario)
+    if apart is not None:
+        mapping["divergence"] = apart.keys()
     return mapping
 
 
@@ -176,6 +210,7 @@ def _notes(
     memory: pages.PagesFit,
     fitted: Sequence[Fitted],
     service: latency.ServiceFit | None,
+    apart: DivergenceFit | None,
 ) -> dict[str, str]:
     """Dotted key or table -> where it comes from."""
     count = sum(len(run.checkpoints) for run in protected)
@@ -191,8 +226,12 @@ def _notes(
         **{f"cost.{without_unit(each.key.removeprefix('cost.'))}": each.how for each in fitted},
         "link": f"as configured in {protected[0].name}",
     }
+    if apart is not None:
+        count = sum(run.compares for run in protected)
+        notes |= {"divergence": f"of {count} runs; {apart.summary()}", **apart.notes()}
+        notes["cost.witness"] += f", {apart.held} frames"
     if service is not None:
-        used, held = _longest(bare), min(protected, key=lambda run: run.interval_ns)
+        used, held = _longest(bare), _most_often(protected)
         quantiles = ", ".join(
             f"{quantile:.0%} {simulated:.3g} for {measured:.3g}"
             for quantile, simulated, measured in zip(
@@ -214,6 +253,7 @@ def _write(
     notes: Mapping[str, str],
     memory: pages.PagesFit,
     read: Sequence[MeasuredRun],
+    apart: DivergenceFit | None,
 ) -> Scenario:
     with store.explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +267,8 @@ def _write(
         file = str(path.parent.absolute() / mapping["memory"]["file"])
         absolute["memory"] = mapping["memory"] | {"file": file}
     scenario = Scenario.from_mapping(absolute, str(path))
-    written = text.compact(scenario, ("cost", "memory", "workload", "link"))
+    whole = ("cost", "memory", "workload", "link", *(() if apart is None else ("divergence",)))
+    written = text.compact(scenario, whole)
     if memory.curve is not None:
         written["memory"]["file"] = mapping["memory"]["file"]
     head = [
@@ -240,6 +281,9 @@ def _write(
         "traits": {key: value for run in read for key, value in traits(run).items()},
         "runs": _runs(read).to_dict("records"),
         "memory": json.loads(memory.candidates.to_json(orient="records")),
+        "hazards": []
+        if apart is None
+        else json.loads(apart.hazards.to_json(orient="records", double_precision=15)),
     }
     with store.explained(path):
         path.write_text(text.toml(written, notes, head), "utf-8")
@@ -252,7 +296,8 @@ def _kind(run: MeasuredRun) -> str:
     if not run.protects:
         return f"policy {run.policy}, {len(run.latency_ms)} answers"
     interval = TIME.format(run.interval_ns)
-    return f"policy {run.policy}, interval {interval}, {len(run.checkpoints)} checkpoints"
+    most = "at most every" if run.compares else "interval"
+    return f"policy {run.policy}, {most} {interval}, {len(run.checkpoints)} checkpoints"
 
 
 def _runs(read: Sequence[MeasuredRun]) -> pd.DataFrame:

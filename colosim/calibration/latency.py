@@ -5,7 +5,7 @@ always the same, each way; a part that varies; and the guest's own time, which o
 for. Without protection the last two look alike. But a guest that is stopped again and again has
 little time to serve in, and only its own time makes a queue then. So for every service time the
 first two are fitted to the run without protection, and that service time is taken that gives back
-both that run's latency and that of the run with the shortest interval.
+both that run's latency and that of the run that is stopped most often.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ from colosim.scenario import ClosedService, OpenService
 _PAGE_BYTES = 4096
 _MEASURED = "measured"
 _AS_GOOD = 0.005
+#: checkpoints that differences make, by exposure: into how many parts, of how many at least
+_PARTS, _LEAST_IN_PART = 6, 12
 #: of a model: so many intervals must be left for its fit
 _PARAMETERS = {"uniform": 2, "sequential": 2, "zipf": 3}
 
@@ -78,16 +80,22 @@ class PagesFit:
 
 def fit(runs: Sequence[MeasuredRun]) -> PagesFit:
     """Choose and fit a model; `CalibrationError` unless the runs have two intervals or more."""
-    if len({run.interval_ns for run in runs}) < 2:
+    tables = _tables(runs)
+    table = pd.concat(tables, ignore_index=True)
+    if table["interval_ns"].nunique() < 2:
         given = runs[0].interval_ns / 1e6
         raise CalibrationError(
             f"{runs[0].name}: every run checkpoints every {given:g} ms; dirty pages over exposure "
             "need runs at two intervals or more"
         )
-    table = pd.concat([_rows(run) for run in runs], ignore_index=True)
     per_request = _per_request(table)
     guest_pages = runs[0].scenario.memory.guest_memory_bytes // _PAGE_BYTES
-    points = [point for run in runs for point in _points(run)]
+    points = [
+        point
+        for run, own in zip(runs, tables, strict=True)
+        for interval_ns, rows in own.groupby("interval_ns")
+        for point in _points(run.name, int(str(interval_ns)), rows)
+    ]
     forms: dict[str, _Form] = {_MEASURED: _measured(per_request[0])}
     forms |= dict(_closed_forms(any(point.requests for point in points)))
     scores = {name: _score(name, form, points, guest_pages) for name, form in forms.items()}
@@ -119,18 +127,35 @@ def _best(scores: Mapping[str, float]) -> str:
 _ROW = ("exposure_ns", "requests", "pages")
 
 
-def _points(run: MeasuredRun) -> list[Point]:
-    """A run's checkpoints in two halves, those with few and those with many requests.
+def _points(name: str, interval_ns: int, table: pd.DataFrame) -> list[Point]:
+    """A run's checkpoints at an interval in halves, those with few and with many requests.
 
     So a model also has to say what requests do at one interval, where nothing else differs.
     """
-    table = run.checkpoints
     many = table["requests"] > table["requests"].median()
     parts = [table[~many], table[many]] if many.any() else [table]
     return [
-        Point(run.name, run.interval_ns, *(float(part[name].mean()) for name in _ROW))
-        for part in parts
+        Point(name, interval_ns, *(float(part[column].mean()) for column in _ROW)) for part in parts
     ]
+
+
+def _tables(runs: Sequence[MeasuredRun]) -> list[pd.DataFrame]:
+    """A table for each run.  What stands for an interval where differences make checkpoints too:
+
+    the mean exposure of an equal part of all of those runs' checkpoints.
+    """
+    tables = [_rows(run) for run in runs]
+    compared = [i for i, run in enumerate(runs) if run.compares]
+    if compared:
+        exposures = np.concatenate([tables[i]["exposure_ns"].to_numpy(float) for i in compared])
+        parts = min(_PARTS, max(exposures.size // _LEAST_IN_PART, 1))
+        edges = np.unique(np.quantile(exposures, np.linspace(0, 1, parts + 1))[1:-1])
+        places = np.digitize(exposures, edges)
+        means_ns = {place: round(float(exposures[places == place].mean())) for place in set(places)}
+        for i in compared:
+            own = np.digitize(tables[i]["exposure_ns"].to_numpy(float), edges)
+            tables[i]["interval_ns"] = [means_ns[place] for place in own]
+    return tables
 
 
 def _rows(run: MeasuredRun) -> pd.DataFrame:
@@ -152,7 +177,7 @@ def _per_request(table: pd.DataFrame) -> tuple[float, float]:
     """
     grouped = table.groupby(["interval_ns", "load"])
     means = grouped[["requests", "pages"]].mean()
-    variance = grouped["pages"].var() / grouped.size()
+    variance = (grouped["pages"].var() / grouped.size()).fillna(0.0)  # of one checkpoint: unknown
     by_interval = means.groupby("interval_ns")
     if by_interval.size().max() < 2:
         means = table.set_index("interval_ns")[["requests", "pages"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,17 @@ import numpy as np
 import pandas as pd
 
 from colosim import store
+from colosim.calibration.epochs import epochs, matched_ms, what_ended
 from colosim.calibration.errors import CalibrationError
 from colosim.protocol.policies import POLICIES
+from colosim.protocol.types import Output
 from colosim.scenario import Scenario, Service
+from colosim.units import TIME
 
 LEAST_CHECKPOINTS = 30
 LEAST_ANSWERS = 100
 _SAVES = "a.saves"
+_TRACE, _HOLDS = "trace-0.jsonl.gz", "holds.parquet"
 _NO_MEMORY = {"kind": "uniform", "working_set_pages": 1, "touches": "0 /s"}
 #: of `[client]`: says nothing about what was measured
 _INCIDENTAL = ("host_port",)
@@ -34,6 +38,8 @@ class MeasuredRun:
     phase (ns), of the save's parts scan_ns, device_bytes, ram_bytes, and release_ns (mean time from
     the commit to the answers that waited for it, at their clients; NaN if there were none).
     latency_ms: of the measured requests that were answered.
+    epochs, holds, matched_ms: where the policy compares: the tables of
+    `colosim.calibration.epochs`, and the measured rows of how long frames were held; else empty.
     """
 
     path: Path
@@ -43,6 +49,9 @@ class MeasuredRun:
     metrics: Mapping[str, float]
     checkpoints: pd.DataFrame
     latency_ms: np.ndarray[Any, np.dtype[np.float64]]
+    epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    holds: pd.DataFrame = field(default_factory=pd.DataFrame)
+    matched_ms: np.ndarray[Any, np.dtype[np.float64]] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def policy(self) -> str:
@@ -53,9 +62,15 @@ class MeasuredRun:
         return POLICIES[self.policy].protects()
 
     @property
+    def compares(self) -> bool:
+        """Whether output waits for equal output of the other guest."""
+        return POLICIES[self.policy].output is Output.WITNESS
+
+    @property
     def interval_ns(self) -> int:
-        """The policy's checkpoint interval; 0 where it has none."""
-        return int(getattr(self.scenario.policy_params(self.policy), "interval_ns", 0))
+        """The longest time between checkpoints that the policy lets pass; 0 where it has none."""
+        params = self.scenario.policy_params(self.policy)
+        return int(getattr(params, "interval_ns", getattr(params, "checkpoint_delay_ns", 0)))
 
     @property
     def name(self) -> str:
@@ -119,18 +134,43 @@ def _read(directory: Path, manifest: Mapping[str, Any]) -> MeasuredRun:
     }
     metrics = pd.read_csv(directory / "metrics.csv").set_index("metric")["value"]
     answered = responses[responses["measured"] & (responses["released_ns"] >= 0)]
+    compares = POLICIES[scenario.policy.name].output is Output.WITNESS
+    compared: dict[str, Any] = {}
+    if compares:
+        compared = _compared(directory, checkpoints, responses, scenario)
     return MeasuredRun(
         directory,
         manifest["fingerprint"],
         scenario,
         about,
         {str(name): float(value) for name, value in metrics.items()},
-        _checkpoints(directory, checkpoints, responses),
+        _checkpoints(directory, checkpoints, responses, compares),
         answered["latency_ms"].to_numpy(dtype=float),
+        **compared,
     )
 
 
-def _checkpoints(directory: Path, table: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
+def _compared(
+    directory: Path, checkpoints: pd.DataFrame, responses: pd.DataFrame, scenario: Scenario
+) -> dict[str, Any]:
+    """What else is known of a run whose policy compares."""
+    for name in (_TRACE, _HOLDS):
+        if not (directory / name).exists():
+            raise CalibrationError(
+                f"{directory}: holds no {name}; give runs in which frames were compared"
+            )
+    holds = pd.read_parquet(directory / _HOLDS)
+    holds = holds[holds["measured"]]
+    return {
+        "epochs": epochs(checkpoints, responses, what_ended(directory / _TRACE), scenario),
+        "holds": holds,
+        "matched_ms": matched_ms(checkpoints, responses),
+    }
+
+
+def _checkpoints(
+    directory: Path, table: pd.DataFrame, responses: pd.DataFrame, compares: bool
+) -> pd.DataFrame:
     if table.empty:
         return table
     for name in ("phases.csv", _SAVES):
@@ -140,9 +180,9 @@ def _checkpoints(directory: Path, table: pd.DataFrame, responses: pd.DataFrame) 
             )
     whole = (table["committed_ns"] >= 0) & (table["completed_ns"] >= 0) & (table["pages"] >= 0)
     used = table[table["measured"] & whole].set_index("checkpoint")
-    columns = used[["started_ns", "committed_ns", "exposure_ns", "pages", "sent_bytes"]].assign(
-        requests=_served(table, responses).reindex(used.index)
-    )
+    names = ["reason", "started_ns", "committed_ns", "exposure_ns", "pages", "sent_bytes"]
+    served = _asked if compares else _served
+    columns = used[names].assign(requests=served(table, responses).reindex(used.index))
     released = _released(table, responses).reindex(used.index)
     phases = pd.read_csv(directory / "phases.csv")
     wide = phases.pivot(index="checkpoint", columns="phase", values="duration_ns")
@@ -164,6 +204,16 @@ def _served(table: pd.DataFrame, responses: pd.DataFrame) -> pd.Series[float]:
     before = np.searchsorted(released, committed["committed_ns"].to_numpy())
     counts = np.append(np.diff(before), np.nan)
     return pd.Series(counts, index=committed["checkpoint"].to_numpy())
+
+
+def _asked(table: pd.DataFrame, responses: pd.DataFrame) -> pd.Series[float]:
+    """The same where equal output leaves at once: what was asked for since the checkpoint before.
+
+    Client input is held back from the start of a checkpoint on.
+    """
+    arrival = np.sort(responses.loc[responses["released_ns"] >= 0, "arrival_ns"].to_numpy())
+    before = np.searchsorted(arrival, table["started_ns"].to_numpy())
+    return pd.Series(np.diff(before, prepend=0).astype(float), index=table["checkpoint"].to_numpy())
 
 
 def _released(table: pd.DataFrame, responses: pd.DataFrame) -> pd.Series[float]:
@@ -226,6 +276,12 @@ def traits(run: MeasuredRun) -> dict[str, Any]:
         found.pop(f"client.{name}", None)
     found["memory.guest_memory"] = run.scenario.memory.guest_memory_bytes
     found["workload.kind"] = run.scenario.workload.kind
+    if run.compares:
+        for name in ("compare", "divergence"):
+            table = getattr(run.scenario, name).model_dump(mode="json", by_alias=True)
+            found |= dict(_flat(name, table))
+        params = run.scenario.policy_params(run.policy)
+        found["policy.colo.compare_timeout"] = TIME.format(params.compare_timeout_ns)
     return {**found, **{key: value for key, value in run.about.items() if value != "nobody"}}
 
 

@@ -17,9 +17,9 @@ from colosim.model.memory import MemoryModel
 from colosim.protocol.policies.base import parameter
 
 
-def _spread(of: str) -> Any:
+def _spread(of: str, apart: str = "one checkpoint to the next") -> Any:
     """Declare the spread of one step's duration."""
-    text = f"relative standard deviation of {of} from one checkpoint to the next (lognormal)"
+    text = f"relative standard deviation of {of} from {apart} (lognormal)"
     return field(default=0.0, metadata={"unit": "ratio", "help": text, "minimum": 0})
 
 
@@ -73,6 +73,12 @@ class Costs:
         "what output that was held takes to leave the host once it is released; not measured, to "
         "be calibrated",
     )
+    witness_ns: int = parameter(
+        0,
+        "time",
+        "colo: from what the secondary's guest says until the link has it, to be compared; not "
+        "measured, to be calibrated",
+    )
     wake_up_ns: int = parameter(
         0, "time", "how late a host notices that a time has come; not measured, to be calibrated"
     )
@@ -97,6 +103,7 @@ class Costs:
     load_spread: float = _spread("load")
     resume_spread: float = _spread("resume")
     release_spread: float = _spread("release")
+    witness_spread: float = _spread("witness", "one to the next")
 
     def __post_init__(self) -> None:
         for each in fields(self):

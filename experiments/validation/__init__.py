@@ -19,7 +19,7 @@ import pandas as pd
 
 import colosim
 from backends.qemu.errors import LiveError
-from colosim.calibration import CalibrationError
+from colosim.calibration import CalibrationError, read_run
 from colosim.guest import Guest
 from colosim.scenario import Scenario
 from colosim.store import MANIFEST
@@ -51,8 +51,12 @@ class Run:
     @property
     def folder(self) -> str:
         """Its directory, below that of the experiment."""
-        words = f"{self.workload} {self.name}".replace("/s", "").replace(",", "")
-        return "runs/" + words.replace(" ", "-")
+        return "runs/" + folder_of(f"{self.workload} {self.name}")
+
+
+def folder_of(words: str) -> str:
+    """Words as the name of a directory or file."""
+    return words.replace("/s", "").replace(",", "").replace(" ", "-")
 
 
 def plan(
@@ -236,8 +240,9 @@ def validate(
     tables, models, failures = [], [], []
     for workload in dict.fromkeys(each.workload for each in runs):
         own = [each for each in runs if each.workload == workload and each.purpose != "native"]
-        there = [each for each in own if (out / each.folder / MANIFEST).exists()]
-        path = out / "calibrated" / f"{workload.replace('/s', '').replace(' ', '-')}.toml"
+        there, unusable = _usable(own, out)
+        failures += unusable
+        path = out / "calibrated" / f"{folder_of(workload)}.toml"
         say(f"{workload}: calibrating, predicting")
         try:
             given = [out / each.folder for each in there if each.purpose == "calibrate"]
@@ -259,6 +264,21 @@ def validate(
     if not tables:
         return pd.DataFrame(), pd.DataFrame(), failures
     return pd.concat(tables, ignore_index=True), pd.concat(models, ignore_index=True), failures
+
+
+def _usable(runs: Sequence[Run], out: Path) -> tuple[list[Run], list[str]]:
+    """Runs that are there and can be learned from; of the others that are there, why not."""
+    usable, failures = [], []
+    for each in runs:
+        if (out / each.folder / MANIFEST).exists():
+            try:
+                read_run(out / each.folder)
+            except CalibrationError as error:
+                why = str(error).removeprefix(f"{out / each.folder}: ")
+                failures.append(f"{each.workload}, {each.name}: {why}")
+            else:
+                usable.append(each)
+    return usable, failures
 
 
 def about(runs: Sequence[Run], out: Path) -> dict[str, str]:

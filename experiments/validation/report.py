@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from colosim.analysis.plots import COLOURS, Chart, styled
-from colosim.calibration import METRICS
+from colosim.calibration import title
 from experiments.validation import WIRE
 
 #: steps that make up a pause, in order; `copy` and others of copy-then-send are not run here
@@ -44,7 +45,7 @@ def errors_table(validation: pd.DataFrame) -> pd.DataFrame:
     )
     grouped = own.groupby("metric", sort=False)
     found = grouped.agg(
-        n=("error", "size"),
+        n=("inside", "size"),
         median=("error", "median"),
         worst=("error", "max"),
         inside=("inside", "mean"),
@@ -53,10 +54,10 @@ def errors_table(validation: pd.DataFrame) -> pd.DataFrame:
     found.loc["all"] = list(everything)
     return pd.DataFrame(
         {
-            "what": [METRICS.get(str(metric), str(metric)) for metric in found.index],
+            "what": [str(m) if m == "all" else title(str(m)) for m in found.index],
             "n": found["n"].astype(int).to_numpy(),
-            "median error": [f"{each:.1%}" for each in found["median"]],
-            "worst error": [f"{each:.1%}" for each in found["worst"]],
+            "median error": [_percent(each) for each in found["median"]],
+            "worst error": [_percent(each) for each in found["worst"]],
             "inside the interval": [f"{each:.0%}" for each in found["inside"]],
         }
     )
@@ -69,7 +70,7 @@ def rows_table(validation: pd.DataFrame) -> pd.DataFrame:
             "workload": validation["workload"],
             "run": validation["name"],
             "load": validation["load"],
-            "what": [METRICS[each] for each in validation["metric"]],
+            "what": [title(each) for each in validation["metric"]],
             "status": validation["status"],
             "predicted": [f"{each:.4g}" for each in validation["predicted"]],
             "measured": [f"{each:.4g}" for each in validation["measured"]],
@@ -77,9 +78,16 @@ def rows_table(validation: pd.DataFrame) -> pd.DataFrame:
                 f"{low:.4g} to {high:.4g}"
                 for low, high in zip(validation["low"], validation["high"], strict=True)
             ],
-            "error": [f"{each:+.1%}" for each in validation["error"]],
+            "error": [
+                "few" if math.isnan(each) else f"{each:+.1%}" for each in validation["error"]
+            ],
         }
     )
+
+
+def _percent(value: float) -> str:
+    """For people; what is not known (too few events) is a dash."""
+    return "–" if math.isnan(value) else f"{value:.1%}"
 
 
 def markdown(
@@ -117,6 +125,70 @@ def markdown(
                     score=[f"{each:.1%}" for each in models["score"]]
                 )
             ),
+            "### Every comparison",
+            "`fitted` runs are those that were calibrated on: they prove nothing.",
+            _markdown(rows_table(validation)),
+        ]
+    if failures:
+        parts += ["## What could not be run", "\n".join(f"* {each}" for each in failures)]
+    return "\n\n".join(parts) + "\n"
+
+
+def hazards_table(hazards: pd.DataFrame) -> pd.DataFrame:
+    """Why the calibrated runs checkpointed: every explanation that was tried, as text."""
+    return pd.DataFrame(
+        {
+            "workload": hazards["workload"],
+            "reason": hazards["why"],
+            "per": hazards["per"],
+            "events": hazards["events"],
+            "exposure": [f"{each:.4g}" for each in hazards["exposure"]],
+            "rate": [
+                ("≤ " if not events else "") + f"{rate:.3g}"
+                for rate, events in zip(hazards["rate"], hazards["events"], strict=True)
+            ],
+            "95 %": [
+                f"{low:.3g} to {high:.3g}"
+                for low, high in zip(hazards["low"], hazards["high"], strict=True)
+            ],
+            "log likelihood": [_or_dash(each, ".1f") for each in hazards["log_likelihood"]],
+            "runs agree, p": [_or_dash(each, ".2g") for each in hazards["agree"]],
+            "taken": ["yes" if each else "" for each in hazards["chosen"]],
+        }
+    )
+
+
+def _or_dash(value: float | None, how: str) -> str:
+    return "–" if value is None or math.isnan(value) else format(value, how)
+
+
+def colo_markdown(
+    validation: pd.DataFrame,
+    hazards: pd.DataFrame,
+    about: Mapping[str, str],
+    failures: Sequence[str],
+) -> str:
+    """The page on policy colo; made by ``python -m experiments.validation --colo``."""
+    said = ", ".join(f"{key} {value}" for key, value in about.items())
+    parts = [
+        "# Validation of policy colo",
+        f"Made by `python -m experiments.validation --colo`: {said}. Guest of 128 MiB.",
+        "[calibration.md](calibration.md) says what is fitted and how; the docstring of "
+        "`experiments/validation/colo.py` says what is run.",
+    ]
+    if len(hazards):
+        parts += [
+            "## Why the calibrated runs checkpointed",
+            "A rate per second that the guests were compared, a chance per response, or per first "
+            "response of a connection. Intervals are exact.",
+            _markdown(hazards_table(hazards)),
+        ]
+    if len(validation):
+        parts += [
+            "## Predictions",
+            "What the calibrated scenario says of runs that it has not seen. `few`: fewer events "
+            "than 10 were measured, so only the interval is compared.",
+            _markdown(errors_table(validation)),
             "### Every comparison",
             "`fitted` runs are those that were calibrated on: they prove nothing.",
             _markdown(rows_table(validation)),

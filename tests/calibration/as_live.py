@@ -54,12 +54,18 @@ IDLE: dict[str, Any] = {"workload": {"kind": "batch", "work": "25 s"}, "warm_up"
 def scenario(policy: str, interval: str = "", **changes: Any) -> Scenario:
     tables = {**BASE, **changes, "policy": {"name": policy}}
     if interval:
-        tables["policy"]["remus"] = {"interval": interval}
+        key = {"remus": "interval", "colo": "checkpoint_delay"}[policy]
+        tables["policy"][policy] = {key: interval}
     return Scenario.from_mapping(tables)
 
 
 def live(out: Path, policy: str, interval: str = "", **changes: Any) -> Path:
-    """A run directory as `colosim live` would have written it."""
+    """A run directory as `colosim live` would have written it.
+
+    Under policy colo frames are compared, as live; of that the scenario says nothing, as live.
+    """
+    if policy == "colo":
+        changes["fidelity"] = "packet"
     about = changes.pop("about", {})
     made = scenario(policy, interval, **changes)
     result = colosim.simulate(made, out=out, jobs=1, progress=lambda *_: None)
@@ -80,6 +86,8 @@ def live(out: Path, policy: str, interval: str = "", **changes: Any) -> Path:
             print(json.dumps(save), file=saves)
     known = {"world": "live", "accelerator": "tcg", "processor": "2 x test"}
     edit(out, {**known, "qemu of primary": "7.2.22", **about})
+    manifest = json.loads((out / "manifest.json").read_text())
+    edit(out, {"scenario": manifest["scenario"] | {"fidelity": "response"}})
     return out
 
 

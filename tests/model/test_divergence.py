@@ -32,12 +32,25 @@ def test_first_divergence_is_exponential():
 
 def test_no_hazard_means_never():
     assert Divergence().first_ns(1e-9) is None
+    assert Divergence().unprompted_ns(1e-9) is None
+
+
+def test_the_first_response_of_a_connection_differs_by_either_cause():
+    divergence = Divergence(probability=0.2, connection_probability=0.5)
+    assert not divergence.response_differs(0.2)
+    assert divergence.response_differs(0.6 - 1e-9, opens=True)
+    assert not divergence.response_differs(0.6 + 1e-9, opens=True)
+
+
+def test_what_nobody_asked_for_comes_at_its_rate():
+    assert Divergence(unprompted_per_s=4.0).unprompted_ns(2.0) == 500_000_000
 
 
 @pytest.mark.parametrize(
     "values",
     [{"probability": -0.1}, {"probability": 1.1}, {"probability": math.nan},
-     {"hazard_per_s": -1.0}, {"hazard_per_s": math.inf}],
+     {"hazard_per_s": -1.0}, {"hazard_per_s": math.inf}, {"connection_probability": 1.1},
+     {"unprompted_per_s": -1.0}],
 )  # fmt: skip
 def test_out_of_range(values):
     with pytest.raises(ModelError, match=next(iter(values))):

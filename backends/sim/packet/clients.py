@@ -17,7 +17,15 @@ from dataclasses import dataclass, field
 from backends.sim.clock import Clock
 from backends.sim.guest import Guest
 from backends.sim.packet import content
-from backends.sim.packet.frames import TCP, Path, client_ip, client_of, read, turned
+from backends.sim.packet.frames import (
+    NOBODY_IP,
+    TCP,
+    Path,
+    client_ip,
+    client_of,
+    read,
+    turned,
+)
 from backends.sim.packet.guest import PacketGuest
 from backends.sim.packet.server import (
     FIRST_PORT,
@@ -105,6 +113,8 @@ class Clients:
             arrived = read(frame)
             if arrived is None:
                 self.damaged += 1
+                continue
+            if arrived.key[4:8] == NOBODY_IP:
                 continue
             if arrived.protocol != TCP:
                 self._datagram(client_of(frame[30:34]), arrived.data)

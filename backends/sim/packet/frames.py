@@ -19,6 +19,7 @@ GUEST_MAC = bytes.fromhex("525400000001")
 CLIENT_MAC = bytes.fromhex("52550a000001")
 GUEST_IP = bytes((10, 0, 0, 2))
 _FIRST_CLIENT_IP = 0x0A01_0000
+NOBODY_IP = b"\xff\xff\xff\xff"  # broadcast: no client listens
 SERVICE_PORT = 80
 
 _IP = Struct(">14sBBHHHBBH8s4s")

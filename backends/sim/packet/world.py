@@ -17,6 +17,7 @@ from backends.qemu.net.acked import Acked
 from backends.sim.guest import Snapshot
 from backends.sim.packet import content
 from backends.sim.packet.clients import Clients, PacketNetwork
+from backends.sim.packet.frames import GUEST_IP, NOBODY_IP, Path
 from backends.sim.packet.guest import PacketGuest, PacketSnapshot
 from backends.sim.packet.server import Service, Stack
 from backends.sim.packet.tcp import Limits
@@ -31,6 +32,7 @@ from colosim.scenario import Scenario
 from colosim.scenario import Service as ServiceWorkload
 from colosim.session import Observer
 
+_UNPROMPTED = Path(GUEST_IP + NOBODY_IP + (514).to_bytes(2) * 2, is_outward=True)  # like syslog
 _RETAIN_LIMIT_BYTES = 16 << 20  # as live: what is older was released long ago, or is sent again
 
 
@@ -176,6 +178,10 @@ class PacketWorld(SimWorld):
         data = content.response_of(client, request, size, at, mark)
         self._guest(host).respond(client, request, data)
 
+    def _say_unprompted(self, host: Host, number: int) -> None:
+        text = f"{number} of {host.id:>9}"  # as long for both
+        self._said(self._of(host.id), [_UNPROMPTED.udp(text.encode())])
+
     def _said(self, host: PacketHost, frames: list[bytes]) -> None:
         """A guest made frames."""
         if not host.alive:
@@ -193,7 +199,7 @@ class PacketWorld(SimWorld):
         range_ = action.range
         frames = tuple(host.held[n] for n in range(range_.first, range_.end))
         event = t.PeerOutput(range_, action.digest, action.epoch, frames)
-        self._post(host, "witness", sum(map(len, frames)), event, cause)
+        self._witness_of(host, sum(map(len, frames)), event, cause)
         while host.held_bytes > _RETAIN_LIMIT_BYTES:
             host.held_bytes -= len(host.held.pop(next(iter(host.held))))
 
