@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import json
 import logging
 import os
@@ -332,6 +333,7 @@ def main() -> None:
         path, version = raw[name]
         raw[name] = (path, tuple(version))
     raw["strikes"] = tuple(StrikePlan(*each) for each in raw["strikes"])
+    gc.freeze()  # what is there now stays: nobody's frames shall wait for a look at it
     asyncio.run(Agent(AgentConfig(**raw)).run())
 
 
