@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import LogFormatter
 
 from colosim.analysis.plots import COLOURS, Chart, styled
 from experiments.colo import DOWNLOAD_BYTES, kill_summary
@@ -128,6 +129,9 @@ def gaps_figure(struck: pd.DataFrame) -> Chart:
     axes.set_yticks(range(len(designs)), designs)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    axes.margins(y=0.12)
     axes.set_xlabel("ms without an answer to any of four clients; bar: median")
     axes.set_title("The primary's host is killed")
     chart.legend(loc="outside right upper", fontsize="small")
