@@ -140,8 +140,8 @@ def run(runs: Iterable[Run], out: Path, say: Say) -> list[str]:
 def costs(runs: Sequence[Run], out: Path) -> pd.DataFrame:
     """A row per design: GET latency, download rate, checkpoints by reason, pause; all runs pooled.
 
-    Columns get_p50_ms, get_p99_ms, mb_per_s (median over downloads), share (of the unprotected
-    rate: median over turns, each with the unprotected run beside it), pause_ms (median),
+    Columns get_p50_ms, get_p99_ms, mb_per_s (mean over runs), share (of the unprotected rate:
+    median over turns, each with the unprotected run beside it), pause_ms (median),
     checkpoints_per_s, and what they were begun for, under GET and under download.  Columns _low and
     _high: the same of single runs (share: of turns), the smallest and the largest.
     """
@@ -157,8 +157,8 @@ def costs(runs: Sequence[Run], out: Path) -> pd.DataFrame:
         ]
         own = rates[design]
         beside = rates["unprotected"]
-        shares = [float(own[n].median()) / float(beside[n].median()) for n in own if n in beside]
-        downloads = np.concatenate([*own.values(), np.array([])])
+        shares = [own[n] / beside[n] for n in own if n in beside]
+        downloads = _table(runs, out, design, "download", "responses.parquet")
         length_s = sum(
             each.scenario.duration_ns / 1e9 - 1
             for each in runs
@@ -172,11 +172,11 @@ def costs(runs: Sequence[Run], out: Path) -> pd.DataFrame:
                 "get_p99_ms": _quantile(gets, "latency_ms", 0.99),
                 **_range("get_p99_ms", [float(each.quantile(0.99)) for each in latencies]),
                 "gets": len(gets),
-                "mb_per_s": float(np.median(downloads)) if downloads.size else np.nan,
-                **_range("mb_per_s", [float(each.median()) for each in own.values()]),
+                "mb_per_s": float(np.mean(list(own.values()))) if own else np.nan,
+                **_range("mb_per_s", list(own.values())),
                 "share": float(np.median(shares)) if shares else np.nan,
                 **_range("share", shares),
-                "downloads": len(downloads),
+                "downloads": len(downloads) and int(downloads["latency_ms"].notna().sum()),
                 "pause_ms": _quantile(points, "pause_ms", 0.5),
                 "checkpoints_per_s": len(points) / length_s if length_s else np.nan,
                 "reasons": _reasons(points),
@@ -188,11 +188,15 @@ def costs(runs: Sequence[Run], out: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _rates(runs: Sequence[Run], out: Path, design: str) -> dict[int, pd.Series[float]]:
-    """MB/s of each whole download, by the number of its run."""
-    tables = _tables(runs, out, design, "download", "responses.parquet")
-    took_s = {number: table["latency_ms"].dropna() / 1e3 for number, table in tables.items()}
-    return {number: DOWNLOAD_BYTES / 1e6 / each for number, each in took_s.items() if len(each)}
+def _rates(runs: Sequence[Run], out: Path, design: str) -> dict[int, float]:
+    """MB/s of each download run, by its number: all that came, also of what was not finished."""
+    rates = {}
+    for each in runs:
+        path = out / each.folder / MANIFEST
+        if (each.design, each.load) == (design, "download") and path.exists():
+            counters = json.loads(path.read_text("utf-8"))["finished"][0]["counters"]
+            rates[each.number] = counters["received_bytes"] * 1e3 / each.scenario.duration_ns
+    return rates
 
 
 def _range(name: str, values: Sequence[float]) -> dict[str, float]:

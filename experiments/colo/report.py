@@ -92,9 +92,10 @@ def markdown(
     parts = [
         f"Made by `python -m experiments.colo`: {said}. Guest of 128 MiB, one machine.",
         "### While nothing fails",
-        f"GET: four clients, 1 KiB of nginx. Download: one client, {_MB} MB of `ground`. Medians "
-        "over all, and in brackets the smallest and largest of single runs; of unprotected: of "
-        "turns, each with the unprotected run beside it. Checkpoints and pause: under GET.",
+        f"GET: four clients, 1 KiB of nginx. Download: one client, {_MB} MB of `ground` again and "
+        "again; all that came in a run over its time, and how many were whole. In brackets the "
+        "smallest and largest of single runs. Of unprotected: median of turns, each with the "
+        "unprotected run beside it. Checkpoints and pause: under GET.",
         markdown_table(costs_table(costs)),
         "Checkpoints by reason, in all runs:",
         markdown_table(reasons_table(costs)),

@@ -20,12 +20,17 @@ MS = 1_000_000
 
 
 def left(
-    run: colo.Run, out: Path, answers_ms: Sequence[float], events: Sequence[tuple[float, str]]
+    run: colo.Run,
+    out: Path,
+    answers_ms: Sequence[float],
+    events: Sequence[tuple[float, str]],
+    received_bytes: int = 0,
 ) -> None:
     """What a run of which only these answers and events are known leaves."""
     place = out / run.folder
     place.mkdir(parents=True)
     counters = {"lost_responses": 1, "wrong_responses": 0, "doubled_responses": 2}
+    counters["received_bytes"] = received_bytes
     manifest = {
         "interrupted": False,
         "scenario": run.scenario.to_mapping(),
@@ -96,12 +101,13 @@ def test_the_gap_at_a_kill_and_what_of_it_came_after_the_detection(tmp_path):
 
 def test_costs_of_a_design(tmp_path):
     left(of("colo strict", "GET"), tmp_path, [900, 1100, 1200], [])
-    left(of("colo strict", "download"), tmp_path, [1500, 3500], [])
+    left(of("colo strict", "download"), tmp_path, [1500, 3500], [], received_bytes=50_000_000)
     table = colo.costs(RUNS, tmp_path).set_index("design")
     row = table.loc["colo strict"]
     assert row["gets"] == 2  # the first was in the warm-up
     assert row["get_p50_ms"] == pytest.approx(2000)
-    assert row["mb_per_s"] == pytest.approx(colo.DOWNLOAD_BYTES / 1e6 / 2)
+    assert row["mb_per_s"] == pytest.approx(50 / 5)
+    assert row["downloads"] == 2
     assert row["checkpoints_per_s"] == pytest.approx(3 / 4)
     assert row["reasons"] == row["download_reasons"] == "timer 2, mismatch 1"
     assert table["get_p50_ms"].isna()["unprotected"]
@@ -110,15 +116,13 @@ def test_costs_of_a_design(tmp_path):
 def test_the_share_of_the_unprotected_rate_is_of_turns(tmp_path):
     runs = colo.plan(kills=1, length_s=5, repetitions=2)
     by_key = {(run.design, run.load, run.number): run for run in runs}
-    for number, latency_ms in enumerate((2000.0, 1000.0)):
-        for design, times in (("unprotected", 1), ("colo strict", 4)):
+    for number, received_bytes in enumerate((40_000_000, 80_000_000)):
+        for design, times in (("unprotected", 4), ("colo strict", 1)):
             run = by_key[design, "download", number]
-            left(run, tmp_path, [1500], [])
-            path = tmp_path / run.folder / "responses.parquet"
-            pd.read_parquet(path).assign(latency_ms=latency_ms * times).to_parquet(path)
+            left(run, tmp_path, [1500], [], received_bytes * times)
     row = colo.costs(runs, tmp_path).set_index("design").loc["colo strict"]
     assert (row["share"], row["share_low"], row["share_high"]) == pytest.approx((0.25,) * 3)
-    assert (row["mb_per_s_low"], row["mb_per_s_high"]) == pytest.approx((2.5, 5))
+    assert (row["mb_per_s_low"], row["mb_per_s_high"]) == pytest.approx((8, 16))
     assert row["downloads"] == 2
 
 
