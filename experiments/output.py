@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
 from colosim.scenario import Scenario
 from colosim.store import MANIFEST
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WIDTH = 150  # where the output is no terminal
 
@@ -46,3 +51,26 @@ def is_there(scenario: Scenario, place: Path) -> bool:
         return False
     # by value: a key that is new since then has its default in both
     return not manifest["interrupted"] and found.to_mapping() == scenario.to_mapping()
+
+
+def about(places: Iterable[Path]) -> dict[str, str]:
+    """What ran live runs: machine, versions, accelerator, day; as the first that is there says."""
+    for place in places:
+        path = place / MANIFEST
+        if path.exists():
+            manifest = json.loads(path.read_text("utf-8"))
+            keys = ("qemu of primary", "accelerator", "processor", "dirty pages found by")
+            return {
+                **{key: str(manifest[key]) for key in keys if key in manifest},
+                "colosim": manifest["versions"]["colosim"],
+                "day": manifest["created"][:10],
+            }
+    return {}
+
+
+def markdown_table(table: pd.DataFrame, index: str | None = None) -> str:
+    """A table for a page; index: the heading of its index, if that is to be shown."""
+    shown = table if index is None else table.rename_axis(index).reset_index()
+    lines = ["| " + " | ".join(map(str, shown.columns)) + " |", "|" + "---|" * len(shown.columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in shown.itertuples(False, None)]
+    return "\n".join(lines)

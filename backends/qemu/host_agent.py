@@ -35,6 +35,7 @@ from backends.qemu.asking import probe
 from backends.qemu.door import Door
 from backends.qemu.errors import LiveError
 from backends.qemu.launch import Qemu
+from backends.qemu.scratch import free_soon
 from backends.qemu.secret import derived, read_secret
 from backends.qemu.stream import Lines, peer_of
 from backends.qemu.supervisor import Ended, Supervisor
@@ -264,9 +265,9 @@ class _Session:
         await self._supervising().signal(domain, number, name)
 
     async def do_kill(self, domain: str) -> None:
-        """All of a host has ended, and its memory is free, when this is answered."""
+        """All of a host has ended when this is answered; its memory is free soon after."""
         await self._supervising().kill(domain)
-        self._inside(f"{domain}.ram").unlink(missing_ok=True)
+        free_soon(self._inside(f"{domain}.ram"))
 
     async def do_end(self) -> None:
         """Nothing of the run is left here when this is answered."""

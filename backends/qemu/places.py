@@ -29,6 +29,7 @@ from backends.qemu.host_agent import AGENT, ALIVE_S, PIECE_BYTES, RUNNER, SILENC
 from backends.qemu.launch import Machine, Qemu
 from backends.qemu.net.config import CONTROL, HUB, LINK
 from backends.qemu.net.control import Control
+from backends.qemu.scratch import free_soon
 from backends.qemu.secret import derived
 from backends.qemu.stream import Lines, Peer, peer_of
 from backends.qemu.supervisor import Ended, Supervisor
@@ -82,7 +83,7 @@ class Place(ABC):
 
     @abstractmethod
     async def fence(self, host: str) -> str:
-        """End a host that is shut out of the network already, and free its memory.
+        """End a host that is shut out of the network already; its memory is free soon after.
 
         What is to be said of it, if anything.
         """
@@ -131,7 +132,7 @@ class LocalPlace(Place):
 
     async def fence(self, host: str) -> str:
         await self._supervisor.kill(host)
-        (self.directory / f"{host}.ram").unlink(missing_ok=True)
+        free_soon(self.directory / f"{host}.ram")
         return ""
 
     def console(self, host: str) -> Path:

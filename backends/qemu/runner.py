@@ -219,7 +219,7 @@ class LiveRun:
             await self.network.ask("listen", _NET_LIMIT_S, host=plan.name, on=True)
 
     async def _discard(self, name: str) -> str:
-        """Shut a host out, end its domain and free its memory; what there is to say of that."""
+        """Shut a host out and end its domain; what there is to say of that."""
         await self.network.ask("fence", _NET_LIMIT_S, host=name)
         return await self._hosts[name].place.fence(name)
 

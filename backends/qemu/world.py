@@ -109,6 +109,7 @@ class LiveHost(ABC):
         self._limits = config.limits
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._wakes_ns = 0  # when the timer ends
         self._tasks: set[asyncio.Task[None]] = set()
         self._guest_turn = asyncio.Lock()
         self._stream: Channel | None = None
@@ -158,21 +159,24 @@ class LiveHost(ABC):
         self._performers[type(action)](action, cause)
 
     def wake_at(self, node_id: str, when_ns: int | None) -> None:
+        # Asked for with every event, and mostly for later than before: a timer that is early
+        # looks again, and costs less than a new one each time.
+        if when_ns is None or (self._timer is not None and self._wakes_ns <= when_ns):
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if when_ns is not None:
-            # asyncio's clock has steps of its own: never wake before the time
-            delay_s = max(0, when_ns - self.now_ns() + 1000) / NS_PER_S
-            self._timer = self._loop.call_later(delay_s, self._wake)
+        self._wakes_ns = when_ns
+        # asyncio's clock has steps of its own: never wake before the time
+        delay_s = max(0, when_ns - self.now_ns() + 1000) / NS_PER_S
+        self._timer = self._loop.call_later(delay_s, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
         due_ns = self.node.deadline_ns()
-        if due_ns is not None and due_ns > self.now_ns():
-            self.wake_at(self.id, due_ns)
-        else:
+        if due_ns is not None and due_ns <= self.now_ns():
             self.tell(t.Tick())
+        else:
+            self.wake_at(self.id, due_ns)
 
     def tell(self, event: t.Event, cause: Cause | None = None) -> None:
         """Feed an event to the node."""
@@ -599,6 +603,7 @@ class SecondaryHost(LiveHost):
         # Frames made since the guest was stopped for a load: QEMU resumes by itself, so they may
         # come before our node knows of the load that they follow.
         self._fresh: list[bytes] | None = None
+        self._oldest = 0  # no frame before this one is held
         self._numbers = b""  # that go with the state which is to be loaded next
         # The state's guest has sent these, and nobody knows whether they left: it would not send
         # them again before its retransmission timer, some 200 ms, has run out.
@@ -624,7 +629,9 @@ class SecondaryHost(LiveHost):
     def _retain(self) -> None:
         """Keep no more than a limit: what is older was released long ago, or is sent again."""
         while self._held_bytes > _RETAIN_LIMIT_BYTES:
-            self._held_bytes -= len(self._held.pop(next(iter(self._held))))
+            # by number: the first key of a dict that loses its first keys is found ever later
+            self._held_bytes -= len(self._held.pop(self._oldest, b""))
+            self._oldest += 1
 
     def _give_fresh(self) -> None:
         frames, self._fresh = self._fresh, None

@@ -66,9 +66,9 @@ Checkpoints
     is full, which is safe by rule 7.
 
 In the readable form each segment goes through `Conversation.take`.  The fast path, for segments in
-order with equal borders, leaves frames whole in the line and compares them directly; when anything
-else comes, they are put where the readable form would have had them.  ``fast=False`` switches it
-off.
+order, leaves frames whole in the line and compares them directly, with equal borders at once and
+with others by `Conversation.follows` and `is_followed`; when anything else comes, they are put
+where the readable form would have had them.  ``fast=False`` switches it off.
 """
 
 from __future__ import annotations
@@ -298,8 +298,9 @@ class StrictComparator(FrameComparator):
                         continue
                     if ack == heard or (heard - ack) & MASK < HALF:
                         if at < stop:
-                            _, _, end, _, _, other, there = waiting[0]
+                            _, start, end, _, _, other, there = waiting[0]
                             size = stop - at
+                            there += begin - start
                             if (
                                 end - begin == size
                                 and frame[at:stop] == other[there : there + size]
@@ -311,6 +312,16 @@ class StrictComparator(FrameComparator):
                                 if ack != ours.ack:
                                     ours.acknowledge(ack)
                                 out.append(number)
+                                continue
+                            if end - begin != size and conversation.follows(frame, at, stop):
+                                if known[1] < begin + size:  # the primary leads now
+                                    ours.kept += len(frame)
+                                    line.append((number, begin, begin + size, ack, ACK, frame, at))
+                                else:
+                                    out.append(number)
+                                ours.end = begin = begin + size
+                                if ack != ours.ack:
+                                    ours.acknowledge(ack)
                                 continue
                         else:
                             if ack != ours.ack:
@@ -364,7 +375,8 @@ class StrictComparator(FrameComparator):
                             begin = end
                         continue
                     head, start, end, needs, _, other, there = waiting[0]
-                    if end - start == size and (
+                    there += begin - start
+                    if end - begin == size and (
                         not size
                         or (
                             (needs == ack or (ack - needs) & MASK < HALF)
@@ -385,6 +397,13 @@ class StrictComparator(FrameComparator):
                             waiting.popleft()
                             ours.taken += 1
                             out.append(head)
+                        continue
+                    if size and conversation.is_followed(frame, at, stop, ack, out):
+                        theirs.ack = heard = ack
+                        if known[1] < begin + size:  # the secondary leads now
+                            theirs.kept += len(frame)
+                            line.append((number, begin, begin + size, -1, ACK, frame, at))
+                        theirs.end = begin = begin + size
                         continue
             self._frame(SECONDARY, number, frame)
             last = b""

@@ -444,6 +444,71 @@ class Conversation:
                     self._fill(side, number, start, frame[at : at + end - start])
                 half.line.append((number, start, end, ack, flags, b"", 0))
 
+    # ------------------------------------------------------------------ the fast path's own
+
+    # While it is straight, the one that leads has its frames whole in its line, one behind the
+    # other; of the first of them with payload, part may be done.
+
+    def follows(self, frame: bytes, at: int, stop: int) -> bool:
+        """A primary's payload [at, stop) of a frame, where the secondary leads: as far as both are.
+
+        False: a byte differs, and the readable form shall say so.
+        """
+        theirs = self.half[SECONDARY]
+        known = self.done.items[0]
+        line = theirs.line
+        while at < stop and line:
+            _, start, end, _, _, other, there = line[0]
+            there += known[1] - start
+            size = min(end - known[1], stop - at)
+            if frame[at : at + size] != other[there : there + size]:
+                return False
+            at += size
+            known[1] += size
+            if known[1] == end:
+                line.popleft()
+                theirs.taken += 1
+                theirs.kept -= len(other)
+        return True
+
+    def is_followed(self, frame: bytes, at: int, stop: int, ack: int, out: list[int]) -> bool:
+        """The same for the secondary, where the primary leads; what may leave is put to ``out``.
+
+        False: a byte differs, or a frame that is alike must wait for an acknowledgement; nothing
+        has changed then.
+        """
+        ours = self.half[PRIMARY]
+        known = self.done.items[0]
+        place = known[1]
+        leave = 0
+        for _, start, end, needs, _, other, there in ours.line:
+            waits = (ack - needs) & MASK >= HALF
+            if start < end:
+                if at == stop:
+                    break
+                low = there + place - start
+                size = min(end - place, stop - at)
+                if frame[at : at + size] != other[low : low + size]:
+                    return False
+                at += size
+                place += size
+                if place < end:
+                    break
+                if waits:
+                    return False
+            elif waits:
+                if at < stop:
+                    return False
+                break
+            leave += 1
+        for _ in range(leave):
+            number, _, _, _, _, other, _ = ours.line.popleft()
+            ours.kept -= len(other)
+            out.append(number)
+        ours.taken += leave
+        known[1] = place
+        return True
+
     # ------------------------------------------------------------------ state of the whole
 
     @property
@@ -494,20 +559,24 @@ class Conversation:
         place = self.done.items[0][1]
         entries: list[Entry] = []
         rest = iter(pieces)
+        is_first = True  # of those with payload: part of it may be done
         for number, start, end, ack, flags, _, _ in line:
-            if start != place or flags & (SYN | FIN | RST | COVERED):
+            if flags & (SYN | FIN | RST | COVERED):
+                return
+            if start > place or (start < place and not is_first):
                 return
             data = b""
             if start < end:
                 piece = next(rest, None)
-                if piece is None or piece[:2] != (start, end):
+                if piece is None or piece[:2] != (place, end):
                     return
-                data = piece.data
+                data = bytes(place - start) + piece.data
+                is_first = False
+                place = end
             entries.append((number, start, end, ack, flags, data, 0))
-            place = end
         if place != lead.end or next(rest, None) is not None or (lead is ours and not pieces):
             return
-        lead.kept = lead.pieces.bytes
+        lead.kept = sum(len(entry[5]) for entry in entries)
         lead.pieces.clear()
         line.clear()
         line.extend(entries)

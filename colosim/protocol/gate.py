@@ -73,7 +73,7 @@ class Gate:
         if first < (made := self._ends.get(stream, first)):
             raise ProtocolError(f"{range_} made after {made}: a stream is made in order")
         self._ends[stream] = end
-        if self._by_frame:
+        if self._by_frame and self._role is Role.PRIMARY:  # the secondary's all go together
             for at in range(first, end):
                 self._ledger[stream, at] = (self._next, Range(stream, at, at + 1))
         else:

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
-from functools import cache
 from itertools import zip_longest
 from typing import Any
 
@@ -60,6 +59,9 @@ _TYPES: dict[str, type] = {
 }
 #: what a comparison says
 _FOUND = (t.Match, t.Mismatch, t.Stale, t.Forgone)
+_AS_THEY_ARE = frozenset((int, str, bool, type(None)))
+_NAMES: dict[type, tuple[str, ...] | None] = {}
+_to_text = json.JSONEncoder(separators=(",", ":")).encode
 _ENUMS: dict[str, Callable[[str], Enum]] = {
     "role": t.Role,
     "transfer": Transfer,
@@ -69,27 +71,28 @@ _ENUMS: dict[str, Callable[[str], Enum]] = {
 }
 
 
+def _names(kind: type) -> tuple[str, ...] | None:
+    """The fields of a dataclass that are written; None for any other type."""
+    if kind not in _NAMES:
+        is_one = is_dataclass(kind)
+        _NAMES[kind] = tuple(f.name for f in fields(kind) if f.compare) if is_one else None
+    return _NAMES[kind]
+
+
 def _plain(value: Any) -> Any:
     """A value of the vocabulary as JSON; objects name their type, bytes are hex."""
+    kind = type(value)
+    if kind in _AS_THEY_ARE:  # first: every frame that a guest makes waits for its line
+        return value
+    if (names := _names(kind)) is not None:
+        return {kind.__name__: {name: _plain(getattr(value, name)) for name in names}}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, bytes):
         return {"hex": value.hex()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if is_dataclass(value):
-        kind: type = type(value)
-        return {kind.__name__: {name: _plain(getattr(value, name)) for name in _names(kind)}}
     return value
-
-
-@cache
-def _names(kind: type) -> tuple[str, ...]:
-    """Fields of an object that belong in a trace."""
-    return tuple(f.name for f in fields(kind) if f.compare)
-
-
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _lively(value: Any) -> Any:
@@ -120,7 +123,7 @@ def encode_line(line: Line) -> str:
     }
     if line.cause is not None:
         body["cause"] = list(line.cause)
-    return _to_json(body)
+    return _to_text(body)
 
 
 def decode_line(text: str) -> Line:

@@ -153,45 +153,86 @@ def run(runs: Iterable[Run], out: Path, say: Say) -> list[str]:
 def costs(runs: Sequence[Run], out: Path) -> pd.DataFrame:
     """A row per design: GET latency, download rate, checkpoints by reason, pause; all runs pooled.
 
-    Columns get_p50_ms, get_p99_ms, mb_per_s (median over downloads), pause_ms (median),
-    checkpoints (per second), and what they were begun for.
+    Columns get_p50_ms, get_p99_ms, mb_per_s (mean over runs), share (of the unprotected rate:
+    median over turns, each with the unprotected run beside it), pause_ms (median),
+    checkpoints_per_s, and what they were begun for, under GET and under download.  Columns _low and
+    _high: the same of single runs (share: of turns), the smallest and the largest.
     """
-    rows = []
-    for design in dict.fromkeys(each.design for each in runs):
+    designs = list(dict.fromkeys(each.design for each in runs))
+    rates = {design: _rates(runs, out, design) for design in designs}
+    rows: list[dict[str, Any]] = []
+    for design in designs:
         gets = _table(runs, out, design, "GET", "responses.parquet")
-        downloads = _table(runs, out, design, "download", "responses.parquet")
         points = _table(runs, out, design, "GET", "checkpoints.parquet")
-        took_s = (
-            downloads["latency_ms"].dropna() / 1e3 if len(downloads) else pd.Series(dtype=float)
-        )
-        reasons = points["reason"].value_counts().to_dict() if len(points) else {}
+        latencies = [
+            table["latency_ms"]
+            for table in _tables(runs, out, design, "GET", "responses.parquet").values()
+            if len(table)
+        ]
+        own = rates[design]
+        beside = rates["unprotected"]
+        shares = [own[n] / beside[n] for n in own if n in beside]
+        downloads = _table(runs, out, design, "download", "responses.parquet")
         length_s = sum(
             each.scenario.duration_ns / 1e9 - 1
             for each in runs
-            if (each.design, each.load) == (design, "GET")
+            if (each.design, each.load) == (design, "GET") and (out / each.folder).exists()
         )
         rows.append(
             {
                 "design": design,
                 "get_p50_ms": _quantile(gets, "latency_ms", 0.5),
+                **_range("get_p50_ms", [float(each.median()) for each in latencies]),
                 "get_p99_ms": _quantile(gets, "latency_ms", 0.99),
+                **_range("get_p99_ms", [float(each.quantile(0.99)) for each in latencies]),
                 "gets": len(gets),
-                "mb_per_s": float((DOWNLOAD_BYTES / 1e6 / took_s).median()),
-                "downloads": len(took_s),
+                "mb_per_s": float(np.mean(list(own.values()))) if own else np.nan,
+                **_range("mb_per_s", list(own.values())),
+                "share": float(np.median(shares)) if shares else np.nan,
+                **_range("share", shares),
+                "downloads": len(downloads) and int(downloads["latency_ms"].notna().sum()),
                 "pause_ms": _quantile(points, "pause_ms", 0.5),
                 "checkpoints_per_s": len(points) / length_s if length_s else np.nan,
-                "reasons": ", ".join(f"{name} {count}" for name, count in reasons.items()) or "-",
+                "reasons": _reasons(points),
+                "download_reasons": _reasons(
+                    _table(runs, out, design, "download", "checkpoints.parquet")
+                ),
             }
         )
     return pd.DataFrame(rows)
 
 
-def kills(runs: Sequence[Run], out: Path) -> pd.DataFrame:
-    """A row per kill: design, gap_ms, detected_ms, promoted_ms, beyond_ms, lost, wrong, doubled.
+def _rates(runs: Sequence[Run], out: Path, design: str) -> dict[int, float]:
+    """MB/s of each download run, by its number: all that came, also of what was not finished."""
+    rates = {}
+    for each in runs:
+        path = out / each.folder / MANIFEST
+        if (each.design, each.load) == (design, "download") and path.exists():
+            counters = json.loads(path.read_text("utf-8"))["finished"][0]["counters"]
+            rates[each.number] = counters["received_bytes"] * 1e3 / each.scenario.duration_ns
+    return rates
 
-    gap_ms: the longest time without an answer to any client that began at most 100 ms before the
-    kill.  detected_ms, promoted_ms: from the kill until the survivor's node left its loop, and was
-    promoted.  beyond_ms: what of the gap came after the detection.
+
+def _range(name: str, values: Sequence[float]) -> dict[str, float]:
+    return {
+        f"{name}_low": min(values, default=float("nan")),
+        f"{name}_high": max(values, default=float("nan")),
+    }
+
+
+def _reasons(points: pd.DataFrame) -> str:
+    counts = points["reason"].value_counts().to_dict() if len(points) else {}
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "-"
+
+
+def kills(runs: Sequence[Run], out: Path) -> pd.DataFrame:
+    """A row per kill: design, gap_ms, detected_ms, promoted_ms, beyond_ms, other_ms, and counts.
+
+    gap_ms: the longest time without an answer to any client that ended after the kill, and began
+    before the survivor was promoted.  detected_ms, promoted_ms: from the kill until the
+    survivor's node left its loop, and was promoted.  beyond_ms: what of the gap came after the
+    detection.  other_ms: the longest such time of the rest of the run, which is the machine's
+    doing, and a checkpoint's.  Counts: lost, wrong, doubled.
     """
     rows = []
     for each in runs:
@@ -209,11 +250,13 @@ def kills(runs: Sequence[Run], out: Path) -> pd.DataFrame:
         struck, detected, promoted = at("fault"), at("exit"), at("promoted")
         table = pd.read_parquet(place / "responses.parquet")
         answers = np.sort(table.loc[table["released_ns"] > 0, "released_ns"].to_numpy())
-        answers = answers[answers > struck - 100e6]
-        gaps = np.diff(answers)
+        answers = answers[answers > each.scenario.warm_up_ns]
+        gaps, begins = np.diff(answers), answers[:-1]
+        last = promoted if np.isfinite(promoted) else np.inf
+        own = (answers[1:] > struck) & (begins <= last)
         begin = end = np.nan
-        if gaps.size:
-            longest = int(np.argmax(gaps))
+        if own.any():
+            longest = int(np.argmax(np.where(own, gaps, -1)))
             begin, end = answers[longest], answers[longest + 1]
         rows.append(
             {
@@ -222,6 +265,7 @@ def kills(runs: Sequence[Run], out: Path) -> pd.DataFrame:
                 "detected_ms": (detected - struck) / 1e6,
                 "promoted_ms": (promoted - struck) / 1e6,
                 "beyond_ms": (end - np.maximum(begin, detected)) / 1e6,
+                "other_ms": max(gaps[~own], default=np.nan) / 1e6,
                 **{name: counters[f"{name}_responses"] for name in ("lost", "wrong", "doubled")},
             }
         )
@@ -229,16 +273,20 @@ def kills(runs: Sequence[Run], out: Path) -> pd.DataFrame:
 
 
 def kill_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """design, kills, median and largest gap, median of the rest, what was lost, wrong, doubled."""
+    """design, kills, medians, of gap and beyond the smallest and largest too, and what was lost."""
     groups = table.groupby("design", sort=False)
     return pd.DataFrame(
         {
             "kills": groups.size(),
             "gap_ms": groups["gap_ms"].median(),
+            "gap_min_ms": groups["gap_ms"].min(),
             "gap_max_ms": groups["gap_ms"].max(),
             "detected_ms": groups["detected_ms"].median(),
             "promoted_ms": groups["promoted_ms"].median(),
             "beyond_ms": groups["beyond_ms"].median(),
+            "beyond_min_ms": groups["beyond_ms"].min(),
+            "beyond_max_ms": groups["beyond_ms"].max(),
+            "other_ms": groups["other_ms"].median(),
             "lost": groups["lost"].sum(),
             "wrong": groups["wrong"].sum(),
             "doubled": groups["doubled"].sum(),
@@ -246,13 +294,22 @@ def kill_summary(table: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
+def _tables(
+    runs: Sequence[Run], out: Path, design: str, load: str, name: str
+) -> dict[int, pd.DataFrame]:
+    """What was measured in each run, by its number."""
+    places = {
+        each.number: out / each.folder / name
+        for each in runs
+        if (each.design, each.load) == (design, load)
+    }
+    tables = {n: pd.read_parquet(place) for n, place in places.items() if place.exists()}
+    return {n: table[table["measured"].astype(bool)] for n, table in tables.items()}
+
+
 def _table(runs: Sequence[Run], out: Path, design: str, load: str, name: str) -> pd.DataFrame:
-    places = [out / each.folder for each in runs if (each.design, each.load) == (design, load)]
-    tables = [pd.read_parquet(place / name) for place in places if (place / name).exists()]
-    if not tables:
-        return pd.DataFrame()
-    table = pd.concat(tables, ignore_index=True)
-    return table[table["measured"].astype(bool)]
+    tables = [each for each in _tables(runs, out, design, load, name).values() if len(each)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _quantile(table: pd.DataFrame, column: str, q: float) -> float:

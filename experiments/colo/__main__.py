@@ -7,6 +7,7 @@ import sys
 import click
 
 from experiments import colo, output
+from experiments.colo import report
 
 
 @click.command()
@@ -22,20 +23,27 @@ def main(out: str, quick: bool, kills: int, repeat: int, native: str | None) -> 
     """
     place = output.directory(out)
     console = output.console()
-    runs = colo.plan(1, 5, 1, native) if quick else colo.plan(kills, 12, repeat, native)
+    runs = colo.plan(1, 5, 1, native) if quick else colo.plan(kills, 10, repeat, native)
     console.print(f"\n[bold]{len(runs)} live runs[/bold]")
     failures = colo.run(runs, place, lambda text: console.print(f"  {text}", soft_wrap=True))
     costs, struck = colo.costs(runs, place), colo.kills(runs, place)
     costs.to_csv(place / "costs.csv", index=False)
     struck.to_csv(place / "kills.csv", index=False)
     console.print("\n[bold]While nothing fails[/bold]")
-    console.print(costs.round(2).to_string(index=False), soft_wrap=True)
+    console.print(report.costs_table(costs).to_string(index=False), soft_wrap=True)
+    console.print(report.reasons_table(costs).to_string(index=False), soft_wrap=True)
+    written = ["costs.csv", "kills.csv", "colo.md"]
     if len(struck):
         console.print("\n[bold]When the primary's host is killed[/bold]")
-        console.print(colo.kill_summary(struck).round(1).to_string(index=False), soft_wrap=True)
+        console.print(report.kills_table(struck).to_string(index=False), soft_wrap=True)
+        report.gaps_figure(struck).save(place / "gaps")
+        written.append("gaps.svg")
+    about = output.about(place / each.folder for each in runs if each.design != "unprotected")
+    page = report.markdown(costs, struck, about, failures)
+    (place / "colo.md").write_text(page, "utf-8")
     for failure in failures:
         console.print(f"[bold]could not be done:[/bold] {failure}", soft_wrap=True)
-    console.print(f"\nwritten in {place}: costs.csv, kills.csv")
+    console.print(f"\nwritten in {place}: {', '.join(written)}")
     sys.exit(1 if failures else 0)
 
 

@@ -9,7 +9,6 @@ another interval, another load, over another link, and the scenario must say wha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,14 +282,4 @@ def _usable(runs: Sequence[Run], out: Path) -> tuple[list[Run], list[str]]:
 
 def about(runs: Sequence[Run], out: Path) -> dict[str, str]:
     """What ran: machine, versions, accelerator, day of the first run."""
-    for each in runs:
-        path = out / each.folder / MANIFEST
-        if path.exists():
-            manifest = json.loads(path.read_text("utf-8"))
-            keys = ("qemu of primary", "accelerator", "processor", "dirty pages found by")
-            return {
-                **{key: str(manifest[key]) for key in keys if key in manifest},
-                "colosim": manifest["versions"]["colosim"],
-                "day": manifest["created"][:10],
-            }
-    return {}
+    return output.about(out / each.folder for each in runs)

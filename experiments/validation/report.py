@@ -10,6 +10,7 @@ import pandas as pd
 
 from colosim.analysis.plots import COLOURS, Chart, styled
 from colosim.calibration import title
+from experiments.output import markdown_table
 from experiments.validation import WIRE
 
 #: steps that make up a pause, in order; `copy` and others of copy-then-send are not run here
@@ -110,24 +111,24 @@ def markdown(
     ]
     for engine in pd.unique(phases["engine"]) if len(phases) else ():
         title = "The wire engine" if engine == WIRE else str(engine).capitalize()
-        parts += [f"### {title}", _markdown(phase_table(phases, engine), "phase")]
+        parts += [f"### {title}", markdown_table(phase_table(phases, engine), "phase")]
     if len(validation):
         parts += [
             "## Predictions",
             "What the calibrated scenario says of runs that it has not seen: another interval, "
             "another load, another link. The error is that of the mean over simulated runs; "
             "inside says how many live runs fall where 95 % of simulated ones do.",
-            _markdown(errors_table(validation)),
+            markdown_table(errors_table(validation)),
             "### Models of dirty pages",
             "The model that was chosen, and how far off it was at a run left out of its fit.",
-            _markdown(
+            markdown_table(
                 models[["workload", "model", "score"]].assign(
                     score=[f"{each:.1%}" for each in models["score"]]
                 )
             ),
             "### Every comparison",
             "`fitted` runs are those that were calibrated on: they prove nothing.",
-            _markdown(rows_table(validation)),
+            markdown_table(rows_table(validation)),
         ]
     if failures:
         parts += ["## What could not be run", "\n".join(f"* {each}" for each in failures)]
@@ -181,28 +182,21 @@ def colo_markdown(
             "## Why the calibrated runs checkpointed",
             "A rate per second that the guests were compared, a chance per response, or per first "
             "response of a connection. Intervals are exact.",
-            _markdown(hazards_table(hazards)),
+            markdown_table(hazards_table(hazards)),
         ]
     if len(validation):
         parts += [
             "## Predictions",
             "What the calibrated scenario says of runs that it has not seen. `few`: fewer events "
             "than 10 were measured, so only the interval is compared.",
-            _markdown(errors_table(validation)),
+            markdown_table(errors_table(validation)),
             "### Every comparison",
             "`fitted` runs are those that were calibrated on: they prove nothing.",
-            _markdown(rows_table(validation)),
+            markdown_table(rows_table(validation)),
         ]
     if failures:
         parts += ["## What could not be run", "\n".join(f"* {each}" for each in failures)]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(table: pd.DataFrame, index: str | None = None) -> str:
-    shown = table if index is None else table.rename_axis(index).reset_index()
-    lines = ["| " + " | ".join(map(str, shown.columns)) + " |", "|" + "---|" * len(shown.columns)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in shown.itertuples(False, None)]
-    return "\n".join(lines)
 
 
 @styled

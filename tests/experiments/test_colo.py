@@ -13,18 +13,24 @@ import pytest
 import colosim
 from backends.qemu.unsafe import unsafe
 from experiments import colo
+from experiments.colo import report
 
 RUNS = colo.plan(kills=2, length_s=5, repetitions=1)
 MS = 1_000_000
 
 
 def left(
-    run: colo.Run, out: Path, answers_ms: Sequence[float], events: Sequence[tuple[float, str]]
+    run: colo.Run,
+    out: Path,
+    answers_ms: Sequence[float],
+    events: Sequence[tuple[float, str]],
+    received_bytes: int = 0,
 ) -> None:
     """What a run of which only these answers and events are known leaves."""
     place = out / run.folder
     place.mkdir(parents=True)
     counters = {"lost_responses": 1, "wrong_responses": 0, "doubled_responses": 2}
+    counters["received_bytes"] = received_bytes
     manifest = {
         "interrupted": False,
         "scenario": run.scenario.to_mapping(),
@@ -109,15 +115,54 @@ def test_the_gap_at_a_kill_and_what_of_it_came_after_the_detection(tmp_path):
 
 def test_costs_of_a_design(tmp_path):
     left(of("colo strict", "GET"), tmp_path, [900, 1100, 1200], [])
-    left(of("colo strict", "download"), tmp_path, [1500, 3500], [])
+    left(of("colo strict", "download"), tmp_path, [1500, 3500], [], received_bytes=50_000_000)
     table = colo.costs(RUNS, tmp_path).set_index("design")
     row = table.loc["colo strict"]
     assert row["gets"] == 2  # the first was in the warm-up
     assert row["get_p50_ms"] == pytest.approx(2000)
-    assert row["mb_per_s"] == pytest.approx(colo.DOWNLOAD_BYTES / 1e6 / 2)
+    assert row["mb_per_s"] == pytest.approx(50 / 5)
+    assert row["downloads"] == 2
     assert row["checkpoints_per_s"] == pytest.approx(3 / 4)
-    assert row["reasons"] == "timer 2, mismatch 1"
+    assert row["reasons"] == row["download_reasons"] == "timer 2, mismatch 1"
     assert table["get_p50_ms"].isna()["unprotected"]
+
+
+def test_the_share_of_the_unprotected_rate_is_of_turns(tmp_path):
+    runs = colo.plan(kills=1, length_s=5, repetitions=2)
+    by_key = {(run.design, run.load, run.number): run for run in runs}
+    for number, received_bytes in enumerate((40_000_000, 80_000_000)):
+        for design, times in (("unprotected", 4), ("colo strict", 1)):
+            run = by_key[design, "download", number]
+            left(run, tmp_path, [1500], [], received_bytes * times)
+    row = colo.costs(runs, tmp_path).set_index("design").loc["colo strict"]
+    assert (row["share"], row["share_low"], row["share_high"]) == pytest.approx((0.25,) * 3)
+    assert (row["mb_per_s_low"], row["mb_per_s_high"]) == pytest.approx((8, 16))
+    assert row["downloads"] == 2
+
+
+def test_a_silence_that_contains_the_kill_is_its_own_however_long(tmp_path):
+    events = [(4000, "fault"), (4020, "exit"), (4060, "promoted")]
+    left(of("remus 200 ms", colo.KILL), tmp_path, [1500, 3850, 4080, 4700], events)
+    [row] = colo.kills(RUNS, tmp_path).to_dict("records")
+    assert row["gap_ms"] == pytest.approx(230)
+    assert row["beyond_ms"] == pytest.approx(60)
+    assert row["other_ms"] == pytest.approx(2350)
+
+
+def test_the_page_and_the_figure(tmp_path):
+    events = [(4000, "fault"), (4020, "exit"), (4060, "promoted")]
+    left(of("colo strict", colo.KILL), tmp_path, [3990, 4080], events)
+    left(of("colo strict", "GET"), tmp_path, [1100, 1200], [])
+    costs, struck = colo.costs(RUNS, tmp_path), colo.kills(RUNS, tmp_path)
+    page = report.markdown(costs, struck, {"day": "today"}, ["it: why"])
+    assert "day today" in page
+    assert (
+        "| colo strict | 2000.00 (2000.00 to 2000.00) | 2000.0 (2000.0 to 2000.0) | 2 | –" in page
+    )
+    assert "| colo strict | 1 | 90 (90 to 90) | 20 | 60 | 60 (60 to 60) | – | 1 | 0 | 2 |" in page
+    assert "* it: why" in page
+    report.gaps_figure(struck).save(tmp_path / "gaps")
+    assert (tmp_path / "gaps.svg").stat().st_size > 1000
 
 
 def test_only_a_run_of_the_same_scenario_is_there(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -298,14 +299,42 @@ def in_step(rng: random.Random, ports: int) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
-@given(SEEDS)
-def test_the_fast_path_says_what_the_readable_path_says(seed):
+def cut_apart(rng: random.Random, ports: int) -> list[list[bytes]]:
+    """What two guests say that cut the same streams into different segments, each its own way."""
+    said: list[list[bytes]] = []
+    streams = [rng.randbytes(rng.randrange(1, 1500)) for _ in range(ports)]
+    starts = [rng.choice((1000, 2**32 - rng.randrange(1, 1500))) for _ in range(ports)]
+    for _ in range(2):
+        rows = []
+        for port, stream in enumerate(streams):
+            at = 0
+            while at < len(stream):
+                size = rng.choice((0, 0, 1, 50, 100, 100, 100, 150, 400))
+                ack = 700 + at // 200 * 30 + rng.choice((0, 0, 0, 30))
+                payload = stream[at : at + size]
+                if rng.random() < 0.01:
+                    payload = payload[:-1] + b"?"
+                sequence = (starts[port] + at) % 2**32
+                # by how far the stream has come, so that both are about as far
+                how_far = at + rng.random()
+                frame = tcp(dport=40000 + port, seq=sequence, payload=payload, ack=ack)
+                rows.append((how_far, frame))
+                if rng.random() > 0.05:  # else it says so again
+                    at += len(payload)
+        said.append([frame for _, frame in sorted(rows, key=lambda row: row[0])])
+    return said
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@given(seed=SEEDS)
+def test_the_fast_path_says_what_the_readable_path_says(apart, seed):
     """Same verdicts after each batch, same memory, same deadlines."""
     rng = random.Random(seed)
     limits = CompareLimits(timeout_ns=1000, queue_frames=rng.choice((8, 1024)))
     talks = [Talk(limits=limits, fast=fast) for fast in (True, False)]
-    pairs = in_step(rng, rng.choice((1, 1, 3)))
-    sides = [Side([ours for ours, _ in pairs]), Side([theirs for _, theirs in pairs])]
+    ports = rng.choice((1, 1, 3))
+    given = cut_apart(rng, ports) if apart else zip(*in_step(rng, ports), strict=True)
+    sides = [Side(list(frames)) for frames in given]
     leading = rng.random()
     while any(side.at < len(side.frames) for side in sides):
         which = 0 if rng.random() < leading else 1
@@ -326,3 +355,21 @@ def test_the_fast_path_says_what_the_readable_path_says(seed):
         assert held[0].primary_frames == held[1].primary_frames
         assert held[0].secondary_frames == held[1].secondary_frames
         assert talks[0].comparator.deadline_ns() == talks[1].comparator.deadline_ns()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_data_that_reaches_past_a_bare_acknowledgement_that_must_wait(fast):
+    """The secondary's segment goes on behind it: all leaves once the secondary has said the ack."""
+    talk = Talk(fast=fast)
+    talk.p(tcp(seq=1000, payload=b"in step", ack=700))
+    talk.s(tcp(seq=1000, payload=b"in step", ack=700))
+    talk.p(
+        tcp(seq=1007, payload=b"a" * 100, ack=700),
+        tcp(seq=1107, ack=730),
+        tcp(seq=1107, payload=b"b" * 100, ack=730),
+    )
+    talk.s(tcp(seq=1007, payload=b"a" * 100 + b"b" * 50, ack=700))
+    assert talk.left == [0, 1]
+    talk.s(tcp(seq=1157, payload=b"b" * 50, ack=730))
+    assert talk.left == [0, 1, 2, 3]
+    assert talk.found == []

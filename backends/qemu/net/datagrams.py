@@ -16,8 +16,10 @@ _TCP, _UDP = 6, 17
 def mark(frame: bytes) -> bytes | None:
     """Equal for datagrams that a comparison calls equal; None for TCP and what is not IP."""
     if frame[12:14] == _IPV4 and len(frame) >= 34:
-        header = (frame[14] & 15) * 4
         protocol, ends = frame[23], frame[26:34]
+        if protocol == _TCP:  # said at once: these are nearly all, and long
+            return None
+        header = (frame[14] & 15) * 4
         body = frame[14 + header : 14 + int.from_bytes(frame[16:18], "big")]
     elif frame[12:14] == _IPV6 and len(frame) >= 54:
         protocol, ends = frame[20], frame[22:54]
