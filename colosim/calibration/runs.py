@@ -14,6 +14,7 @@ import pandas as pd
 from colosim import store
 from colosim.calibration.errors import CalibrationError
 from colosim.protocol.policies import POLICIES
+from colosim.protocol.types import Transfer
 from colosim.scenario import Scenario, Service
 
 LEAST_CHECKPOINTS = 30
@@ -43,6 +44,11 @@ class MeasuredRun:
     metrics: Mapping[str, float]
     checkpoints: pd.DataFrame
     latency_ms: np.ndarray[Any, np.dtype[np.float64]]
+
+    @property
+    def transfer(self) -> Transfer:
+        """How its states got across."""
+        return self.scenario.transfer_of(self.policy)
 
     @property
     def policy(self) -> str:

@@ -16,13 +16,18 @@ class Refused:
     """Choices that do not go together.
 
     of: setting -> its values that are meant, all of which must be chosen: policy, transfer,
-    dialect, quirks, compare (a mode), compression, channels ("one" or "several").
+    dialect, quirks, compare (a mode), compression, channel_bandwidth ("link" or "limited"),
+    channels ("one channel" or "several channels").
     key: the one of a scenario file to blame.  why: "what is wrong; what would be right".
     """
 
     of: Mapping[str, frozenset[str]]
     key: str
     why: str
+
+    def what(self, chosen: Mapping[str, str]) -> str:
+        """The choices that do not go together."""
+        return " with ".join(chosen[setting] for setting in self.of)
 
 
 def _of(**values: str | tuple[str, ...]) -> Mapping[str, frozenset[str]]:
@@ -51,7 +56,7 @@ REFUSED: tuple[Refused, ...] = (
         'QEMU 7.2 sends nothing ahead, so there are no such defects; give quirks = "none"',
     ),
     Refused(
-        _of(channels="several", dialect="rfc2014"),
+        _of(channels="several channels", dialect="rfc2014"),
         "stream.channels",
         'a state of rfc2014 is one blob in one stream; give 1, or dialect = "upstream"',
     ),

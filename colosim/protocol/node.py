@@ -105,7 +105,7 @@ class _PolicyPart:
         self._policy = policy
         self._out = out
         self._over = False
-        self._rule = policy.waits_for
+        self._rule = policy.waits_for()
 
     def deadline_ns(self) -> int | None:
         return None if self._over else self._policy.deadline_ns()
@@ -122,7 +122,7 @@ class _PolicyPart:
             self._wants(self._policy.signal(signal, now_ns))
 
     def _wants(self, reason: str | None) -> None:
-        if (rule := self._policy.waits_for) is not self._rule:
+        if (rule := self._policy.waits_for()) is not self._rule:
             self._rule = rule
             self._out.signal(t.OutputRule(rule))
         if reason is not None:

@@ -242,7 +242,8 @@ class Precopy:
     """Send what the running guest has dirtied since the last cut or round, to wait over there.
 
     It becomes part of the guest there with the next `Load`, below the state that `Save` then has,
-    and is worth nothing without it.
+    and is worth nothing without it.  Like `SendState` it is the host's own work: a guest that hangs
+    does not keep it, and is noticed when it is to stop.
     """
 
     op: int

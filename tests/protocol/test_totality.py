@@ -114,7 +114,7 @@ def shape(player: Player) -> tuple:
         part._op is None,
         part._wish is None,
         part._vm_gone,
-        part._round,
+        part.state is P.PRECOPY and part._round,
         tuple(verb for verb, _, _ in part._inbox),
         decoder.faulty,
         decoder._expect,

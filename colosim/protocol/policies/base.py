@@ -49,7 +49,6 @@ class Policy:
         """True if there is a secondary at all."""
         return True
 
-    @property
     def waits_for(self) -> Output:
         """What output made from now on waits for.
 

@@ -78,7 +78,6 @@ class Hybrid(Policy):
         self._calm = 0  # epochs in a row
         self._differed = False  # in this epoch
 
-    @property
     def waits_for(self) -> Output:
         return self._active.output
 
