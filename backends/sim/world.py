@@ -542,6 +542,7 @@ class SimWorld:
         chunks, to = action.chunks, self.hosts[host.peer]
         self.recorder.sent(self._size_of(chunks) + host.ahead.sent_bytes)
         is_dealt = len(self._channels) > 1
+        ram = next(chunk for chunk in chunks if isinstance(chunk, t.Blob))
         order = InOrder()
 
         def arrived(event: t.Event) -> None:
@@ -557,7 +558,7 @@ class SimWorld:
             here = partial(arrived, event)
             gone = all_left if is_dealt or chunk is chunks[-1] else None
             size_bytes = self._size_of((chunk,))
-            if is_dealt and isinstance(chunk, t.Blob):
+            if is_dealt and chunk is ram:
                 self._spread(host, size_bytes, order.add(here), gone)
             else:
                 self._out[host.id].send(

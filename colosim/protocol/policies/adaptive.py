@@ -5,16 +5,18 @@ checkpointing for Xen-based virtual machine replication", IJPEDS 32(4), 2017): s
 suit a guest that talks, long ones a guest that computes, and no fixed one suits both.  The rule
 is ours, so that its fixed point is known:
 
-    interval = bytes · busy / sent · 100 / busy_percent, within minimum and maximum
+    interval = takes · 100 / busy_percent, within minimum and maximum
 
-bytes is the state of the last checkpoint, all of it (what the guest dirties); busy / sent is how
-long a byte takes, from checkpoints' starts to their commits, over the last ``window`` of them
-(the link, the hosts and their fixed costs).  So a burst of writes counts at once, a hiccup of the
-link for its share of the window.  Let c(I) be what a checkpoint takes from its start to its
-commit if it is made every I.  At rest I = c(I) · 100 / busy_percent.  Distinct dirty pages are
-concave in I, so there is at most one such I above 0, c'(I) is below busy_percent / 100 there, and
-the rule comes to it; where there is none (the guest dirties more than that part of the link
-carries) it ends at the maximum.
+takes is what a checkpoint as large as the last takes from its start to its commit, by the straight
+line (least squares) of time over bytes through the last ``window`` checkpoints: what they have in
+common is the hosts' and the link's fixed part, what grows with the bytes is the link's rate.  Its
+slope is kept between 0 and time / bytes.  So a burst of writes counts at once, a hiccup of the
+link for its share of the window.
+
+Let c(I) be what a checkpoint takes if it is made every I.  At rest I = c(I) · 100 / busy_percent.
+Distinct dirty pages are concave in I, so there is at most one such I above 0 and c'(I) is below
+busy_percent / 100 there: the rule comes to it.  Where there is none (the guest dirties more than
+that part of the link carries) it ends at the maximum.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class AdaptiveParams:
     busy_percent: int = parameter(
         25, "percent", "part of the interval that a checkpoint may take until its commit", 1, 100
     )
-    window: int = parameter(8, "count", "checkpoints that the time for a byte is averaged over", 1)
+    window: int = parameter(8, "count", "checkpoints that the line goes through", 1)
 
 
 class Adaptive(Periodic):
@@ -62,8 +64,19 @@ class Adaptive(Periodic):
 
     def _next_ns(self) -> int:
         params: AdaptiveParams = self.params
-        sent_bytes = sum(size for size, _ in self._last)
-        busy_ns = sum(busy for _, busy in self._last)
-        takes_ns = self._last[-1][0] * busy_ns // sent_bytes
-        wanted_ns = takes_ns * 100 // params.busy_percent
+        wanted_ns = self._takes_ns() * 100 // params.busy_percent
         return max(params.minimum_interval_ns, min(wanted_ns, params.maximum_interval_ns))
+
+    def _takes_ns(self) -> int:
+        """What a checkpoint as large as the last takes."""
+        count = len(self._last)
+        sizes, times = (sum(each) for each in zip(*self._last, strict=True))
+        # slope of the line: rise / run, whole numbers so that every machine comes to the same
+        rise = count * sum(size * busy for size, busy in self._last) - sizes * times
+        run = count * sum(size * size for size, _ in self._last) - sizes * sizes
+        if rise <= 0 or run <= 0:
+            return times // count
+        if rise * sizes > times * run:
+            rise, run = times, sizes
+        beyond = count * self._last[-1][0] - sizes
+        return (times * run + rise * beyond) // (count * run)
