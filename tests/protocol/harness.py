@@ -118,16 +118,11 @@ def all_setups() -> Iterator[Setup]:
         for quirks in defects
     ]
     setups += [
-        Setup(dialect, policy, transfer, commit, Quirks.NONE)
-        for dialect, policy, transfer, commit in (
-            ("upstream", "hybrid", Transfer.STOP_AND_SEND, None),
-            ("upstream", "hybrid", Transfer.COPY_THEN_SEND, None),
-            ("upstream", "hybrid", Transfer.COPY_THEN_SEND, Message.LOADED),
-            ("upstream", "hybrid", Transfer.PRECOPY, None),
-            ("rfc2014", "hybrid", Transfer.STOP_AND_SEND, None),
-            ("upstream", "adaptive", Transfer.COPY_THEN_SEND, None),
-            ("upstream", "adaptive", Transfer.PRECOPY, None),
-            ("upstream", "microcheckpoint", Transfer.COPY_THEN_SEND, None),
+        Setup("upstream", policy, transfer, commit, Quirks.NONE)
+        for policy, transfer, commit in (
+            ("hybrid", Transfer.STOP_AND_SEND, None),
+            ("hybrid", Transfer.COPY_THEN_SEND, Message.LOADED),
+            ("adaptive", Transfer.PRECOPY, None),
         )
     ]
     return (setup for setup in setups if not [*refusals(setup.choices())])

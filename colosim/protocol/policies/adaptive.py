@@ -70,7 +70,8 @@ class Adaptive(Periodic):
     def _takes_ns(self) -> int:
         """What a checkpoint as large as the last takes."""
         count = len(self._last)
-        sizes, times = (sum(each) for each in zip(*self._last, strict=True))
+        sizes = sum(size for size, _ in self._last)
+        times = sum(busy for _, busy in self._last)
         # slope of the line: rise / run, whole numbers so that every machine comes to the same
         rise = count * sum(size * busy for size, busy in self._last) - sizes * times
         run = count * sum(size * size for size, _ in self._last) - sizes * sizes
