@@ -304,6 +304,11 @@ def test_policies_lists_each_with_its_parameters_and_units(colosim_main):
     for name, policy in POLICIES.items():
         assert f"{name}\n    {policy.summary}\n    output waits for: " in out
     assert "interval (time, default 100 ms): " in out
+    assert "busy_percent (percent, default 25): " in out
+    assert (
+        "    transfer, if none is given: copy-then-send\n    not with precopy or stop-and-" in out
+    )
+    assert "    not with colo-compare: " in out
 
 
 def test_schema_is_json(colosim_main):

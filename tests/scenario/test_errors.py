@@ -113,7 +113,7 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
         {"policy.name": "foo"},
         "policy.name",
         "'foo' is unknown",
-        "adaptive, colo, hybrid, microcheckpoint, none, remus",
+        "adaptive, colo, hybrid, micro",
     ),
     ({"workload.load": "opn"}, "workload.load", "'opn' is unknown", "did you mean 'open'?"),
     ({"workload.kind": 1}, "workload.kind", "is unknown", "use one of service, batch"),
