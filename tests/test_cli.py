@@ -67,7 +67,10 @@ ERRORS = [
     ("simulate /dev/zero", "/dev/zero: is not a regular file"),
     ("simulate negative.toml", "negative.toml: workload.service_time: "),
     ("simulate nan.toml", "nan.toml: divergence.probability: "),
-    ("simulate small.toml --policy foo", "policy 'foo' is unknown; use one of colo, none, remus"),
+    (
+        "simulate small.toml --policy foo",
+        "policy 'foo' is unknown; use one of adaptive, colo, hybrid, micro",
+    ),
     ("simulate small.toml --policy rems", "did you mean remus"),
     ("simulate small.toml --seed -1", "--seed"),
     ("simulate small.toml --seed 1.5", "--seed"),

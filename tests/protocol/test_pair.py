@@ -268,7 +268,7 @@ def test_gate_that_keeps_what_a_load_replaced(monkeypatch) -> None:
     caught("NoLoss", COLO)
 
 
-HYBRID = replace(COLO, policy="hybrid")
+HYBRID = replace(COLO, policy="hybrid", transfer=Transfer.COPY_THEN_SEND)
 
 
 def test_gate_that_does_not_hear_that_output_waits_for_the_commit(monkeypatch) -> None:
