@@ -33,6 +33,7 @@ from colosim.protocol.codec import Fault, Item, encode, encode_state
 from colosim.protocol.dialect import Dialect, Message
 from colosim.protocol.outbox import Outbox
 
+#: among the types, because a policy may name its own
 Transfer = t.Transfer
 
 
