@@ -177,7 +177,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """When pre-copy ends: a round is the last if no more is left, or it is the last allowed."""
+    """When pre-copy ends: a round is the last if no more is left, or it is the last allowed.
+
+    The idea is Clark et al.'s (NSDI 2005); the defaults are assumed: 64 pages take about as long on
+    1 Gbit/s as stopping a guest and saving its devices.
+    """
 
     threshold_bytes: int = 262_144
     most: int = 4

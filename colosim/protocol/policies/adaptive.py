@@ -16,7 +16,7 @@ link for its share of the window.
 Let c(I) be what a checkpoint takes if it is made every I.  At rest I = c(I) · 100 / busy_percent.
 Distinct dirty pages are concave in I, so there is at most one such I above 0 and c'(I) is below
 busy_percent / 100 there: the rule comes to it.  Where there is none (the guest dirties more than
-that part of the link carries) it ends at the maximum.
+that part of the link carries) it ends at the maximum.  The default of busy_percent is assumed.
 """
 
 from __future__ import annotations

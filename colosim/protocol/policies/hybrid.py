@@ -17,7 +17,8 @@ interval.  The policy turns with a cut only.  There both guests are about to be 
 of one epoch waits for one thing: a comparison that began to count in the middle of an epoch would
 release output while earlier output of the same stream still waits for the commit.
 
-The secondary is not told: no dialect has a word for it.  It offers its output as before.
+The secondary is not told: no dialect has a word for it.  It offers its output as before.  The
+numbers that say what a storm is are assumed.
 """
 
 from __future__ import annotations
