@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from colosim.protocol.checkpoint import Limits, Quirks, Transfer
+from colosim.protocol.checkpoint import Limits, Quirks, Rounds
 from colosim.protocol.dialect import Message
 from colosim.protocol.digests import DIGESTS
 from colosim.protocol.manager import ManagerConfig
@@ -59,12 +59,13 @@ def node_configs(scenario: Scenario, policy: str, packets: bool = False) -> list
                 vote_timeout_ns=manager.vote_timeout_ns,
                 fence_timeout_ns=manager.fence_timeout_ns,
             ),
-            transfer=Transfer(scenario.transfer),
+            transfer=scenario.transfer_of(policy),
             quirks=Quirks(scenario.quirks),
             commit=commit,
             compare=scenario.compare.mode if packets else DIGESTS,
             compare_queue_frames=scenario.compare.queue_frames,
             compare_scan_ns=scenario.compare.scan_cycle_ns,
+            rounds=Rounds(scenario.stream.precopy_threshold_bytes, scenario.stream.precopy_rounds),
         )
         for role in roles
     ]

@@ -191,7 +191,7 @@ class Result(_Outcome):
 
     @property
     def title(self) -> str:
-        return _title(self.scenario, self.policy, len(self.records))
+        return _title(self.scenario, [self.policy], len(self.records))
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
@@ -281,7 +281,7 @@ class Comparison(_Outcome):
     def title(self) -> str:
         scenario = next(iter(self.results.values())).scenario
         fewest = min(len(result.records) for result in self.results.values())
-        return _title(scenario, ", ".join(self.results), fewest)
+        return _title(scenario, [*self.results], fewest)
 
     @property
     def fingerprint(self) -> str:
@@ -319,10 +319,11 @@ class Interrupted(KeyboardInterrupt):
         self.result = result
 
 
-def _title(scenario: Scenario, policies: str, replications: int) -> str:
+def _title(scenario: Scenario, policies: Sequence[str], replications: int) -> str:
     count = f"{replications} of {scenario.replications}"
-    how = f"{scenario.transfer}; seed {scenario.seed}, {count} replications"
-    return f"{scenario.name}: {policies}; {how}"
+    used = dict.fromkeys(scenario.transfer_of(name).value for name in policies)
+    how = f"{', '.join(used)}; seed {scenario.seed}, {count} replications"
+    return f"{scenario.name}: {', '.join(policies)}; {how}"
 
 
 # --------------------------------------------------------------------------------------------

@@ -462,12 +462,20 @@ def sweep(file: Path, out: str | None, jobs: int | None) -> int:
 @cli.command()
 def policies() -> None:
     """List the policies and their parameters."""
+    from colosim.protocol.combinations import REFUSED
     from colosim.protocol.policies import POLICIES
 
     for policy in POLICIES.values():
         click.secho(policy.name, bold=True)
         click.echo(f"    {policy.summary}")
         click.echo(f"    output waits for: {_WAITS_FOR[policy.output.value]}")
+        if policy.protects():
+            click.echo(f"    transfer, if none is given: {policy.transfer.value}")
+        for row in REFUSED:
+            if policy.name in row.of.get("policy", ()):
+                others = (words for name, words in row.of.items() if name != "policy")
+                refused = " and ".join(" or ".join(sorted(words)) for words in others)
+                click.echo(f"    not with {refused}: {row.why}")
         for line in _parameters(policy.Params):
             click.echo(f"    {line}")
 

@@ -32,6 +32,7 @@ from colosim.model.memory import (
     curve_names,
 )
 from colosim.protocol.checkpoint import P, Quirks, S, Transfer, primary_machine, secondary_machine
+from colosim.protocol.combinations import refusals
 from colosim.protocol.compare import ELSEWHERE, MODES
 from colosim.protocol.dialect import DIALECTS
 from colosim.protocol.policies import POLICIES
@@ -396,6 +397,26 @@ class Link(Section):
     delay_ns: Time = option("50 us", "delay, one way")
 
 
+class Stream(Section):
+    """How the state of a checkpoint is put on the replication link."""
+
+    channels: Annotated[int, number("streams", 1, 255)] = option(
+        1, "parallel streams that the pages of a state are dealt to, as QEMU's multifd does"
+    )
+    channel_bandwidth_bps: Bandwidth | None = option(
+        None,
+        "most that one stream gets through, for it has one thread (about 6 to 12 Gbit/s: 8 to 16 "
+        "fill 100 Gbit/s); default as much as the link",
+    )
+    compression: Literal["none", "delta"] = option(
+        "none", "delta: pages as compressed differences to what the other side has; see cost.delta"
+    )
+    precopy_threshold_bytes: Size = option(
+        "256 KiB", "transfer precopy: the guest is stopped when no more than this is new"
+    )
+    precopy_rounds: Count = option(4, "transfer precopy: ... or after so many rounds")
+
+
 class Manager(Section):
     """Failure detection and arbitration."""
 
@@ -429,6 +450,7 @@ class Limits(Section):
     resume_ns: Duration = option("1 s", "until the guest runs again")
     load_ns: Duration = option("30 s", "secondary: until the state is loaded")
     receive_ns: Duration = option("30 s", "secondary: until the state is received")
+    precopy_ns: Duration = option("30 s", "primary: until all rounds of a pre-copy are over")
 
 
 class Fault(Section):
@@ -483,8 +505,10 @@ class Scenario(Section):
     quirks: Annotated[Quirks, Field(strict=False)] = option(
         Quirks.NONE, "defects of a QEMU version to reproduce"
     )
-    transfer: Annotated[Transfer, Field(strict=False)] = option(
-        Transfer.STOP_AND_SEND, "send the state while the guest is stopped, or a copy of it later"
+    transfer: Annotated[Transfer, Field(strict=False)] | None = option(
+        None,
+        "send the state while the guest is stopped, a copy of it later, or most of it ahead; "
+        "default the policy's own, which is stop-and-send but for microcheckpoint",
     )
     commit: Literal["received", "loaded"] | None = option(
         None, "message after which a checkpoint counts as safe; default the dialect's own"
@@ -500,6 +524,7 @@ class Scenario(Section):
     packet: Packet = option(Packet(), "at fidelity packet: what clients and guests say")
     cost: Cost = option(Cost(), "what the steps of a checkpoint cost")
     link: Link = option(Link(), "replication link")
+    stream: Stream = option(Stream(), "how the state of a checkpoint is put on it")
     guest: Guest = option(Guest(), "for a live run: the guest that is booted")
     client: Client = option(Client(), "for a live run: who talks to the guest")
     hosts: Hosts = option(Hosts(), "for a live run: on which machines its two hosts are")
@@ -547,6 +572,23 @@ class Scenario(Section):
         given = {key: value for key, value in table if value is not None}
         defaults = DIALECTS[self.dialect].policy_defaults.get(name, {})
         return POLICIES[name].Params(**{**defaults, **given})
+
+    def transfer_of(self, policy: str) -> Transfer:
+        """How state gets across under a policy."""
+        return POLICIES[policy].transfer if self.transfer is None else self.transfer
+
+    def choices(self, policy: str) -> dict[str, str]:
+        """What was chosen, for `colosim.protocol.combinations`."""
+        return {
+            "policy": policy,
+            "transfer": self.transfer_of(policy).value,
+            "dialect": self.dialect,
+            "quirks": self.quirks.value,
+            "compare": self.compare.mode,
+            "compression": self.stream.compression,
+            "channel_bandwidth": "link" if self.stream.channel_bandwidth_bps is None else "limited",
+            "channels": "one channel" if self.stream.channels == 1 else "several channels",
+        }
 
     def costs(self) -> Costs:
         """The table ``[cost]`` as the model takes it."""
@@ -613,6 +655,14 @@ def _compares_packets(scenario: Scenario) -> bool:
 _Conflict = tuple[Callable[[Scenario], bool], str, str]
 
 _CONFLICTS: tuple[_Conflict, ...] = (
+    (
+        lambda s: (
+            s.policy_params("adaptive").minimum_interval_ns
+            > s.policy_params("adaptive").maximum_interval_ns
+        ),
+        "policy.adaptive.minimum_interval",
+        "more than maximum_interval, so there is no interval; give less",
+    ),
     (
         lambda s: s.warm_up_ns >= s.duration_ns,
         "warm_up",
@@ -756,7 +806,9 @@ _CONFLICTS: tuple[_Conflict, ...] = (
 
 
 def _conflicts(scenario: Scenario) -> Iterator[Problem]:
-    return ((key, text) for holds, key, text in _CONFLICTS if holds(scenario))
+    yield from ((key, text) for holds, key, text in _CONFLICTS if holds(scenario))
+    chosen = scenario.choices(scenario.policy.name)
+    yield from ((row.key, f"{row.what(chosen)}: {row.why}") for row in refusals(chosen))
 
 
 _FaultConflict = tuple[Callable[[Scenario, Fault], bool], str, str]
@@ -849,7 +901,7 @@ def _steps(scenario: Scenario, fault: Fault) -> list[str]:
     machine = (
         secondary_machine(dialect)
         if fault.target == "secondary"
-        else primary_machine(dialect, scenario.transfer, scenario.quirks)
+        else primary_machine(dialect, scenario.transfer_of(scenario.policy.name), scenario.quirks)
     )
     return list(dict.fromkeys(state.value for state, _ in machine.rows))
 

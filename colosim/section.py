@@ -289,5 +289,6 @@ def shape(parameter: DataclassField[Any]) -> tuple[Any, Any]:
     minimum = parameter.metadata["minimum"]
     dimension = dimension_of(parameter.name)
     if dimension is None:
-        return Annotated[type(default), number(parameter.metadata["unit"], minimum)], default
+        high = parameter.metadata.get("maximum") or _LARGEST_COUNT
+        return Annotated[type(default), number(parameter.metadata["unit"], minimum, high)], default
     return Annotated[int, Quantity(dimension, minimum)], dimension.format(default)

@@ -347,7 +347,7 @@ def test_a_trace_that_is_not_whole_is_refused(file, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ({"policy": "foo"}, "policy 'foo' is unknown; use one of colo, none, remus"),
+        ({"policy": "foo"}, "policy 'foo' is unknown; use one of adaptive, colo, hybrid, micro"),
         ({"policy": "Remus"}, "did you mean remus"),
         ({"policy": ""}, "policy '' is unknown"),
         ({"seed": -1}, "seed"),

@@ -67,7 +67,10 @@ ERRORS = [
     ("simulate /dev/zero", "/dev/zero: is not a regular file"),
     ("simulate negative.toml", "negative.toml: workload.service_time: "),
     ("simulate nan.toml", "nan.toml: divergence.probability: "),
-    ("simulate small.toml --policy foo", "policy 'foo' is unknown; use one of colo, none, remus"),
+    (
+        "simulate small.toml --policy foo",
+        "policy 'foo' is unknown; use one of adaptive, colo, hybrid, micro",
+    ),
     ("simulate small.toml --policy rems", "did you mean remus"),
     ("simulate small.toml --seed -1", "--seed"),
     ("simulate small.toml --seed 1.5", "--seed"),
@@ -304,6 +307,11 @@ def test_policies_lists_each_with_its_parameters_and_units(colosim_main):
     for name, policy in POLICIES.items():
         assert f"{name}\n    {policy.summary}\n    output waits for: " in out
     assert "interval (time, default 100 ms): " in out
+    assert "busy_percent (percent, default 25): " in out
+    assert (
+        "    transfer, if none is given: copy-then-send\n    not with precopy or stop-and-" in out
+    )
+    assert "    not with colo-compare: " in out
 
 
 def test_schema_is_json(colosim_main):

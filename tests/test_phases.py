@@ -60,6 +60,14 @@ def test_each_step_of_a_checkpoint_is_a_phase(trace):
     ]
 
 
+def test_all_rounds_of_a_precopy_are_one_phase(trace):
+    entries = [(5, "run"), (10, "precopy"), 1, (20, "precopy"), (40, "quiesce"), (41, "request")]
+    assert phases(trace(*entries, transfer=Transfer.PRECOPY)) == [
+        Phase(1, "precopy", 10, 30),
+        Phase(1, "quiesce", 40, 1),
+    ]
+
+
 def test_steps_passed_in_one_feed_take_no_time(trace):
     found = phases(trace((5, "run"), (10, "wait-received"), 3, (20, "resume"), (25, "quiesce"), 4))
     assert found == [

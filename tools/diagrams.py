@@ -26,6 +26,7 @@ from colosim.protocol.checkpoint import (
     primary_machine,
     secondary_machine,
 )
+from colosim.protocol.combinations import refusals
 from colosim.protocol.dialect import DIALECTS, UPSTREAM, Dialect, Message
 from colosim.protocol.manager import MANAGER_ROWS
 from colosim.protocol.types import Survival
@@ -41,6 +42,7 @@ MAIN_VERBS = frozenset(
     (
         Verb.START,
         Verb.TRIGGER,
+        Verb.ROUND,
         Verb.READY,
         Verb.REQUEST,
         Verb.REPLY,
@@ -83,7 +85,7 @@ def by_declaration(rows: Rows) -> Rows:
 def parts(machine: Machine) -> tuple[Rows, Rows, Rows]:
     """(main path, way out, rows that stay in their state) of a checkpoint machine."""
     rows = by_declaration(machine.rows)
-    moves = {key: row for key, row in rows.items() if row[1] is not key[0]}
+    moves = {key: row for key, row in rows.items() if row[1] is not key[0] or key[1] is Verb.ROUND}
     loop, todo = {machine.start}, [machine.start]
     while todo:
         state = todo.pop()
@@ -331,7 +333,9 @@ def documents() -> dict[str, str]:
     """Every file by its name, the index included."""
     made: dict[str, tuple[str, list[str]]] = {}
     for dialect, transfer, quirks in product(DIALECTS.values(), Transfer, Quirks):
-        if quirks is Quirks.NONE or dialect is UPSTREAM:  # they are defects of upstream QEMU
+        chosen = {"dialect": dialect.name, "transfer": transfer.value, "quirks": quirks.value}
+        is_real = quirks is Quirks.NONE or dialect is UPSTREAM  # they are defects of upstream QEMU
+        if is_real and not [*refusals(chosen)]:
             name = name_of(dialect, transfer, quirks)
             file = f"primary-{name.replace(', ', '-')}.md"
             made[file] = f"primary: {name}", primary_document(dialect, transfer, quirks)

@@ -24,6 +24,7 @@ from backends.qemu.runner import LiveRun
 from backends.qemu.sites import Sites, forward_of, tap_of
 from colosim.model.results import HOLD_COLUMNS, PHASE_COLUMNS, RunRecord, columns
 from colosim.model.streams import Streams
+from colosim.protocol.combinations import Refused, refusals
 from colosim.protocol.invariants import check
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line
@@ -153,10 +154,48 @@ def processor() -> str:
     return f"{os.cpu_count()} x unknown"
 
 
+#: what only the simulator has; ``engine`` is `guest.engine`
+NOT_LIVE: tuple[Refused, ...] = (
+    Refused(
+        {"transfer": frozenset(("precopy",))},
+        "transfer",
+        "QEMU's secondary takes a state as a whole, nothing ahead of it; "
+        "live, give stop-and-send or copy-then-send",
+    ),
+    Refused(
+        {"channels": frozenset(("several channels",))},
+        "stream.channels",
+        "QEMU's secondary reads a state from one stream; live, give 1",
+    ),
+    Refused(
+        {"channel_bandwidth": frozenset(("limited",))},
+        "stream.channel_bandwidth",
+        "a live stream is as fast as its processes and the link; live, leave it out",
+    ),
+    Refused(
+        {"compression": frozenset(("delta",))},
+        "stream.compression",
+        'QEMU\'s secondary takes pages whole while it runs; live, give "none"',
+    ),
+    Refused(
+        {
+            "engine": frozenset(("native",)),
+            "policy": frozenset(("adaptive", "hybrid", "microcheckpoint")),
+        },
+        "policy.name",
+        "a native pair checkpoints by itself, at one interval and with the guest stopped; "
+        'give remus, or guest.engine = "wire"',
+    ),
+)
+
+
 async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     """What a scenario asks for, made sure that it can be had here."""
     if scenario.dialect != "upstream":
         raise LiveError(f"dialect {scenario.dialect}: real QEMUs speak upstream")
+    choices = {**scenario.choices(policy), "engine": scenario.guest.engine}
+    for row in refusals(choices, NOT_LIVE):
+        raise LiveError(f"{scenario.name}: {row.key}: {row.what(choices)}: {row.why}")
     guest = scenario.guest
     for path in filter(None, (guest.kernel, guest.initrd, guest.disk)):
         if not Path(path).is_file():

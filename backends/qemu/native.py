@@ -65,9 +65,10 @@ def refuse(scenario: Scenario, plan: LivePlan) -> None:
             f'guest.engine: QEMU {a.qemu.release}, {broken}; use guest.engine = "wire", or QEMU '
             "11.0 or newer"
         )
-    if scenario.transfer is not Transfer.STOP_AND_SEND:
+    transfer = scenario.transfer_of(scenario.policy.name)
+    if transfer is not Transfer.STOP_AND_SEND:
         raise LiveError(
-            f"transfer: {scenario.transfer.value}: QEMU's own COLO does stop-and-send; "
+            f"transfer: {transfer.value}: QEMU's own COLO does stop-and-send; "
             'use that, or guest.engine = "wire"'
         )
     manager = scenario.manager

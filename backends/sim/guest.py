@@ -129,6 +129,15 @@ class Guest:
         self._progress_ns = 0
         self.served_since_cut = 0
 
+    def track_anew(self) -> None:
+        """The same for a guest that may run: what it is at takes other first writes from now on."""
+        was_running = self.running
+        if was_running:
+            self.stop()
+        self.cut()
+        if was_running:
+            self.start()
+
     def snapshot(self, pages: int, unanswered: Mapping[tuple[int, int], str]) -> Snapshot:
         self._advance()
         jobs = tuple(

@@ -2,7 +2,8 @@
 
 Each direction is its own fluid: the channels that have something to send share its bandwidth
 equally (as long-lived TCP connections do on average), and each channel is first in, first out.
-A message arrives ``delay`` after its last bit has left.
+A message arrives ``delay`` after its last bit has left.  Channels of the state may be slower than
+their share; what they leave is the others' (max-min fair).
 """
 
 from __future__ import annotations
@@ -14,6 +15,45 @@ from dataclasses import dataclass
 from backends.sim.clock import Clock
 
 NS_PER_S = 1_000_000_000
+#: the channel of the checkpoint stream; a state may have further ones beside it
+STATE = "colo"
+
+
+def state_channels(count: int) -> tuple[str, ...]:
+    """The channels that the pages of a state are dealt to."""
+    return (STATE, *(f"{STATE}.{i}" for i in range(2, count + 1)))
+
+
+def last_of(count: int, effect: Callable[[], None]) -> Callable[[], None]:
+    """What is to be called ``count`` times and takes effect at the last."""
+    left = count
+
+    def one() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            effect()
+
+    return one
+
+
+class InOrder:
+    """Things that may happen in any order take effect in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Callable[[], None], list[bool]]] = deque()
+
+    def add(self, effect: Callable[[], None]) -> Callable[[], None]:
+        """What is to be called when it has happened."""
+        happened: list[bool] = []
+        self._waiting.append((effect, happened))
+
+        def it_happened() -> None:
+            happened.append(True)
+            while self._waiting and self._waiting[0][1]:
+                self._waiting.popleft()[0]()
+
+        return it_happened
 
 
 @dataclass(slots=True)
@@ -26,9 +66,17 @@ class _Parcel:
 class Direction:
     """One direction of the link."""
 
-    def __init__(self, clock: Clock, bandwidth_bps: float, delay_ns: int) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        bandwidth_bps: float,
+        delay_ns: int,
+        channel_bps: float | None = None,
+    ) -> None:
+        """channel_bps: most that each channel of the state gets through; None for no limit."""
         self._clock = clock
         self._bits_per_ns = bandwidth_bps / NS_PER_S
+        self._most_per_ns = None if channel_bps is None else channel_bps / NS_PER_S
         self._delay_ns = delay_ns
         self._channels: dict[str, deque[_Parcel]] = {}  # only those with something to send
         self._arrives_ns: dict[str, int] = {}  # by channel: the last that is under way
@@ -79,16 +127,32 @@ class Direction:
         elapsed_ns, self._since_ns = now_ns - self._since_ns, now_ns
         if self._cut or not elapsed_ns or not self._channels:
             return
+        if self._most_per_ns is not None:
+            for channel, bits_per_ns in self._rates(self._most_per_ns).items():
+                self._channels[channel][0].bits -= bits_per_ns * elapsed_ns
+            return
         share = self._bits_per_ns * elapsed_ns / len(self._channels)
         for queue in self._channels.values():
             queue[0].bits -= share
+
+    def _rates(self, most_per_ns: float) -> dict[str, float]:
+        """What each channel gets of the link, in bits a nanosecond."""
+        slow = [channel for channel in self._channels if channel.startswith(STATE)]
+        fast = len(self._channels) - len(slow)
+        rate = min(self._bits_per_ns / len(self._channels), most_per_ns)
+        rest = (self._bits_per_ns - rate * len(slow)) / max(fast, 1)
+        return {channel: rate if channel in slow else rest for channel in self._channels}
 
     def _plan(self) -> None:
         self._turn += 1
         if self._cut or not self._channels:
             return
-        bits = min(queue[0].bits for queue in self._channels.values())
-        wait_ns = max(0, -int(-bits * len(self._channels) // self._bits_per_ns))
+        if self._most_per_ns is not None:
+            rates = self._rates(self._most_per_ns)
+            wait_ns = max(0, min(-int(-q[0].bits // rates[c]) for c, q in self._channels.items()))
+        else:
+            bits = min(queue[0].bits for queue in self._channels.values())
+            wait_ns = max(0, -int(-bits * len(self._channels) // self._bits_per_ns))
         self._clock.after(wait_ns, self._leave, self._turn)
 
     def _leave(self, turn: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from backends.base import Cause, Session
@@ -18,9 +19,9 @@ from backends.recorder import Recorder
 from backends.sim.clock import Clock
 from backends.sim.faults import FaultPlan
 from backends.sim.guest import Guest, Snapshot
-from backends.sim.link import Direction
+from backends.sim.link import STATE, Direction, InOrder, last_of, state_channels
 from backends.sim.traffic import Demand, Jitter, Network, start_clients
-from colosim.model.cost import Slowdown, varied_ns
+from colosim.model.cost import Slowdown, varied_ns, varied_ratio
 from colosim.model.divergence import Divergence
 from colosim.model.streams import Streams
 from colosim.protocol import types as t
@@ -36,6 +37,16 @@ _UNPROMPTED = "unprompted"  # the stream of what no client asked for
 
 
 @dataclass(slots=True)
+class Ahead:
+    """What went ahead of a checkpoint's state while the guest ran, all rounds together."""
+
+    exposure_ns: int = 0
+    served: int = 0  # requests
+    pages: int = 0  # sent; some of them more than once
+    sent_bytes: int = 0
+
+
+@dataclass(slots=True)
 class Host:
     """A failure domain: a guest, its node, and what happens to them."""
 
@@ -43,6 +54,8 @@ class Host:
     guest: Guest
     peer: str
     alive: bool = True
+    ahead: Ahead = field(default_factory=Ahead)  # of the checkpoint under way
+    rest_pages: int = 0  # of the state that was taken last
     hangs: int = 0  # of the node; hangs may overlap
     vm_hangs: int = 0
     link_open: bool = True  # this end of the checkpoint stream
@@ -81,6 +94,9 @@ class SimWorld:
         self._mirrored = POLICIES[policy].output is t.Output.WITNESS
         self._memory = scenario.memory_model()
         self._costs = scenario.costs()
+        self._is_delta = scenario.stream.compression == "delta"
+        self._channels = state_channels(scenario.stream.channels)
+        self._is_early = scenario.transfer_of(policy) is t.Transfer.COPY_THEN_SEND
         self._divergence = Divergence(**scenario.divergence.model_dump())
         self._per_connection = scenario.packet.requests_per_connection
         workload = scenario.workload
@@ -96,7 +112,12 @@ class SimWorld:
         configs = self._configs(scenario, policy)
         self.hosts = {config.id: self._host(config.id) for config in configs}
         self._out = {
-            name: Direction(self.clock, scenario.link.bandwidth_bps, scenario.link.delay_ns)
+            name: Direction(
+                self.clock,
+                scenario.link.bandwidth_bps,
+                scenario.link.delay_ns,
+                scenario.stream.channel_bandwidth_bps,
+            )
             for name in self.hosts
         }
         self._witness = Witness()
@@ -117,6 +138,7 @@ class SimWorld:
             self.faults.stepped if self.faults.by_step else None,
         )
         self._performers: dict[type, Callable[[Host, Any, Cause], None]] = {
+            t.Precopy: self._precopy,
             t.Quiesce: self._quiesce,
             t.StopVm: self._stop_vm,
             t.Drain: self._drain,
@@ -278,7 +300,10 @@ class SimWorld:
         self._takes(host, action.op, cause, 0)  # output reaches the node as it is made
 
     def _save(self, host: Host, action: t.Save, cause: Cause) -> None:
-        self._take_state(host, action, cause, self._costs.save_ns)
+        costs = self._costs
+        self._take_state(
+            host, action, cause, lambda pages: costs.save_ns(pages) + self._delta_ns(pages)
+        )
 
     def _copy(self, host: Host, action: t.Copy, cause: Cause) -> None:
         self._take_state(host, action, cause, self._costs.copy_ns)
@@ -291,16 +316,21 @@ class SimWorld:
         takes_ns: Callable[[int], int],
     ) -> None:
         guest, checkpoint = host.guest, action.checkpoint
+        ahead, served = host.ahead, guest.served_since_cut
         exposure_ns, pages = self._dirty(guest, "pages-primary", checkpoint)
-        snapshot = self._snapshot(host, pages)
+        host.rest_pages = whole = pages
+        if ahead.exposure_ns:
+            exposure_ns += ahead.exposure_ns
+            distinct = self._drawn(exposure_ns, ahead.served + served, "pages-primary", checkpoint)
+            whole = min(max(distinct, pages), ahead.pages + pages)
+        snapshot = self._snapshot(host, whole)
         guest.cut()
-        costs = self._costs
-        device_bytes = costs.device_state_bytes
-        ram_bytes = costs.state_bytes(pages) - device_bytes
+        device_bytes = self._costs.device_state_bytes
+        ram_bytes = self._ram_bytes(pages, checkpoint)
         ram = t.Blob(f"ram-{checkpoint}", ram_bytes, f"k{checkpoint}")
         device = t.Blob(f"device-{checkpoint}", device_bytes, f"k{checkpoint}")
         self._snapshots[device.id] = snapshot
-        self.recorder.saved(exposure_ns, pages)
+        self.recorder.saved(exposure_ns, ahead.pages + pages)
         save_ns = self._cost_ns(host, "save", takes_ns(pages))
         self._takes(host, action.op, cause, save_ns, lambda: t.State(ram, device))
 
@@ -310,11 +340,27 @@ class SimWorld:
     def _dirty(self, guest: Guest, purpose: str, checkpoint: int) -> tuple[int, int]:
         """(exposure, distinct dirty pages) of a guest since its cut."""
         exposure_ns = guest.exposure_ns
+        return exposure_ns, self._drawn(exposure_ns, guest.served_since_cut, purpose, checkpoint)
+
+    def _drawn(self, exposure_ns: int, served: int, purpose: str, checkpoint: int) -> int:
+        """Distinct dirty pages; one draw a checkpoint, whatever is asked about."""
         u = self._streams.uniform(purpose).at(checkpoint)
-        pages, extrapolated = self._memory.draw(exposure_ns, guest.served_since_cut, u)
+        pages, extrapolated = self._memory.draw(exposure_ns, served, u)
         if extrapolated:
             self.flags.add("memory-extrapolated")
-        return exposure_ns, pages
+        return pages
+
+    def _ram_bytes(self, pages: int, checkpoint: int) -> int:
+        """What the pages of a state are on the link; how well they compress is drawn once each."""
+        costs, ratio = self._costs, 1.0
+        if self._is_delta:
+            z = self._streams.normal("delta-ratio").at(checkpoint) if costs.delta_spread else 0.0
+            ratio = varied_ratio(costs.delta_ratio, costs.delta_spread, z)
+        return costs.state_bytes(pages, ratio) - costs.device_state_bytes
+
+    def _delta_ns(self, pages: int) -> int:
+        """What compressing takes: when the state is taken, but of a copy when it is sent."""
+        return self._costs.delta_ns(pages) if self._is_delta else 0
 
     def _load(self, host: Host, action: t.Load, cause: Cause) -> None:
         snapshot = self._snapshots.pop(action.state.device.id)
@@ -328,7 +374,10 @@ class SimWorld:
             self._loaded(host, snapshot)
             self._synchronise(action.checkpoint)
 
-        load_ns = self._cost_ns(host, "load", self._costs.load_ns(restored))
+        mean_ns = self._costs.load_ns(restored)
+        if self._is_delta:
+            mean_ns += self._costs.delta_load_per_page_ns * snapshot.pages
+        load_ns = self._cost_ns(host, "load", mean_ns)
         self._takes(host, action.op, cause, load_ns, finish)
 
     def _loaded(self, host: Host, snapshot: Snapshot) -> None:
@@ -466,7 +515,7 @@ class SimWorld:
         to = self.hosts[host.peer]
 
         def arrived() -> None:
-            if channel != "colo" or to.link_open:
+            if channel != STATE or to.link_open:
                 self.tell(to.id, event, cause)
 
         self._out[host.id].send(channel, size_bytes, arrived, left)
@@ -474,38 +523,106 @@ class SimWorld:
     def _send_message(self, host: Host, action: t.SendMessage, cause: Cause) -> None:
         if host.link_open:
             size = MESSAGE_BYTES + len(action.data)
-            self._post(host, "colo", size, t.PeerBytes(action.data), cause)
+            self._post(host, STATE, size, t.PeerBytes(action.data), cause)
+
+    def _precopy(self, host: Host, action: t.Precopy, cause: Cause) -> None:
+        """Send what is dirty while the guest runs; tracking starts anew, as for a cut."""
+        if action.round == 1:
+            host.ahead = Ahead()
+        guest, ahead, checkpoint = host.guest, host.ahead, action.checkpoint
+        exposure_ns, pages = self._dirty(guest, "pages-primary", checkpoint)
+        size_bytes = self._ram_bytes(pages, checkpoint)
+        ahead.exposure_ns += exposure_ns
+        ahead.served += guest.served_since_cut
+        ahead.pages += pages
+        ahead.sent_bytes += size_bytes
+        guest.track_anew()
+
+        def left() -> None:
+            if guest.dead:
+                self.tell(host.id, t.Failed(action.op, "the guest's process has ended"), cause)
+                return
+            _, more = self._dirty(guest, "pages-primary", checkpoint)
+            left_bytes = self._ram_bytes(more, checkpoint)
+            self.tell(host.id, t.Precopied(action.op, size_bytes, left_bytes), cause)
+
+        mean_ns = self._costs.transfer_ns(pages) + self._delta_ns(pages)
+        self._move(
+            host,
+            action.op,
+            cause,
+            mean_ns,
+            lambda: self._spread(host, size_bytes, lambda: None, left),
+        )
 
     def _send_state(self, host: Host, action: t.SendState, cause: Cause) -> None:
-        """Put a state on the link, after the time that the hosts themselves need for it."""
-        names = [chunk.id for chunk in action.chunks if isinstance(chunk, t.Blob)]
-        [snapshot] = [self._snapshots[name] for name in names if name in self._snapshots]
-        mean_ns = self._costs.transfer_ns(snapshot.pages)
+        mean_ns = self._costs.transfer_ns(host.rest_pages)
+        if self._is_early:
+            mean_ns += self._delta_ns(host.rest_pages)
+        put = partial(self._put_state, host, action, cause)
+        self._move(host, action.op, cause, mean_ns, put)
 
-        def put(_: object = None) -> None:
+    def _move(
+        self, host: Host, op: int, cause: Cause, mean_ns: int, put: Callable[[], None]
+    ) -> None:
+        """Put pages on the link, after the time that the hosts themselves need for them."""
+
+        def begin(_: object = None) -> None:
             if host.hung:
-                host.backlog.append(put)
+                host.backlog.append(begin)
+            elif host.alive and host.link_open and self.hosts[host.peer].link_open:
+                put()
             elif host.alive:
-                self._put_state(host, action, cause)
+                failed = t.Failed(op, "the stream is closed")
+                self.clock.after(0, lambda _: self.tell(host.id, failed, cause))
 
         if mean_ns:
-            self.clock.after(self._cost_ns(host, "transfer", mean_ns), put)
+            self.clock.after(self._cost_ns(host, "transfer", mean_ns), begin)
         else:
-            put()
+            begin()
 
     def _put_state(self, host: Host, action: t.SendState, cause: Cause) -> None:
+        """Message by message; where the pages are dealt to channels, the rest waits for them."""
+        chunks, to = action.chunks, self.hosts[host.peer]
+        self.recorder.sent(self._size_of(chunks) + host.ahead.sent_bytes)
+        is_dealt = len(self._channels) > 1
+        ram = next(chunk for chunk in chunks if isinstance(chunk, t.Blob))
+        order = InOrder()
+
+        def arrived(event: t.Event) -> None:
+            if to.link_open:
+                self.tell(to.id, event, cause)
+
         def left() -> None:
             self.tell(host.id, t.Done(action.op), cause)
 
-        if not host.link_open or not self.hosts[host.peer].link_open:
-            failed = t.Failed(action.op, "the stream is closed")
-            self.clock.after(0, lambda _: self.tell(host.id, failed, cause))
-            return
-        self.recorder.sent(self._size_of(action.chunks))
-        for chunk in action.chunks:
-            last = left if chunk is action.chunks[-1] else None
+        all_left = last_of(len(chunks), left) if is_dealt else left
+        for chunk in chunks:
             event = t.PeerBytes(chunk) if isinstance(chunk, bytes) else t.PeerBlob(chunk)
-            self._post(host, "colo", self._size_of((chunk,)), event, cause, last)
+            here = partial(arrived, event)
+            gone = all_left if is_dealt or chunk is chunks[-1] else None
+            size_bytes = self._size_of((chunk,))
+            if is_dealt and chunk is ram:
+                self._spread(host, size_bytes, order.add(here), gone)
+            else:
+                self._out[host.id].send(
+                    STATE, size_bytes, order.add(here) if is_dealt else here, gone
+                )
+
+    def _spread(
+        self,
+        host: Host,
+        size_bytes: int,
+        arrived: Callable[[], None],
+        left: Callable[[], None] | None,
+    ) -> None:
+        """Deal bytes to the channels of the state; told when the last of them has arrived, left."""
+        channels = self._channels
+        share, more = divmod(size_bytes, len(channels))
+        all_arrived = last_of(len(channels), arrived)
+        all_left = None if left is None else last_of(len(channels), left)
+        for i, channel in enumerate(channels):
+            self._out[host.id].send(channel, share + (i < more), all_arrived, all_left)
 
     @staticmethod
     def _size_of(chunks: Iterable[bytes | t.Blob]) -> int:
@@ -514,7 +631,7 @@ class SimWorld:
     def _close_link(self, host: Host, action: t.CloseLink, cause: Cause) -> None:
         if host.link_open:
             host.link_open = False
-            self._post(host, "colo", MESSAGE_BYTES, t.LinkLost("the peer closed it"), cause)
+            self._post(host, STATE, MESSAGE_BYTES, t.LinkLost("the peer closed it"), cause)
 
     # -- managers --------------------------------------------------------------------------
 
@@ -566,14 +683,14 @@ class SimWorld:
                 host.link_open = False
                 self._out[host.id].forget("witness")
                 ended = t.LinkLost("connection reset")
-                self._post(host, "colo", MESSAGE_BYTES, ended, (host.id, -1))
+                self._post(host, STATE, MESSAGE_BYTES, ended, (host.id, -1))
 
     def kill_host(self, host: Host) -> None:
         """Everything in the domain ends without a word."""
         host.alive = False
         host.link_open = False
         host.guest.kill()
-        for channel in ("colo", "witness", "heartbeat"):
+        for channel in (*self._channels, "witness", "heartbeat"):
             self._out[host.id].forget(channel)
 
     def hang_vm(self, host: Host, is_hung: bool) -> None:

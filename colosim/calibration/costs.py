@@ -82,7 +82,7 @@ def fit(
     """
     table = pd.concat([_with_link(run) for run in runs], ignore_index=True)
     pages = table["pages"].to_numpy(dtype=float)
-    early = runs[0].scenario.transfer is Transfer.COPY_THEN_SEND
+    early = runs[0].transfer is Transfer.COPY_THEN_SEND
     names = ("copy", "resume-early") if early else ("save", "resume")
     save_ns, resume_ns = (table[name].to_numpy(dtype=float) for name in names)
 

@@ -110,7 +110,7 @@ def _check(
     for run in read:
         check_long_enough(run)
     check_alike(read)
-    transfers = {run.scenario.transfer: run.name for run in protected}
+    transfers = {run.transfer: run.name for run in protected}
     if len(transfers) > 1:
         found = ", ".join(f"{how} in {name}" for how, name in transfers.items())
         raise CalibrationError(f"transfer differs: {found}; give runs of one kind")

@@ -15,7 +15,7 @@ from colosim import store
 from colosim.calibration.epochs import epochs, matched_ms, what_ended
 from colosim.calibration.errors import CalibrationError
 from colosim.protocol.policies import POLICIES
-from colosim.protocol.types import Output
+from colosim.protocol.types import Output, Transfer
 from colosim.scenario import Scenario, Service
 from colosim.units import TIME
 
@@ -52,6 +52,11 @@ class MeasuredRun:
     epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
     holds: pd.DataFrame = field(default_factory=pd.DataFrame)
     matched_ms: np.ndarray[Any, np.dtype[np.float64]] = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def transfer(self) -> Transfer:
+        """How its states got across."""
+        return self.scenario.transfer_of(self.policy)
 
     @property
     def policy(self) -> str:

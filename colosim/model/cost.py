@@ -96,6 +96,24 @@ class Costs:
             "minimum": 0,
         },
     )
+    delta_ratio: float = field(
+        default=0.08,
+        metadata={
+            "unit": "ratio",
+            "help": "stream.compression delta: what is left of a page (LR 5: medians 0.01 to 0.18; "
+            "redis 0.06, nginx 0.08)",
+            "minimum": 0,
+        },
+    )
+    delta_per_page_ns: int = parameter(
+        50_000,
+        "time",
+        "delta: XOR and compress one page, one core (zlib level 1, 5 % of the page changed; "
+        "30 to 110 us for 1 to 30 %)",
+    )
+    delta_load_per_page_ns: int = parameter(
+        15_000, "time", "delta: decompress one page and apply it on the secondary (the same)"
+    )
     quiesce_spread: float = _spread("quiesce")
     stop_spread: float = _spread("stop")
     save_spread: float = _spread("the state's save, or its copy")
@@ -104,11 +122,21 @@ class Costs:
     resume_spread: float = _spread("resume")
     release_spread: float = _spread("release")
     witness_spread: float = _spread("witness", "one to the next")
+    delta_spread: float = field(
+        default=0.2,
+        metadata={
+            "unit": "ratio",
+            "help": "relative standard deviation of delta_ratio from one checkpoint to the next "
+            "(lognormal, at most 1 in all; LR 5: 0.1 to 0.2)",
+            "minimum": 0,
+        },
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
             check_range(each.name, getattr(self, each.name), each.metadata["minimum"])
         check_range("zero_pages", self.zero_pages, high=1.0)
+        check_range("delta_ratio", self.delta_ratio, high=1.0)
 
     def save_ns(self, pages: int) -> int:
         """Find and encode the dirty pages and save the devices; the guest is stopped."""
@@ -126,10 +154,18 @@ class Costs:
         """Load devices and restore pages on the secondary."""
         return self.load_fixed_ns + self.load_per_page_ns * pages
 
-    def state_bytes(self, pages: int) -> int:
-        """Bytes of one checkpoint on the link: devices, and every page with its header."""
-        whole = self.device_state_bytes + pages * (self.page_bytes + self.page_header_bytes)
-        return whole - round(self.zero_pages * pages) * (self.page_bytes - 1)
+    def state_bytes(self, pages: int, ratio: float = 1.0) -> int:
+        """Bytes of one checkpoint on the link: devices, and every page with its header.
+
+        ratio: what compression leaves of a page that does not hold only zeros.
+        """
+        zero = round(self.zero_pages * pages)
+        content = zero + round((pages - zero) * self.page_bytes * ratio)
+        return self.device_state_bytes + pages * self.page_header_bytes + content
+
+    def delta_ns(self, pages: int) -> int:
+        """Compress as many pages as differences."""
+        return self.delta_per_page_ns * pages
 
 
 def varied_ns(mean_ns: int, spread: float, z: float) -> int:
@@ -138,6 +174,12 @@ def varied_ns(mean_ns: int, spread: float, z: float) -> int:
         return mean_ns
     variance = math.log1p(spread**2)
     return round(mean_ns * math.exp(math.sqrt(variance) * z - variance / 2))
+
+
+def varied_ratio(mean: float, spread: float, z: float) -> float:
+    """A part with about that mean and relative deviation, lognormal, but never more than 1."""
+    variance = math.log1p(spread**2)
+    return min(mean * math.exp(math.sqrt(variance) * z - variance / 2), 1.0)
 
 
 class Slowdown:

@@ -77,7 +77,10 @@ UPSTREAM = Dialect(
     start_before_loaded=True,
     failover=True,
     policy_defaults=MappingProxyType(
-        {"colo": {"checkpoint_delay_ns": 20 * SECOND, "compare_timeout_ns": 3 * SECOND}}
+        {
+            policy: {"checkpoint_delay_ns": 20 * SECOND, "compare_timeout_ns": 3 * SECOND}
+            for policy in ("colo", "hybrid")
+        }
     ),
 )
 
@@ -104,7 +107,10 @@ RFC2014 = Dialect(
     policy_defaults=MappingProxyType(
         {
             "remus": {"interval_ns": 500 * MS},
-            "colo": {"checkpoint_delay_ns": 10 * SECOND, "compare_timeout_ns": 10 * SECOND},
+            **{
+                policy: {"checkpoint_delay_ns": 10 * SECOND, "compare_timeout_ns": 10 * SECOND}
+                for policy in ("colo", "hybrid")
+            },
         }
     ),
 )

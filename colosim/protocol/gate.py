@@ -3,7 +3,8 @@
 The primary's gate keeps a ledger of output in the order it was made, each entry with the
 checkpoint it will belong to: at Cut(k) everything held becomes part of k, and k+1 may fill while
 k is in flight.  What it waits for is the policy's word: nothing, the commit, or a witness (equal
-output of the other guest) and else the commit.
+output of the other guest) and else the commit.  A policy may change its word from one epoch to
+the next: it says so with the cut, so output of one epoch waits for one thing.
 
 The secondary's gate keeps what its guest made since the state it runs on was loaded, offers it as
 witness where the policy wants that, and releases it when the guest is promoted: the stream goes
@@ -28,6 +29,7 @@ from colosim.protocol.types import (
     Match,
     OfferWitness,
     Output,
+    OutputRule,
     ProtocolError,
     Range,
     Release,
@@ -44,6 +46,7 @@ class Gate:
     def __init__(self, role: Role, output: Output, out: Outbox, by_frame: bool = False) -> None:
         self._role = role
         self._output = output
+        self._witnesses = output is Output.WITNESS  # equal output of the other guest will do
         self._out = out
         self._by_frame = by_frame
         self._open = output is Output.NONE and role is Role.PRIMARY
@@ -58,6 +61,7 @@ class Gate:
             return {
                 Match: self._on_match,
                 Forgone: self._on_forgone,
+                OutputRule: self._on_output_rule,
                 Cut: self._on_cut,
                 Committed: self._on_committed,
                 Alone: self._on_alone,
@@ -83,12 +87,15 @@ class Gate:
 
     # -- primary ---------------------------------------------------------------------------
 
+    def _on_output_rule(self, signal: OutputRule, now_ns: int) -> None:
+        self._witnesses = signal.output is Output.WITNESS
+
     def _on_match(self, signal: Match, now_ns: int) -> None:
-        if ready := self._within(signal.range):
+        if self._witnesses and (ready := self._within(signal.range)):
             self._out.act(Release(ready))
 
     def _on_forgone(self, signal: Forgone, now_ns: int) -> None:
-        if gone := self._within(signal.range):
+        if self._witnesses and (gone := self._within(signal.range)):
             self._out.act(Drop(gone))
 
     def _on_cut(self, signal: Cut, now_ns: int) -> None:

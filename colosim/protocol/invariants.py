@@ -81,7 +81,9 @@ class OutputCommit(Invariant):
     Committed: the range was made before Cut(k), and the other side has what the dialect asks for
     (upstream: all of state k in hand; rfc2014 and ``commit = loaded``: state k loaded).
     Witnessed: the same range with the same digest arrived from the run that state k began.  Of
-    frames, which two guests cut differently: the comparison said so since that cut.
+    frames, which two guests cut differently: the comparison said so since that cut.  A policy that
+    changes what output waits for does so before anything of the epoch is made, and while it says
+    commit, no witness will do.
     """
 
     def __init__(self) -> None:
@@ -92,6 +94,7 @@ class OutputCommit(Invariant):
         self._witnessed: dict[str, set[tuple[t.Range, str]]] = {}
         self._matched: dict[str, set[t.Range]] = {}
         self._cut: dict[str, int] = {}
+        self._rule: dict[str, t.Output] = {}
         self._in_hand = 0  # newest state complete on the secondary
         self._loaded = 0
 
@@ -102,12 +105,15 @@ class OutputCommit(Invariant):
                 self._configs[node] = config
                 self._made[node], self._witnessed[node], self._cut[node] = {}, set(), 0
                 self._matched[node] = set()
+                self._rule[node] = POLICIES[config.policy].output
             case t.GuestOutput() | t.PeerOutput() | t.Match() as said:
                 self._said(node, said)
             case t.Cut(checkpoint):
                 self._cut[node] = checkpoint
                 self._witnessed[node].clear()
                 self._matched[node].clear()
+            case t.OutputRule(output):
+                self._ruled(line, output)
             case t.Load(_, _, checkpoint):
                 self._in_hand = checkpoint
             case t.Loaded(checkpoint):
@@ -122,6 +128,12 @@ class OutputCommit(Invariant):
                     self._made[node].pop(piece, None)
             case _:
                 pass
+
+    def _ruled(self, line: Line, output: t.Output) -> None:
+        self._rule[line.node] = output
+        begun = self._cut[line.node] + 1
+        if any(checkpoint == begun for _, checkpoint in self._made[line.node].values()):
+            self._broken(line, f"waits for {output} in the middle of epoch {begun}")
 
     def _said(self, node: str, said: t.GuestOutput | t.PeerOutput | t.Match) -> None:
         """By a guest, or of both by the comparison."""
@@ -151,7 +163,7 @@ class OutputCommit(Invariant):
 
     def _left(self, line: Line, range_: t.Range) -> None:
         config = self._configs[line.node]
-        output = POLICIES[config.policy].output
+        output = self._rule[line.node]
         made = self._made[line.node].pop(range_, None)
         if made is None:
             self._broken(line, f"{range_} left and was never made")

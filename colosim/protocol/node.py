@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import (
+    ROUNDS,
     Checkpointer,
     Limits,
     Machine,
     Quirks,
-    Transfer,
+    Rounds,
     primary_machine,
     secondary_machine,
 )
@@ -49,6 +50,7 @@ class NodeConfig:
     frames.  compare_queue_frames: most
     frames of one connection and guest that are held.  compare_scan_ns: how often colo-compare, and
     mode "qemu", look for what is older than the compare timeout; None: as each does by itself.
+    rounds: when pre-copy ends, with that transfer.
     pair: which of a run's pairs it belongs to: a survivor that is protected again is a new node,
     because checkpoints, held output and votes are counted anew.
     """
@@ -60,13 +62,14 @@ class NodeConfig:
     policy_params: tuple[tuple[str, int], ...]
     limits: Limits
     manager: ManagerConfig
-    transfer: Transfer = Transfer.STOP_AND_SEND
+    transfer: t.Transfer = t.Transfer.STOP_AND_SEND
     quirks: Quirks = Quirks.NONE
     commit: Message | None = None
     pair: int = 1
     compare: str = DIGESTS
     compare_queue_frames: int = 1024
     compare_scan_ns: int | None = None
+    rounds: Rounds = ROUNDS
 
 
 def machine_of(config: NodeConfig) -> Machine:
@@ -106,6 +109,7 @@ class _PolicyPart:
         self._policy = policy
         self._out = out
         self._over = False
+        self._rule = policy.waits_for()
 
     def deadline_ns(self) -> int | None:
         return None if self._over else self._policy.deadline_ns()
@@ -122,6 +126,9 @@ class _PolicyPart:
             self._wants(self._policy.signal(signal, now_ns))
 
     def _wants(self, reason: str | None) -> None:
+        if (rule := self._policy.waits_for()) is not self._rule:
+            self._rule = rule
+            self._out.signal(t.OutputRule(rule))
         if reason is not None:
             self._out.signal(t.CheckpointNow(reason))
 
@@ -147,7 +154,7 @@ class Node:
         self._protects = policy.protects()
         self._decoder = Decoder(dialect, t.Role.SECONDARY if primary else t.Role.PRIMARY)
         machine = machine or machine_of(config)
-        self.checkpointer = Checkpointer(machine, dialect, config.limits, self._out)
+        self.checkpointer = Checkpointer(machine, dialect, config.limits, self._out, config.rounds)
         by_frame = config.compare != DIGESTS and policy.output is t.Output.WITNESS
         self._gate = Gate(config.role, policy.output, self._out, by_frame)
         self._comparator: Comparison | None = None
@@ -178,6 +185,7 @@ class Node:
             t.PeerOutput: self._on_peer_output,
             t.Compared: self._on_compared,
             t.Done: self._on_done,
+            t.Precopied: self._on_precopied,
             t.Failed: self._on_failed,
             t.LinkLost: self._on_link_lost,
             t.VmGone: self._on_vm_gone,
@@ -289,6 +297,12 @@ class Node:
             self.checkpointer.done(event.state, now_ns)
         elif self._manager is not None and self._manager.owns(event.op):
             self._manager.done(now_ns)
+        else:
+            self._cancelled(event.op)
+
+    def _on_precopied(self, event: t.Precopied, now_ns: int) -> None:
+        if self.checkpointer.owns(event.op):
+            self.checkpointer.precopied(event.sent_bytes, event.left_bytes, now_ns)
         else:
             self._cancelled(event.op)
 

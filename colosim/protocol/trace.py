@@ -19,7 +19,7 @@ from itertools import zip_longest
 from typing import Any
 
 from colosim.protocol import types as t
-from colosim.protocol.checkpoint import Limits, Quirks, Transfer
+from colosim.protocol.checkpoint import Limits, Quirks, Rounds
 from colosim.protocol.dialect import DIALECTS, Message
 from colosim.protocol.manager import ManagerConfig
 from colosim.protocol.node import Node, NodeConfig
@@ -55,6 +55,7 @@ _TYPES: dict[str, type] = {
         NodeConfig,
         Limits,
         ManagerConfig,
+        Rounds,
     )
 }
 #: what a comparison says
@@ -64,10 +65,11 @@ _NAMES: dict[type, tuple[str, ...] | None] = {}
 _to_text = json.JSONEncoder(separators=(",", ":")).encode
 _ENUMS: dict[str, Callable[[str], Enum]] = {
     "role": t.Role,
-    "transfer": Transfer,
+    "transfer": t.Transfer,
     "quirks": Quirks,
     "commit": Message,
     "survival": t.Survival,
+    "output": t.Output,
 }
 
 

@@ -40,6 +40,14 @@ class Output(StrEnum):
     WITNESS = "witness"
 
 
+class Transfer(StrEnum):
+    """How a checkpoint's state gets across."""
+
+    STOP_AND_SEND = "stop-and-send"
+    COPY_THEN_SEND = "copy-then-send"
+    PRECOPY = "precopy"
+
+
 class Survival(StrEnum):
     """What a checkpointer answers to "can your guest take over?" (architecture, manager)."""
 
@@ -135,6 +143,19 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Precopied:
+    """The round of operation ``op`` is over.
+
+    sent_bytes: what it put on the link.  left_bytes: what the guest, which goes on, has made of
+    new state meanwhile; so much the next round or the stopped guest's state has at the least.
+    """
+
+    op: int
+    sent_bytes: int
+    left_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Operation ``op`` failed."""
 
@@ -199,6 +220,7 @@ Event = (
     | PeerOutput
     | Compared
     | Done
+    | Precopied
     | Failed
     | LinkLost
     | VmGone
@@ -211,7 +233,22 @@ Event = (
 )
 
 # --------------------------------------------------------------------------------------------
-# Actions (those with ``op`` take time and end in Done or Failed; AskVote ends in VoteSeen)
+# Actions (those with ``op`` take time and end in Done or Failed; AskVote ends in VoteSeen, Precopy
+# in Precopied or Failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Precopy:
+    """Send what the running guest has dirtied since the last cut or round, to wait over there.
+
+    It becomes part of the guest there with the next `Load`, below the state that `Save` then has,
+    and is worth nothing without it.  Like `SendState` it is the host's own work: a guest that hangs
+    does not keep it, and is noticed when it is to stop.
+    """
+
+    op: int
+    checkpoint: int
+    round: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +274,10 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Take device state and dirty pages of the stopped guest; Done carries the State."""
+    """Take device state and dirty pages of the stopped guest; Done carries the State.
+
+    Pages that went in a round of `Precopy` and were not written since are no part of it.
+    """
 
     op: int
     checkpoint: int
@@ -342,7 +382,8 @@ class Report:
 
 
 Action = (
-    Quiesce
+    Precopy
+    | Quiesce
     | StopVm
     | Drain
     | Save
@@ -379,6 +420,13 @@ class CheckpointNow:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputRule:
+    """Policy: output made from now on waits for this; said with a `Cut`, when that changes."""
+
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointStarted:
     """Checkpointer: checkpoint ``checkpoint`` began; triggers up to here are answered by it."""
 
@@ -395,9 +443,14 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Checkpoint ``checkpoint`` is safe on the other side (the dialect says when)."""
+    """Checkpoint ``checkpoint`` is safe on the other side (the dialect says when).
+
+    sent_bytes: size of all the state that was sent for it.  It is no part of a trace, whose events
+    say what each state was.
+    """
 
     checkpoint: int
+    sent_bytes: int = field(default=0, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,6 +545,7 @@ class Alone:
 Signal = (
     Protected
     | CheckpointNow
+    | OutputRule
     | CheckpointStarted
     | Cut
     | Committed

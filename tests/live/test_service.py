@@ -117,6 +117,15 @@ def test_without_protection_everything_passes_at_once(tmp_path):
         ({"guest": {"qemu": "/bin/true"}}, "none", "/bin/true: is no QEMU"),
         ({"guest": {"kernel": "/no/kernel"}}, "none", "/no/kernel: not there; give a kernel"),
         ({"dialect": "rfc2014"}, "none", "dialect rfc2014: real QEMUs speak upstream"),
+        ({"transfer": "precopy"}, "remus", "doctor: transfer: precopy: QEMU's secondary"),
+        ({"stream": {"channels": 2}}, "remus", "doctor: stream.channels: several channels: QEMU"),
+        (
+            {"stream": {"channel_bandwidth": "1 Gbit/s"}},
+            "remus",
+            "doctor: stream.channel_bandwidth: limited: a live stream",
+        ),
+        ({"stream": {"compression": "delta"}}, "colo", "doctor: stream.compression: delta: QEMU"),
+        ({"guest": {"engine": "native"}}, "hybrid", "doctor: policy.name: native with hybrid: a"),
     ],
 )
 def test_what_cannot_be_run_is_one_line(tmp_path, tables, policy, says):

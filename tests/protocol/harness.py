@@ -28,8 +28,9 @@ from typing import Any
 
 from colosim.protocol import invariants, trace
 from colosim.protocol import types as t
-from colosim.protocol.checkpoint import Limits, Quirks, Transfer
+from colosim.protocol.checkpoint import Limits, Quirks, Rounds, Transfer
 from colosim.protocol.codec import EMPTY
+from colosim.protocol.combinations import refusals
 from colosim.protocol.dialect import DIALECTS, Message
 from colosim.protocol.manager import ManagerConfig, Witness
 from colosim.protocol.node import Node, NodeConfig
@@ -57,6 +58,7 @@ LIMITS = Limits(
     resume_ns=OWN_NS,
     load_ns=OWN_NS,
     receive_ns=WAIT_NS,
+    precopy_ns=2 * OWN_NS,  # of all rounds
 )
 MANAGER = ManagerConfig(
     heartbeat_interval_ns=50, heartbeat_timeout_ns=130, vote_timeout_ns=40, fence_timeout_ns=60
@@ -81,6 +83,11 @@ class Setup:
         commit = self.commit or "own"
         return f"{self.dialect}-{self.policy}-{self.transfer}-commit:{commit}-quirks:{self.quirks}"
 
+    def choices(self) -> dict[str, str]:
+        """As `refusals` wants them."""
+        names = ("dialect", "policy", "transfer", "quirks")
+        return {name: str(getattr(self, name)) for name in names}
+
     def config(self, role: t.Role, params: tuple[tuple[str, int], ...] = ()) -> NodeConfig:
         return NodeConfig(
             id="a" if role is t.Role.PRIMARY else "b",
@@ -93,17 +100,32 @@ class Setup:
             transfer=self.transfer,
             quirks=self.quirks,
             commit=self.commit,
+            rounds=Rounds(threshold_bytes=0, most=2),
         )
 
 
 def all_setups() -> Iterator[Setup]:
-    """Every combination that a scenario may ask for."""
-    for policy in ("remus", "colo"):
-        for transfer in Transfer:
-            for commit in (None, Message.LOADED):
-                for quirks in Quirks:
-                    yield Setup("upstream", policy, transfer, commit, quirks)
-            yield Setup("rfc2014", policy, transfer, None, Quirks.NONE)
+    """Every combination that a scenario may ask for; of policies that share rules, some."""
+    setups = [
+        Setup(dialect, policy, transfer, commit, quirks)
+        for policy in ("remus", "colo")
+        for transfer in Transfer
+        for dialect, commits, defects in (
+            ("upstream", (None, Message.LOADED), tuple(Quirks)),
+            ("rfc2014", (None,), (Quirks.NONE,)),
+        )
+        for commit in commits
+        for quirks in defects
+    ]
+    setups += [
+        Setup("upstream", policy, transfer, commit, Quirks.NONE)
+        for policy, transfer, commit in (
+            ("hybrid", Transfer.STOP_AND_SEND, None),
+            ("hybrid", Transfer.COPY_THEN_SEND, Message.LOADED),
+            ("adaptive", Transfer.PRECOPY, None),
+        )
+    ]
+    return (setup for setup in setups if not [*refusals(setup.choices())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +400,7 @@ class World:
         self._disturbed_ns = 0
         self._busy_until_ns = 0
         self._performers: dict[type, Callable[..., None]] = {
+            t.Precopy: self._precopy,
             t.Quiesce: self._quiesce,
             t.Drain: self._drain,
             t.SendMessage: self._send_message,
@@ -402,12 +425,22 @@ class World:
             Mute: lambda fault: self._shut(self._muted, fault),
             NoArbiter: lambda fault: self._shut(self._deaf, fault),
         }
+        colo = (
+            ("checkpoint_delay_ns", 150),
+            ("compare_timeout_ns", 60),
+            ("minimum_gap_ns", plan.gap_ns),
+        )
         params: dict[str, tuple[tuple[str, int], ...]] = {
             "remus": (("interval_ns", 70),),
-            "colo": (
-                ("checkpoint_delay_ns", 150),
-                ("compare_timeout_ns", 60),
-                ("minimum_gap_ns", plan.gap_ns),
+            "microcheckpoint": (("interval_ns", 70),),
+            "adaptive": (("minimum_interval_ns", 30), ("maximum_interval_ns", 150)),
+            "colo": colo,
+            "hybrid": (
+                *colo,
+                ("interval_ns", 50),
+                ("storm_checkpoints", 1),
+                ("storm_window_ns", 400),
+                ("calm_epochs", 1),
             ),
         }
         configs = [setup.config(role, params[setup.policy]) for role in t.Role]
@@ -639,6 +672,21 @@ class World:
         host.guest.life = life
         host.guest.base = {stream: len(said) for stream, said in host.guest.said.items()}
         return ""
+
+    def _precopy(self, host: Host, action: t.Precopy, cause: Cause) -> None:
+        slip = self._slips(host, action)
+        wait_ns = self._op_ns(host, action, slip)
+        fails = slip is not None and not slip.late
+        self.after(wait_ns, partial(self._precopied, host, action.op, fails))
+
+    def _precopied(self, host: Host, op: int, fails: bool) -> None:
+        guest = host.guest
+        if guest.gone or fails:
+            known_ns = max(host.reaped_ns - self.now, 0) if guest.gone else 0
+            self.after(known_ns, partial(self._end, host, op, "broken pipe"))
+        else:
+            over = t.Precopied(op, 100, self.tape.upto(1))
+            self.after(self.tape.upto(3), partial(self.tell, host.side, over))
 
     def _quiesce(self, host: Host, action: t.Quiesce, cause: Cause) -> None:
         self._held.add(host.side)

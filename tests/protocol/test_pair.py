@@ -28,6 +28,8 @@ from colosim.protocol.dialect import DIALECTS
 from colosim.protocol.digests import DigestComparator
 from colosim.protocol.manager import M, MDo, MVerb
 from colosim.protocol.node import machine_of
+from colosim.protocol.policies import POLICIES
+from colosim.protocol.policies.hybrid import Hybrid
 from tests.protocol.harness import (
     OVER,
     At,
@@ -54,7 +56,9 @@ from tests.protocol.harness import (
 
 SETUPS = tuple(all_setups())
 EACH = max(500, settings().max_examples)
-OPERATIONS = ("Quiesce", "StopVm", "Drain", "Save", "Copy", "SendState", "Load", "StartVm")
+OPERATIONS = (
+    *("Precopy", "Quiesce", "StopVm", "Drain", "Save", "Copy", "SendState", "Load", "StartVm"),
+)
 
 
 def steps_of(setup: Setup) -> list[tuple[str, str]]:
@@ -123,7 +127,7 @@ def check(world: World) -> None:
 
 
 def test_enough_sequences() -> None:
-    assert len(SETUPS) == 20
+    assert len(SETUPS) == 27
     assert len(SETUPS) * EACH >= 10_000
 
 
@@ -262,6 +266,36 @@ def test_gate_that_keeps_what_a_load_replaced(monkeypatch) -> None:
 
     monkeypatch.setattr(node, "Gate", Keeping)
     caught("NoLoss", COLO)
+
+
+HYBRID = replace(COLO, policy="hybrid", transfer=Transfer.COPY_THEN_SEND)
+
+
+def test_gate_that_does_not_hear_that_output_waits_for_the_commit(monkeypatch) -> None:
+    class Deaf(gate.Gate):
+        def _on_output_rule(self, signal, now_ns):
+            pass
+
+    monkeypatch.setattr(node, "Gate", Deaf)
+    caught("OutputCommit", HYBRID)
+
+
+@pytest.mark.parametrize("signal", [t.Mismatch, t.Committed])
+def test_policy_that_changes_its_mind_within_an_epoch(monkeypatch, signal) -> None:
+    class Rash(Hybrid):
+        def signal(self, heard, now_ns):
+            if isinstance(heard, signal):
+                self._active = self._colo if self._active is self._periodic else self._periodic
+            return super().signal(heard, now_ns)
+
+    monkeypatch.setitem(POLICIES, "hybrid", Rash)
+    caught("in the middle of epoch", HYBRID)
+
+
+def test_table_that_forgets_to_stop_precopying() -> None:
+    rows = {(P.PRECOPY, Verb.DONE): ((Do.PRECOPY,), P.PRECOPY)}
+    setup = replace(UPSTREAM, transfer=Transfer.PRECOPY)
+    caught("no fault, but", setup, spoiled(t.Role.PRIMARY, rows, setup))
 
 
 def test_comparator_that_looks_at_nothing(monkeypatch) -> None:

@@ -33,8 +33,12 @@ def test_registry():
     assert {name: policy.output for name, policy in POLICIES.items()} == {
         "none": t.Output.NONE,
         "remus": t.Output.COMMIT,
+        "microcheckpoint": t.Output.COMMIT,
+        "adaptive": t.Output.COMMIT,
         "colo": t.Output.WITNESS,
+        "hybrid": t.Output.WITNESS,
     }
+    assert [*POLICIES] == sorted(POLICIES)
     assert {name for name, policy in POLICIES.items() if not policy.protects()} == {"none"}
 
 
@@ -43,7 +47,7 @@ def test_parameters_say_what_they_are(policy):
     assert policy.summary
     assert is_dataclass(policy.Params)
     for parameter in fields(policy.Params):
-        assert parameter.metadata["unit"] in {"time", "count"}
+        assert parameter.metadata["unit"] in {"time", "count", "percent"}
         assert parameter.metadata["help"]
         assert parameter.default >= parameter.metadata["minimum"]
         assert parameter.name.endswith("_ns") == (parameter.metadata["unit"] == "time")
@@ -291,3 +295,278 @@ def test_colo_never_asks_within_the_gap_and_never_forgets_its_timer(delay_ns, ga
     gaps = [later - earlier for earlier, later in pairwise(starts)]
     assert all(gap >= gap_ns for gap in gaps[1:-1])
     assert all(gap <= max(delay_ns, gap_ns) + delay_ns for gap in gaps)
+
+
+# -------------------------------------------------------------------------------- microcheckpoint
+
+
+def test_microcheckpoint_is_remus_with_a_transfer_of_its_own():
+    assert POLICIES["microcheckpoint"].transfer is t.Transfer.COPY_THEN_SEND
+    assert POLICIES["remus"].transfer is t.Transfer.STOP_AND_SEND
+    two = [policy_of(name, interval_ns=100) for name in ("remus", "microcheckpoint")]
+    script = (
+        (t.Protected(), 0),
+        (t.CheckpointStarted(1, "interval"), 100),
+        (t.Cut(1), 110),
+        (t.Committed(1), 250),
+        (t.CheckpointStarted(2, "interval"), 250),
+        (t.Aborted(2), 260),
+    )
+    for signal, now_ns in script:
+        said = {(each.signal(signal, now_ns), each.deadline_ns()) for each in two}
+        assert len(said) == 1
+
+
+# --------------------------------------------------------------------------------------- adaptive
+
+
+def adaptive(**params):
+    given = {"minimum_interval_ns": 100, "maximum_interval_ns": 10_000, "busy_percent": 25}
+    policy = policy_of("adaptive", **{**given, **params})
+    policy.signal(t.Protected(), 0)
+    return policy
+
+
+def epochs(policy, takes, count):
+    """Play checkpoints that take ``takes(interval)`` = (bytes, ns); the intervals between them."""
+    now_ns, starts, asks = 0, [0], False
+    for k in range(1, count + 1):
+        if not asks:
+            now_ns = policy.deadline_ns()
+            assert policy.tick(now_ns) == "interval"
+        starts.append(now_ns)
+        policy.signal(t.CheckpointStarted(k, "interval"), now_ns)
+        assert policy.deadline_ns() is None  # one epoch at a time
+        sent_bytes, busy_ns = takes(now_ns - starts[-2])
+        now_ns += busy_ns
+        policy.signal(t.Cut(k), now_ns)
+        asks = policy.signal(t.Committed(k, sent_bytes), now_ns) == "interval"
+        assert asks == (busy_ns >= policy.interval_ns)
+    return [later - earlier for earlier, later in pairwise(starts)]
+
+
+def test_adaptive_comes_to_the_interval_that_its_formula_says():
+    """A checkpoint that takes c(I) = 30 + I/20 ns: I = 4 c(I) at I = 150."""
+    gaps = epochs(adaptive(), lambda interval_ns: (1_000, 30 + interval_ns // 20), 40)
+    assert gaps[0] == 100  # the minimum, for nothing is known yet
+    assert gaps == sorted(gaps)  # no overshoot: distinct pages are concave
+    assert abs(gaps[-1] - 150) <= 4  # whole ns, times four
+
+
+@pytest.mark.parametrize(
+    ("busy_ns", "percent", "interval_ns"),
+    [(10, 25, 100), (50, 25, 200), (50, 50, 100), (400, 1, 10_000), (9_000, 100, 9_000)],
+)
+def test_adaptive_stays_within_its_bounds(busy_ns, percent, interval_ns):
+    gaps = epochs(adaptive(busy_percent=percent), lambda _: (500, busy_ns), 20)
+    assert set(gaps[2:]) == {interval_ns}
+
+
+def test_adaptive_hears_a_burst_of_writes_at_once_and_a_slow_link_by_and_by():
+    usual, burst, slow = (1_000, 50), (4_000, 200), (1_000, 200)
+    script = [*[usual] * 8, burst]
+    policy = adaptive(window=8)
+    epochs(policy, lambda _: script.pop(0), 9)
+    assert policy.interval_ns == 800
+    script = [*[usual] * 8, slow]
+    policy = adaptive(window=8)
+    epochs(policy, lambda _: script.pop(0), 9)
+    assert policy.interval_ns == (7 * 50 + 200) // 8 * 4  # 1/8 of the window
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(0, 300),
+    st.integers(1, 100),
+    st.lists(st.tuples(st.integers(0, 5_000), st.integers(0, 900)), min_size=1, max_size=12),
+)
+def test_adaptive_asks_within_its_bounds_whatever_happens(least_ns, more_ns, percent, takes):
+    most_ns = least_ns + more_ns
+    policy = adaptive(
+        minimum_interval_ns=least_ns, maximum_interval_ns=most_ns, busy_percent=percent
+    )
+    script = list(takes)
+    gaps = epochs(policy, lambda _: script.pop(0), len(takes))
+    busies = [0, *(busy_ns for _, busy_ns in takes)]
+    for gap_ns, busy_ns in zip(gaps, busies, strict=False):
+        assert max(least_ns, busy_ns) <= gap_ns <= max(most_ns, busy_ns)
+
+
+# ----------------------------------------------------------------------------------------- hybrid
+
+
+def hybrid(**params):
+    given = {
+        "checkpoint_delay_ns": 10_000,
+        "interval_ns": 100,
+        "storm_checkpoints": 3,
+        "storm_window_ns": 1_000,
+        "calm_epochs": 2,
+    }
+    policy = policy_of("hybrid", **{**given, **params})
+    policy.signal(t.Protected(), 0)
+    return policy
+
+
+class Checkpoints:
+    """Plays checkpoints that take no time."""
+
+    def __init__(self, policy):
+        self.policy, self.count = policy, 0
+
+    def __call__(self, reason, now_ns):
+        self.count += 1
+        for signal in (
+            t.CheckpointStarted(self.count, reason),
+            t.Cut(self.count),
+            t.Committed(self.count),
+            t.Completed(self.count),
+        ):
+            assert self.policy.signal(signal, now_ns) is None
+
+
+def stormy(policy, at_ns=(200, 400, 600)):
+    """Three mismatches; returns what plays further checkpoints."""
+    checkpoint = Checkpoints(policy)
+    for now_ns in at_ns:
+        assert policy.waits_for() is t.Output.WITNESS
+        assert policy.signal(MISMATCH, now_ns) == "mismatch"
+        checkpoint("mismatch", now_ns)
+    return checkpoint
+
+
+def test_hybrid_turns_periodic_with_the_cut_of_the_checkpoint_that_makes_a_storm():
+    policy = hybrid()
+    for k, now_ns in ((1, 200), (2, 400)):
+        assert policy.signal(MISMATCH, now_ns) == "mismatch"
+        policy.signal(t.CheckpointStarted(k, "mismatch"), now_ns)
+        policy.signal(t.Cut(k), now_ns)
+        policy.signal(t.Committed(k), now_ns)
+    assert policy.signal(STALE, 600) == "compare-timeout"
+    policy.signal(t.CheckpointStarted(3, "compare-timeout"), 600)
+    assert policy.waits_for() is t.Output.WITNESS  # what is held is of the epoch that ends
+    policy.signal(t.Cut(3), 610)
+    assert policy.waits_for() is t.Output.COMMIT
+    assert policy.signal(MISMATCH, 620) is None  # it waits for the commit like all the rest
+    assert policy.deadline_ns() is None  # of which the last is still under way
+    assert policy.signal(t.Committed(3), 650) is None
+    assert policy.deadline_ns() == 700
+    assert policy.tick(700) == "interval"
+
+
+@pytest.mark.parametrize(
+    "at_ns",
+    [(200, 400, 1_201), (200, 900, 1_600, 2_300)],
+)
+def test_hybrid_stays_with_colo_while_differences_are_rare(at_ns):
+    assert stormy(hybrid(), at_ns).policy.waits_for() is t.Output.WITNESS
+
+
+def test_hybrid_counts_checkpoints_in_a_row():
+    policy = hybrid()
+    checkpoint = stormy(policy, (200, 400))
+    checkpoint("checkpoint-delay", 500)
+    policy.signal(MISMATCH, 600)
+    checkpoint("mismatch", 600)
+    assert policy.waits_for() is t.Output.WITNESS
+
+
+def test_hybrid_returns_after_calm_epochs_in_a_row_and_arms_its_timer_anew():
+    policy = hybrid()
+    checkpoint = stormy(policy)
+    checkpoint("interval", 700)  # calm
+    policy.signal(MISMATCH, 750)
+    checkpoint("interval", 800)  # not calm: from the beginning
+    checkpoint("interval", 900)
+    assert policy.waits_for() is t.Output.COMMIT
+    checkpoint("interval", 1_000)
+    assert policy.waits_for() is t.Output.WITNESS
+    assert policy.deadline_ns() == 11_000
+    stormy_again = Checkpoints(policy)
+    for now_ns in (1_100, 1_200, 1_300):  # what was before does not count
+        assert policy.waits_for() is t.Output.WITNESS
+        assert policy.signal(MISMATCH, now_ns) == "mismatch"
+        stormy_again("mismatch", now_ns)
+    assert policy.waits_for() is t.Output.COMMIT
+
+
+@given(
+    st.integers(1, 4),
+    st.integers(1, 300),
+    st.integers(1, 4),
+    st.lists(st.tuples(st.integers(0, 120), st.booleans()), min_size=1, max_size=60),
+)
+def test_hybrid_turns_at_cuts_only_and_by_its_rule(storm, window_ns, calm, script):
+    """Against the rule said once more, over whole histories instead of counters."""
+    policy = hybrid(storm_checkpoints=storm, storm_window_ns=window_ns, calm_epochs=calm)
+    now_ns, differed, k = 0, False, 0
+    begun, quiet, is_periodic = [], [], False  # since the last turn: starts, calm epochs
+
+    def checkpoint(reason):
+        nonlocal k, differed, is_periodic
+        k += 1
+        before = policy.waits_for()
+        policy.signal(t.CheckpointStarted(k, reason), now_ns)
+        assert policy.waits_for() is before
+        policy.signal(t.Cut(k), now_ns)
+        if is_periodic:
+            quiet.append(not differed)
+            turns = quiet[-calm:] == [True] * calm
+        else:
+            begun.append(now_ns if reason == "mismatch" else float("-inf"))
+            last = begun[-storm:]
+            turns = len(last) == storm and last[-1] - last[0] <= window_ns
+        if turns:
+            is_periodic = not is_periodic
+            begun.clear()
+            quiet.clear()
+        differed = False
+        assert (policy.waits_for() is t.Output.COMMIT) == is_periodic
+        policy.signal(t.Committed(k), now_ns)
+
+    for after_ns, differs in script:
+        until_ns = now_ns + after_ns
+        while (due_ns := policy.deadline_ns()) is not None and due_ns <= until_ns:
+            now_ns = max(now_ns, due_ns)
+            if (reason := policy.tick(now_ns)) is not None:
+                checkpoint(reason)
+        now_ns = until_ns
+        if differs:
+            differed = True
+            reason = policy.signal(MISMATCH, now_ns)
+            assert (reason is None) == is_periodic
+            if reason is not None:
+                checkpoint(reason)
+
+
+def test_a_change_of_the_rule_is_said_with_the_cut_and_the_gate_follows():
+    """Equal output leaves at once, then not, then again."""
+    params = {
+        "compare_timeout_ns": 70 * SECOND,
+        "checkpoint_delay_ns": 90 * SECOND,
+        "interval_ns": 5 * SECOND,
+        "storm_checkpoints": 1,
+        "calm_epochs": 1,
+    }
+    config = config_of("upstream", t.Role.PRIMARY)
+    player = Player(replace(config, policy="hybrid", policy_params=tuple(params.items())))
+    to_cut = ("done Quiesce", "bytes 00000002", "done StopVm", "done Drain")
+    to_run = ("done Save", "done SendState", "bytes 00000005", "bytes 00000006", "done StartVm")
+
+    def feed(*inputs):
+        for what in inputs:
+            player.feed(what)
+
+    feed("start", "bytes 00000000", "done StartVm", "output web 0-5 p", "witness web 0-5 p 0")
+    assert [text(action) for action in player.actions] == ["Release web 0-5"]
+    feed("mismatch a", *to_cut)
+    assert [text(signal) for signal in player.signals] == ["Cut 1", "OutputRule commit"]
+    feed(*to_run, "output web 5-9 p", "witness web 5-9 p 1")
+    assert [text(signal) for signal in player.signals] == ["Match web 5-9"]
+    assert player.actions == []
+    feed("tick +5s", *to_cut)
+    assert [text(signal) for signal in player.signals] == ["Cut 2", "OutputRule witness"]
+    feed(*to_run[:2], "output web 9-12 p", "witness web 9-12 p 2")
+    assert [text(action) for action in player.actions] == ["Release web 9-12"]
+    player.feed("bytes 00000005")
+    assert [text(action) for action in player.actions] == ["Release web 5-9"]

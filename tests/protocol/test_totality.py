@@ -20,7 +20,8 @@ from tests.protocol.script import LIMITS, Player, Recorder, config_of, configura
 CONFIGURATIONS = list(configurations())
 
 OPERATIONS = {
-    Do.QUIESCE, Do.STOP_VM, Do.DRAIN, Do.SAVE, Do.COPY, Do.SEND_STATE, Do.LOAD, Do.START_VM,
+    Do.PRECOPY, Do.QUIESCE, Do.STOP_VM, Do.DRAIN, Do.SAVE, Do.COPY, Do.SEND_STATE, Do.LOAD,
+    Do.START_VM,
 }  # fmt: skip
 MESSAGES = {
     Verb.READY, Verb.REQUEST, Verb.REPLY, Verb.SEND, Verb.STATE, Verb.RECEIVED, Verb.LOADED,
@@ -74,7 +75,8 @@ def test_every_state_has_the_rows_it_needs_and_no_others(config):
             # at the completion of a checkpoint, when the policy may have begun the next
             Verb.STEP_DOWN: DIALECTS[config.dialect].failover
             and config.role is t.Role.PRIMARY
-            and state in (P.RUN, P.QUIESCE, P.EXITED),
+            and state in (P.RUN, machine.rows[P.RUN, Verb.TRIGGER][1], P.EXITED),
+            Verb.ROUND: state is P.PRECOPY,
         }
         needed |= {(state, verb) for verb, can in can_happen.items() if can}
     assert {row for row in machine.rows if row[1] not in MESSAGES} == needed
@@ -112,6 +114,7 @@ def shape(player: Player) -> tuple:
         part._op is None,
         part._wish is None,
         part._vm_gone,
+        part.state is P.PRECOPY and part._round,
         tuple(verb for verb, _, _ in part._inbox),
         decoder.faulty,
         decoder._expect,
@@ -140,6 +143,8 @@ def inputs(player: Player, fed: tuple[str, ...]) -> Iterator[str]:
     for name in player.ops:
         if name == "AskVote":
             yield from ("vote granted", "vote denied")
+        elif name == "Precopy":
+            yield from ("round 9 0", "round 9 9999", "failed Precopy")
         else:
             yield from (f"done {name}", f"failed {name}")
     yield from ("vm gone", "peer gone", "heartbeat", f"mismatch {len(fed)}")

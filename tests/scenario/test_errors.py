@@ -109,15 +109,47 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"fault": [CRASH] * 1001}, "fault", "too many", "at most 1000"),
     ({"execution.executes": "yes"}, "execution.executes", "neither true nor", "true or false"),
     ({"policy.name": "coloo"}, "policy.name", "'coloo' is unknown", "did you mean 'colo'?"),
-    ({"policy.name": "foo"}, "policy.name", "'foo' is unknown", "colo, none, remus"),
+    (
+        {"policy.name": "foo"},
+        "policy.name",
+        "'foo' is unknown",
+        "adaptive, colo, hybrid, micro",
+    ),
     ({"workload.load": "opn"}, "workload.load", "'opn' is unknown", "did you mean 'open'?"),
     ({"workload.kind": 1}, "workload.kind", "is unknown", "use one of service, batch"),
     ({"memory.curve": "reddis"}, "memory.curve", "'reddis' is unknown", "did you mean 'redis'?"),
-    ({"transfer": 3}, "transfer", "3 is unknown", "stop-and-send, copy-then-send"),
+    ({"transfer": 3}, "transfer", "3 is unknown", "stop-and-send, copy-then-send, precopy"),
+    ({"stream.channels": 0}, "stream.channels", "0 is too small", "at least 1"),
+    ({"stream.compression": "zip"}, "stream.compression", "unknown", "use one of none, delta"),
+    ({"policy.adaptive.busy_percent": 101}, "policy.adaptive.busy_percent", "large", "most 100"),
     ({"dialect": "rfc2015"}, "dialect", "unknown", "did you mean 'rfc2014'?"),
     ({"quirks": "qemu"}, "quirks", "unknown", "did you mean 'qemu-7.2'?"),
     ({"commit": "sent"}, "commit", "unknown", "use one of received, loaded"),
     # impossible combinations
+    (
+        {"policy.adaptive.minimum_interval": "2 s"},
+        "policy.adaptive.minimum_interval",
+        "more than maximum_interval",
+        "give less",
+    ),
+    *(
+        ({"policy.name": "microcheckpoint", "transfer": how}, "transfer", f"with {how}", "leave")
+        for how in ("stop-and-send", "precopy")
+    ),
+    ({"transfer": "precopy", "dialect": "rfc2014"}, "transfer", "one blob", "another transfer"),
+    ({"transfer": "precopy", "quirks": "qemu-7.2"}, "transfer", "nothing ahead", '"none"'),
+    (
+        {"stream.channels": 2, "dialect": "rfc2014"},
+        "stream.channels",
+        "several channels with rfc2014: a state",
+        "give 1",
+    ),
+    (
+        {"policy.name": "hybrid", "compare.mode": "colo-compare"},
+        "compare.mode",
+        "hybrid with colo-compare",
+        "strict or qemu",
+    ),
     ({"warm_up": "10 s"}, "warm_up", "leaves nothing to measure", "less than duration"),
     ({"workload": BATCH, "memory": UNIFORM, "warm_up": "1 s"}, "warm_up", "batch", "0 s"),
     (
@@ -260,6 +292,12 @@ def test_one_line_says_what_is_wrong_and_what_would_be_right(
         {"policy.name": "remus", "execution.executes": False},
         {"dialect": "rfc2014", "commit": "loaded"},
         {"quirks": "qemu-7.2"},
+        {"quirks": "qemu-7.2", "transfer": "copy-then-send"},
+        {"policy.name": "microcheckpoint"},
+        {"policy.name": "microcheckpoint", "transfer": "copy-then-send"},
+        {"policy.name": "hybrid", "transfer": "precopy", "stream.channels": 4},
+        {"policy.name": "colo", "compare.mode": "colo-compare"},
+        {"transfer": "precopy", "fault": [{"target": "link", "kind": "cut", "step": "precopy"}]},
         {"policy.name": "none", "fault": [CRASH]},
         {"fault": [{"target": "link", "kind": "cut", "step": "wait-loaded", "occurrence": 3}]},
         {

@@ -51,7 +51,9 @@ def test_units_become_plain_numbers_and_the_rest_has_defaults(build: Any) -> Non
     assert scenario.link.bandwidth_bps == 10**9
     assert scenario.seed == 1
     assert scenario.commit is None
-    assert scenario.transfer is checkpoint.Transfer.STOP_AND_SEND
+    assert scenario.transfer is None
+    assert scenario.transfer_of("remus") is checkpoint.Transfer.STOP_AND_SEND
+    assert scenario.transfer_of("microcheckpoint") is checkpoint.Transfer.COPY_THEN_SEND
     assert scenario.quirks is checkpoint.Quirks.NONE
     assert scenario.costs() == Costs()
     assert scenario.fault == ()

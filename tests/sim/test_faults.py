@@ -23,6 +23,8 @@ from colosim.scenario import Limits, Scenario
 from tests.sim.worlds import NS_PER_MS, seen
 
 PROTECTING = ("remus", "colo")
+#: those that share the rules of the former
+OTHERS = ("hybrid", "adaptive", "microcheckpoint")
 TRANSFERS = ("stop-and-send", "copy-then-send")
 COMMITS = ("received", "loaded")
 END_NS = 800 * NS_PER_MS
@@ -56,6 +58,15 @@ QUICK: dict[str, Any] = {
     "policy": {
         "remus": {"interval": "30 ms"},
         "colo": {"compare_timeout": "100 ms", "checkpoint_delay": "200 ms"},
+        "microcheckpoint": {"interval": "30 ms"},
+        "adaptive": {"minimum_interval": "10 ms", "maximum_interval": "60 ms"},
+        "hybrid": {  # turns to and fro
+            "compare_timeout": "100 ms",
+            "checkpoint_delay": "200 ms",
+            "interval": "30 ms",
+            "storm_checkpoints": 2,
+            "calm_epochs": 1,
+        },
     },
 }
 
@@ -110,6 +121,10 @@ PRIMARY_STEPS = {
         *("run", "quiesce", "request", "stop", "cut", "copy", "resume-early", "send"),
         *("wait-received", "wait-loaded"),
     ),
+    "precopy": (
+        *("run", "precopy", "quiesce", "request", "stop", "cut", "save", "send"),
+        *("wait-received", "wait-loaded", "resume"),
+    ),
 }
 SECONDARY_STEPS = ("wait-request", "stop", "cut", "wait-send", "receive", "load", "resume")
 FIRST_STEPS = {"primary": ("wait-ready", "start"), "secondary": ("start",)}
@@ -133,6 +148,25 @@ def test_a_single_fault_at_every_step(policy, target, kind, scope):
     for number, (transfer, step, occurrence) in enumerate(cases):
         fault = strike(target, kind, scope, step=step, occurrence=occurrence)
         what = plan(fault, transfer=transfer, commit=COMMITS[number % 2])
+        check_one_goes_on(watched(what, policy), target)
+
+
+OTHER_WAYS = [
+    *(("remus", "precopy", 3, *fault) for fault in FAULTS),
+    *(("hybrid", "copy-then-send", 1, *fault) for fault in FAULTS if fault[1] == "crash"),
+]
+
+
+@pytest.mark.parametrize(("policy", "transfer", "channels", "target", "kind", "scope"), OTHER_WAYS)
+def test_a_single_fault_at_every_step_of_other_ways(
+    policy, transfer, channels, target, kind, scope
+):
+    """Pre-copy on several channels, compressed; and a policy that turns to and fro."""
+    stream = {"channels": channels, "compression": "delta", "precopy_threshold": "16 KiB"}
+    for number, (step, occurrence) in enumerate(when(target, transfer, 3)):
+        fault = strike(target, kind, scope, step=step, occurrence=occurrence)
+        commit = COMMITS[number % 2]
+        what = plan(fault, transfer=transfer, commit=commit, stream=stream)
         check_one_goes_on(watched(what, policy), target)
 
 
@@ -196,24 +230,30 @@ def _nanoseconds(low: int, high: int) -> st.SearchStrategy[str]:
 
 
 @st.composite
-def plans(draw, count: int) -> Scenario:
-    transfer = draw(st.sampled_from(TRANSFERS))
+def plans(draw, count: int) -> tuple[Scenario, str]:
+    policy = draw(st.sampled_from((*PROTECTING, *OTHERS)))
+    ways = ("copy-then-send",) if policy == "microcheckpoint" else (*TRANSFERS, "precopy")
+    transfer = draw(st.sampled_from(ways))
     struck = [draw(faults(transfer)) for _ in range(count)]
-    note(f"{transfer}: {struck}")
-    return plan(*struck, transfer=transfer, commit=draw(st.sampled_from(COMMITS)))
+    note(f"{policy}, {transfer}: {struck}")
+    stream = {"channels": draw(st.sampled_from((1, 3)))}
+    commit = draw(st.sampled_from(COMMITS))
+    return plan(*struck, transfer=transfer, commit=commit, stream=stream), policy
 
 
-@given(plans(1), st.sampled_from(PROTECTING), st.integers(1, 10**6))
-def test_any_single_fault(what, policy, seed):
+@given(plans(1), st.integers(1, 10**6))
+def test_any_single_fault(case, seed):
     """It may pass unnoticed, heal, or end in a takeover; clients get their answers all the same."""
+    what, policy = case
     run = watched(what, policy, seed)
     check_survived(run)
     assert len(seen(run, "alone")) <= 1
 
 
-@given(plans(2), st.sampled_from(PROTECTING), st.integers(1, 10**6))
-def test_any_two_faults(what, policy, seed):
+@given(plans(2), st.integers(1, 10**6))
+def test_any_two_faults(case, seed):
     """Service may end; but never do two sides serve, and nothing leaves that is not safe."""
+    what, policy = case
     run = watched(what, policy, seed)
     assert [v for v in run.violations if not v.startswith("NoLoss")] == []
     assert len(seen(run, "alone")) <= 1

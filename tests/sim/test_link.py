@@ -6,6 +6,7 @@ Bandwidth is 8 Gbit/s throughout, one byte a nanosecond, so times can be worked 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.sim.clock import Clock
-from backends.sim.link import Direction
+from backends.sim.link import STATE, Direction, InOrder, state_channels
 from tests.sim.worlds import (
     FREE,
     NS_PER_MS,
@@ -41,9 +42,11 @@ class Cut(NamedTuple):
 class Play:
     """What became of each parcel, by its number: when it left and when it arrived."""
 
-    def __init__(self, sends: Iterable[Send], cuts: Iterable[Cut] = ()) -> None:
+    def __init__(
+        self, sends: Iterable[Send], cuts: Iterable[Cut] = (), channel_bps: float | None = None
+    ) -> None:
         self.clock = Clock()
-        self.link = Direction(self.clock, BYTE_PER_NS, DELAY_NS)
+        self.link = Direction(self.clock, BYTE_PER_NS, DELAY_NS, channel_bps)
         self.left: dict[int, int] = {}
         self.arrived: dict[int, int] = {}
         for number, send in enumerate(sends):
@@ -105,6 +108,44 @@ def test_examples_worked_by_hand(sends, cuts, left):
     play = Play(sends, cuts)
     assert play.run() == left
     assert play.arrived == {number: at_ns + DELAY_NS for number, at_ns in enumerate(left)}
+
+
+QUARTER = BYTE_PER_NS / 4
+LIMITED = {
+    "one channel": ([Send(0, STATE, 1000)], [], [4000]),
+    "two channels": ([Send(0, c, 1000) for c in state_channels(2)], [], [4000, 4000]),
+    "five are more than the link": (
+        [Send(0, c, 1000) for c in state_channels(5)],
+        [],
+        [5000] * 5,
+    ),
+    # others have what the state leaves: three quarters
+    "others": ([Send(0, STATE, 1000), Send(0, "w", 1500)], [], [4000, 2000]),
+    # ... or, beside three channels, a quarter until they are through
+    "others beside many": (
+        [*(Send(0, c, 1000) for c in state_channels(3)), Send(0, "w", 2000)],
+        [],
+        [4000, 4000, 4000, 5000],
+    ),
+    "others alone": ([Send(0, "w", 1500)], [], [1500]),
+    "cut and healed": ([Send(0, STATE, 1000)], [Cut(400, 3000)], [7000]),
+}
+
+
+@pytest.mark.parametrize(("sends", "cuts", "left"), LIMITED.values(), ids=LIMITED)
+def test_channels_of_the_state_that_are_slower_than_the_link(sends, cuts, left):
+    play = Play(sends, cuts, QUARTER)
+    assert play.run() == left
+    assert play.arrived == {number: at_ns + DELAY_NS for number, at_ns in enumerate(left)}
+
+
+def test_what_happens_in_any_order_takes_effect_in_one():
+    told: list[int] = []
+    order = InOrder()
+    happen = [order.add(partial(told.append, number)) for number in range(4)]
+    for number, so_far in ((2, []), (0, [0]), (1, [0, 1, 2]), (3, [0, 1, 2, 3])):
+        happen[number]()
+        assert told == so_far
 
 
 def test_what_has_left_arrives_though_the_link_is_cut():

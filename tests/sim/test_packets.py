@@ -14,6 +14,7 @@ from backends.sim import run_replication
 from backends.sim.packet import content
 from colosim.holds import holds
 from colosim.model.results import RunRecord
+from colosim.protocol import types as t
 from colosim.protocol.trace import Line, decode_line, encode_line, replay
 from colosim.scenario import Limits, Scenario, ScenarioError
 from tests.sim.worlds import NS_PER_MS, replicate, seen
@@ -301,6 +302,38 @@ def test_the_primary_dies_at_every_step_of_every_conversation(
     for step, commit in product(STEPS, ("received", "loaded")):
         at = early.get(step, step)
         check_takeover(policy, conversation, at, scope, transfer=transfer, commit=commit)
+
+
+@pytest.mark.parametrize("mode", ["strict", "qemu"])
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_a_policy_that_turns_to_and_fro_loses_no_byte(mode, conversation):
+    """Hybrid, with a turn every few epochs; the primary dies in the middle of it."""
+    turns = {
+        "interval": "30 ms",
+        "storm_checkpoints": 2,
+        "calm_epochs": 1,
+        "compare_timeout": "100 ms",
+    }
+    lines: list[Line] = []
+    what = packets(
+        duration="1500 ms",
+        packet=CONVERSATIONS[conversation],
+        compare={"mode": mode},
+        transfer="precopy",
+        stream={"channels": 2},
+        divergence={"probability": 0.1},
+        policy={"hybrid": turns},
+        workload={"retransmit": "20 ms"},
+        manager={"heartbeat_interval": "20 ms", "heartbeat_timeout": "100 ms"},
+        fault=[{"target": "primary", "scope": "host", "kind": "crash", "at": "700 ms"}],
+    )
+    record = run_replication(what, "hybrid", 2, 0, [lines.append])
+    assert record.violations == []
+    turned = len([line for line in lines if isinstance(line.body, t.OutputRule)])
+    assert turned > 3 or ((mode, conversation) == ("qemu", "udp") and turned == 1)  # never calm
+    assert [event["node"] for event in seen(record, "alone")] == ["secondary"]
+    for name in ("wrong_responses", "resets", "lost_responses"):
+        assert record.counters[name] == 0, name
 
 
 KINDS = [*product(("primary", "secondary"), ("crash", "hang"), ("vm", "node", "host"))]

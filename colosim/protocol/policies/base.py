@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from colosim.protocol.types import Output, Signal
+from colosim.protocol.types import Output, Signal, Transfer
 
 MS = 1_000_000
 SECOND = 1_000 * MS
 
 
-def parameter(default: int, unit: str, text: str, minimum: int = 0) -> Any:
+def parameter(
+    default: int, unit: str, text: str, minimum: int = 0, maximum: int | None = None
+) -> Any:
     """Declare one policy parameter; scenario files, schema and ``--help`` are made from this.
 
-    unit: "time" (integer ns in code, "50 ms" in files) or "count".
+    unit: "time" (integer ns in code, "50 ms" in files), "count" or "percent"; only plain numbers
+    may have a maximum.
     """
-    return field(default=default, metadata={"unit": unit, "help": text, "minimum": minimum})
+    metadata = {"unit": unit, "help": text, "minimum": minimum, "maximum": maximum}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,10 @@ class Policy:
     """Base of all policies; a pure state machine owned by one primary node."""
 
     name: ClassVar[str]
-    #: what output waits for
+    #: what output waits for at first; what may wait for a witness at any time has witness here
     output: ClassVar[Output]
+    #: how state gets across where a scenario does not say
+    transfer: ClassVar[Transfer] = Transfer.STOP_AND_SEND
     #: one line for ``colosim policies``
     summary: ClassVar[str]
     #: frozen dataclass of parameters, declared with `parameter`
@@ -42,6 +48,14 @@ class Policy:
     def protects(cls) -> bool:
         """True if there is a secondary at all."""
         return True
+
+    def waits_for(self) -> Output:
+        """What output made from now on waits for.
+
+        It may change at a `Cut` only: at any other moment output of one epoch would wait for two
+        things, and what was made later could leave first.
+        """
+        return self.output
 
     def signal(self, signal: Signal, now_ns: int) -> str | None:
         """Hear a signal; return a reason to checkpoint now, or None."""

@@ -45,6 +45,9 @@ class Colo(Policy):
     output: ClassVar[Output] = Output.WITNESS
     summary: ClassVar[str] = "checkpoint on differing output; equal output leaves at once"
     Params: ClassVar[type] = ColoParams
+    #: reasons that output gives
+    MISMATCH: ClassVar[str] = "mismatch"
+    TIMEOUT: ClassVar[str] = "compare-timeout"
 
     def __init__(self, params: ColoParams) -> None:
         super().__init__(params)
@@ -59,9 +62,9 @@ class Colo(Policy):
             case Protected():
                 self._due_ns = now_ns + self._delay_ns
             case Mismatch():
-                return self._trigger("mismatch", now_ns)
+                return self._trigger(self.MISMATCH, now_ns)
             case Stale():
-                return self._trigger("compare-timeout", now_ns)
+                return self._trigger(self.TIMEOUT, now_ns)
             case CheckpointStarted():
                 self._not_before_ns = now_ns + self._gap_ns
             case Cut():
