@@ -42,7 +42,7 @@ from colosim.model.markov import MEASURES
 from colosim.model.process import Branch, Floats, Process, State
 
 #: what nearly every cycle has: biased cycles would only add noise
-_FREQUENT = ("exposed",)
+_FREQUENT = frozenset({"exposed"})
 _MOST_STEPS = 10_000  # of a cycle; one that takes more is not rare but endless
 
 
@@ -75,9 +75,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Simulated:
-    """measures: of `MEASURES`.  effective_cycles: (sum of weights)^2 / sum of their squares (Kish).
+    """What simulated cycles say.
 
-    mean_weight: of the biased cycles; its expectation is 1.
+    measures: what was wanted.  effective_cycles: (sum of weights)^2 / sum of their squares, of the
+    biased cycles (Kish, "Survey Sampling", 1965).  mean_weight: of these; its expectation is 1.
     """
 
     measures: Mapping[str, Estimate]
@@ -95,8 +96,20 @@ class Cycles:
     weight: Floats
 
 
-def simulate(process: Process, cycles: int, seed: int, bias: Bias | None = None) -> Simulated:
+#: measure by measure
+_EACH: Mapping[str, Mapping[str, float]] = {name: {name: 1.0} for name in MEASURES}
+
+
+def simulate(
+    process: Process,
+    cycles: int,
+    seed: int,
+    bias: Bias | None = None,
+    wanted: Mapping[str, Mapping[str, float]] = _EACH,
+) -> Simulated:
     """Estimate the long run from so many cycles, with 95 % intervals of the ratio estimator.
+
+    wanted: figures as sums of `MEASURES` with these factors.
 
     With independent cycles for both parts, ``mean(reward) / mean(length)`` has the variance of the
     delta method; without bias both come from the same cycles, and their covariance enters
@@ -114,10 +127,10 @@ def simulate(process: Process, cycles: int, seed: int, bias: Bias | None = None)
         plain = run_cycles(process, count, generator, Bias(0.0))
         seen = run_cycles(process, cycles - count, generator, bias)
     measures = {
-        name: _ratio(plain.rewards[name], plain.length, shared=True)
-        if name in _FREQUENT or seen is plain
-        else _ratio(_controlled(seen.rewards[name], seen.weight), plain.length, shared=False)
-        for name in MEASURES
+        name: _ratio(_summed(plain, of), plain.length, shared=True)
+        if seen is plain or set(of) <= _FREQUENT
+        else _ratio(_controlled(_summed(seen, of), seen.weight), plain.length, shared=False)
+        for name, of in wanted.items()
     }
     weights = seen.weight
     effective = float(weights.sum() ** 2 / (weights**2).sum())
@@ -134,6 +147,10 @@ def _ratio(rewards: Floats, lengths: Floats, shared: bool) -> Estimate:
         variance += value**2 * float(np.var(lengths, ddof=1)) / len(lengths)
     half = float(ndtri(0.975)) * math.sqrt(variance) / length
     return Estimate(value, value - half, value + half)
+
+
+def _summed(cycles: Cycles, factors: Mapping[str, float]) -> Floats:
+    return np.asarray(sum(factor * cycles.rewards[name] for name, factor in factors.items()))
 
 
 def _controlled(rewards: Floats, weights: Floats) -> Floats:
