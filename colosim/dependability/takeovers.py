@@ -1,7 +1,7 @@
 """What clients see of a fault: simulated runs of the scenario itself, one fault in each.
 
-The protocol core decides in these runs as in any other.  A run ends when every wait of the managers
-would be over, so silence that lasts to its end means that nobody took over.
+The protocol core decides in these runs as in any other.  Silence that lasts until every wait of the
+managers would be over means that nobody took over.
 """
 
 from __future__ import annotations
@@ -108,10 +108,20 @@ def simulate_faults(
 
 
 def see(scenario: Scenario, policy: str, fault: Fault | None, run: int) -> Seen:
-    """One run."""
+    """One run; it is long enough for a takeover, or made again for as long as one can take."""
+    seen, went_on = _see(scenario, policy, fault, run, _usual_ns(scenario))
+    if fault is not None and not (seen.recovered and went_on):
+        seen, _ = _see(scenario, policy, fault, run, _longest_ns(scenario))
+    return seen
+
+
+def _see(
+    scenario: Scenario, policy: str, fault: Fault | None, run: int, patience_ns: int
+) -> tuple[Seen, bool]:
+    """What is seen until so long after the strike, and whether a survivor went on alone."""
     from backends.sim import run_replication
 
-    at_ns, struck = _struck(scenario, policy, fault, run)
+    at_ns, struck = _struck(scenario, policy, fault, run, patience_ns)
     votes: list[int] = []
 
     def watch(line: Line) -> None:
@@ -119,11 +129,13 @@ def see(scenario: Scenario, policy: str, fault: Fault | None, run: int) -> Seen:
             votes.append(line.now_ns)
 
     record = run_replication(struck, policy, scenario.seed, run, [watch] if fault else [])
-    start_ns, end_ns, recovered = _silence(record, at_ns)
+    alone = [each["at_ns"] for each in record.events if each["what"] == "alone"]
+    goes_on_ns = next((each for each in alone if each >= at_ns), None)
+    start_ns, end_ns, recovered = _silence(record, at_ns, goes_on_ns)
     asked_ns = min(max(votes[0] if votes else start_ns, start_ns), end_ns)
     released = record.responses["released_ns"]
     before = int(((released >= scenario.warm_up_ns) & (released < at_ns)).sum())
-    return Seen(
+    seen = Seen(
         policy,
         fault,
         run,
@@ -136,9 +148,12 @@ def see(scenario: Scenario, policy: str, fault: Fault | None, run: int) -> Seen:
         tuple(record.flags),
         tuple(record.violations),
     )
+    return seen, goes_on_ns is not None
 
 
-def _struck(scenario: Scenario, policy: str, fault: Fault | None, run: int) -> tuple[int, Scenario]:
+def _struck(
+    scenario: Scenario, policy: str, fault: Fault | None, run: int, patience_ns: int
+) -> tuple[int, Scenario]:
     """When the fault strikes in this run, and the scenario with it instead of its own faults."""
     manager = scenario.manager
     window_ns = min(scenario.duration_ns - scenario.warm_up_ns, _WINDOW_NS)
@@ -156,37 +171,41 @@ def _struck(scenario: Scenario, policy: str, fault: Fault | None, run: int) -> t
             late_ns = manager.heartbeat_timeout_ns + 2 * manager.heartbeat_interval_ns
             table["duration"] = TIME.format(late_ns)
         changes["fault"] = [table]
-        changes["duration"] = TIME.format(at_ns + _patience_ns(scenario))
+        changes["duration"] = TIME.format(at_ns + patience_ns)
     return at_ns, scenario.replace(changes, scenario.name)
 
 
-def _patience_ns(scenario: Scenario) -> int:
-    """Longer than a takeover can take: every wait of the managers, one after the other."""
+def _usual_ns(scenario: Scenario) -> int:
+    """As long as a takeover takes where nothing else goes wrong, and a little."""
     manager, workload = scenario.manager, scenario.workload
     repeats_ns = workload.retransmit_ns if isinstance(workload, Service) else 0
     waits = (
         manager.heartbeat_timeout_ns + manager.heartbeat_interval_ns,
-        manager.vote_timeout_ns,
+        manager.vote_delay_ns,
         scenario.costs().fence_ns,
         repeats_ns,
-        scenario.limits.request_ns + scenario.limits.quiesce_ns,
     )
-    return sum(waits)
+    return round(1.2 * sum(waits))
 
 
-def _silence(record: RunRecord, at_ns: int) -> tuple[int, int, bool]:
+def _longest_ns(scenario: Scenario) -> int:
+    """Longer than a takeover can take: every other wait too, one after the other."""
+    further = scenario.manager.vote_timeout_ns + scenario.manager.fence_timeout_ns
+    return _usual_ns(scenario) + further + scenario.limits.request_ns + scenario.limits.quiesce_ns
+
+
+def _silence(record: RunRecord, at_ns: int, goes_on_ns: int | None) -> tuple[int, int, bool]:
     """(start, end, whether it ended) of the longest silence of clients after a fault.
 
     It ends after the fault and, if a survivor went on, began before that: when requests are rare,
     some later silence without any reason may be longer.
     """
-    alone = [each["at_ns"] for each in record.events if each["what"] == "alone"]
-    goes_on_ns = next((each for each in alone if each >= at_ns), record.duration_ns)
     released: NDArray[np.int64] = np.sort(record.responses["released_ns"])
     released = released[(released >= 0) & (released <= record.duration_ns)]
     edges = np.concatenate(([0], released, [record.duration_ns]))
     starts, ends = edges[:-1], edges[1:]
-    lasts = np.where((ends > at_ns) & (starts <= goes_on_ns), ends - starts, -1)
+    latest_ns = record.duration_ns if goes_on_ns is None else goes_on_ns
+    lasts = np.where((ends > at_ns) & (starts <= latest_ns), ends - starts, -1)
     longest = int(lasts.argmax())
     return int(starts[longest]), int(ends[longest]), bool(ends[longest] < record.duration_ns)
 
