@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -228,3 +229,8 @@ def test_an_error_is_one_clear_line(run, arguments, says):
     assert (status, out) == (2, "")
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_the_example_is_a_scenario():
+    path = Path(__file__).parents[1] / "experiments" / "availability" / "web.toml"
+    assert colosim.load_scenario(path).availability.false_failovers_per_s > 0
