@@ -491,6 +491,9 @@ class Availability(Section):
         _law("15 min"), "until somebody starts a guest whose fence has failed"
     )
     split_brain: TimeLaw = option(_law("15 min"), "until one of two sides that both serve is ended")
+    takeover: TimeLaw | None = option(
+        None, "silence of clients after each fault, as measured; default: the faults are simulated"
+    )
     resync: TimeLaw | None = option(
         None, "until a survivor is protected again; default from guest_memory, load and link"
     )

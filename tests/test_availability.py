@@ -123,6 +123,17 @@ def test_protection_turns_restarts_into_short_gaps(result):
     assert result.value("colo", "downtime_s_per_year") < result.value("none", "downtime_s_per_year")
 
 
+def test_measured_takeovers_are_taken_instead_of_simulated_ones():
+    measured = {"mean": "3 s", "law": "deterministic"}
+    found = colosim.availability(
+        scenario(availability__takeover=measured), ["remus"], cycles=500, jobs=1
+    )
+    cut = found.causes.set_index("cause").loc["link cut"]
+    fence_fails_s = 0.001 * (15 * 60 + 60)
+    assert cut["outage_s"] == pytest.approx(3 + fence_fails_s, rel=1e-3)
+    assert found.takeovers.empty
+
+
 def test_lost_state_is_half_of_what_was_not_saved(result):
     lost = result.value("none", "lost_state_s_per_year")
     assert lost == pytest.approx(1800 * result.value("none", "guest_losses_per_year"))

@@ -88,6 +88,7 @@ def simulate_faults(
 
     ``availability.fault_runs`` of each.  Run *i* strikes in the *i*-th equal part of the window, so
     that all phases of the policy's checkpoints are met; all faults and policies share its draws.
+    With ``availability.takeover`` no fault is simulated.
     Raises ScenarioError if the workload has no clients, for nobody could see a gap.
     """
     if not isinstance(scenario.workload, Service):
@@ -95,12 +96,14 @@ def simulate_faults(
             f"{scenario.name}: workload.kind: a batch job has no clients who see an outage; "
             'give "service"'
         )
+    measured = scenario.availability.takeover is not None
     tasks = [
         (scenario, policy, fault, run)
         for run in range(scenario.availability.fault_runs)
         for policy in policies
         for fault in (None, *Fault)
-        if fault is None or (POLICIES[policy].protects() and rate_of(rates, fault) > 0)
+        if fault is None
+        or (POLICIES[policy].protects() and not measured and rate_of(rates, fault) > 0)
     ]
     found = list(parallel.run(see, tasks, jobs, progress, f"{scenario.name}: faults"))
     order = {fault: i for i, fault in enumerate((None, *Fault))}

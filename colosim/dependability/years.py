@@ -84,8 +84,11 @@ class AvailabilityResult:
 
     @property
     def title(self) -> str:
-        runs, cycles = self.scenario.availability.fault_runs, int(self.cycles["cycles"].max())
-        how = f"{runs} runs of each fault, {cycles:,} cycles; seed {self.scenario.seed}"
+        table, cycles = self.scenario.availability, int(self.cycles["cycles"].max())
+        runs = (
+            f"{table.fault_runs} runs of each fault" if table.takeover is None else "no faults run"
+        )
+        how = f"{runs}, {cycles:,} cycles; seed {self.scenario.seed}"
         return f"{self.scenario.name}: a year of {', '.join(self.policies)}; {how}"
 
     @property
@@ -265,6 +268,8 @@ class _Year:
         self, scenario: Scenario, policy: str, seen: Sequence[faults.Seen], cycles: int
     ) -> None:
         self._policy, self._seen = policy, seen
+        given = scenario.availability.takeover
+        self._measured = None if given is None else states.Takeover(Law(0.0), _law(given))
         self._throughput = faults.throughput_per_s(seen, policy)
         self._plant = plant_of(scenario, self._throughput)
         self._metrics = _metrics(scenario.availability.saved_every_ns / 1e9, self._throughput)
@@ -279,7 +284,10 @@ class _Year:
     def _process(self, generator: np.random.Generator | None = None) -> Process:
         if not POLICIES[self._policy].protects():
             return states.alone(self._plant)
-        made = faults.takeovers(self._seen, self._policy, generator)
+        if self._measured is not None:
+            made = dict.fromkeys(states.Fault, self._measured)
+        else:
+            made = faults.takeovers(self._seen, self._policy, generator)
         return states.pair(self._plant, made)
 
     def summary(self) -> pd.DataFrame:
@@ -305,7 +313,7 @@ class _Year:
         self, exact: Mapping[str, float]
     ) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """2.5 % and 97.5 % of the exact figures over bootstrap samples of the simulated runs."""
-        if not POLICIES[self._policy].protects():
+        if self._measured is not None or not POLICIES[self._policy].protects():
             return exact, exact
         samples = [
             self._figures(markov.solve(self._process(self._generator))) for _ in range(_RESAMPLED)

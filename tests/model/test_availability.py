@@ -149,7 +149,7 @@ def test_causes_and_states_add_up(name):
 
 @pytest.mark.parametrize("name", ["pair", "no fencing", "standby"])
 def test_intervals_of_biased_cycles_cover_the_exact_figures(name):
-    """95 % intervals, 60 seeds: fewer than 51 hits have a chance of 1 in 4,000."""
+    """95 % intervals, 60 seeds: fewer than 51 hits have a chance of 1 in 1,300."""
     exact = solve(PLANTS[name]).measures
     hits = dict.fromkeys(MEASURES, 0)
     for seed in range(60):
