@@ -222,6 +222,17 @@ def test_the_mean_time_to_the_first_failure_is_kept(exponent):
     assert found.value == pytest.approx(1e-3, rel=0.04)
 
 
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+def test_a_second_failure_follows_the_same_hazard(exponent):
+    """With m the mean time to the first, the second comes after m (1 + 1/k) on average."""
+    first = State("up", "up", True, (Failure("first", 1e-3, (Branch("worn"),)),))
+    second = State("worn", "up", True, (Failure("second", 1e-3, (Branch("down"),)),))
+    down = State("down", "down", False, (), {"repair": Clock(Law(1.0), (Branch("up"),))})
+    process = Process((first, second, down), exponent)
+    found = simulate(process, 40_000, 1, PLAIN).measures["outages"]
+    assert 1 / found.value == pytest.approx(1000 * (1 + 1 / exponent), rel=0.04)
+
+
 def test_failures_soon_after_the_start_are_more_likely_if_the_hazard_falls():
     """So a second failure strikes the survivor more often."""
     times = replace(TIMES, host_repair=Law(6 * 3600.0, "deterministic"))
