@@ -22,6 +22,7 @@ from colosim.model.process import YEAR_S, Law, Process
 from colosim.progress import Progress
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import MeasuredMemory, Scenario, ScenarioError, TimeLaw
+from colosim.units import without_unit
 
 if TYPE_CHECKING:
     from colosim.analysis.plots import Chart
@@ -42,6 +43,8 @@ _RATES: Mapping[str, str] = {
     "false_failover_per_s": "false_failovers_per_s",
     "guest_crash_per_s": "guest_crashes_per_s",
 }
+#: what a VM without a copy does not notice
+_OF_A_PAIR = ("link_cut_per_s", "false_failover_per_s")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,8 +183,8 @@ def availability(
     loaded = api.scenario_of(scenario, seed)
     names = api.policies_of(policies, loaded)
     rates = rates_of(loaded)
-    if not any(getattr(rates, each.name) for each in fields(rates) if each.name in _RATES):
-        raise ScenarioError(f"{loaded.name}: availability: nothing ever fails; give a rate above 0")
+    for name in names:
+        _check_fails(loaded, name, rates)
     if cycles < 10:
         raise ModelError(f"cycles is {cycles}; it must be at least 10")
     parallel.check_jobs(jobs)
@@ -208,6 +211,15 @@ def rates_of(scenario: Scenario) -> states.Rates:
     table = scenario.availability
     given = {name: getattr(table, key) for name, key in _RATES.items()}
     return states.Rates(**given, common_cause=table.common_cause)
+
+
+def _check_fails(scenario: Scenario, policy: str, rates: states.Rates) -> None:
+    """ScenarioError if nothing can happen under this policy."""
+    causes = [each for each in _RATES if each not in _OF_A_PAIR or POLICIES[policy].protects()]
+    if not any(getattr(rates, each) for each in causes):
+        keys = ", ".join(without_unit(_RATES[each]) for each in causes)
+        why = f"nothing ever fails under policy {policy}; give one of {keys} above 0"
+        raise ScenarioError(f"{scenario.name}: availability: {why}")
 
 
 def resync_of(scenario: Scenario, throughput_per_s: float) -> Law:
@@ -299,7 +311,8 @@ class _Year:
         ]
         for metric, (unit, _) in self._metrics.items():
             found = self._simulated.measures[metric]
-            rows.append((MONTE_CARLO, metric, unit, found.value, found.low, found.high))
+            low_value = max(found.low, 0.0)  # none of them can be less
+            rows.append((MONTE_CARLO, metric, unit, found.value, low_value, found.high))
         names = ["method", "metric", "unit", "value", "low", "high"]
         return self._table(rows, names)
 
