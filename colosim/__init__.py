@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from colosim.api import compare, live, replay, run_live, simulate, sweep
     from colosim.calibration import calibrate, validate
+    from colosim.dependability import availability
     from colosim.pcap import compare_pcap
     from colosim.scenario import Scenario, ScenarioError, load_scenario
 
@@ -30,6 +31,7 @@ _HOME = {
     "calibrate": "colosim.calibration",
     "validate": "colosim.calibration",
     "compare_pcap": "colosim.pcap",
+    "availability": "colosim.dependability",
     "Scenario": "colosim.scenario",
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
@@ -39,6 +41,7 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "__version__",
+    "availability",
     "calibrate",
     "compare",
     "compare_pcap",

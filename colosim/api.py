@@ -353,8 +353,8 @@ def simulate(
     Raises ScenarioError, ModelError or StoreError, each with one line for each problem; Ctrl-C
     raises `Interrupted`, which keeps what was finished, and so does ``out``.
     """
-    loaded = _scenario(scenario, seed, replications)
-    [name] = _policies([loaded.policy.name if policy is None else policy], loaded)
+    loaded = scenario_of(scenario, seed, replications)
+    [name] = policies_of([loaded.policy.name if policy is None else policy], loaded)
     plan = _Plan(loaded, {name: "."}, trace, watch_holds)
     return _run(plan, lambda results: results[0], out, jobs, progress)
 
@@ -374,8 +374,8 @@ def compare(
     The first is the baseline of the paired differences.  Otherwise like `simulate`; ``out`` holds
     one run for each policy.
     """
-    loaded = _scenario(scenario, seed, replications)
-    plan = _Plan(loaded, {name: name for name in _policies(policies, loaded)}, trace)
+    loaded = scenario_of(scenario, seed, replications)
+    plan = _Plan(loaded, {name: name for name in policies_of(policies, loaded)}, trace)
 
     def compared(results: Sequence[Result]) -> Comparison:
         return Comparison({result.policy: result for result in results}, policies[0])
@@ -480,7 +480,10 @@ def _replicate(
     )
 
 
-def _scenario(given: object, seed: int | None, replications: int | None) -> Scenario:
+def scenario_of(
+    given: object, seed: int | None = None, replications: int | None = None
+) -> Scenario:
+    """The scenario that was given as an object, a mapping or a file, with such changes."""
     if isinstance(given, Mapping):
         given = Scenario.from_mapping(given)
     elif isinstance(given, str | Path):
@@ -492,7 +495,7 @@ def _scenario(given: object, seed: int | None, replications: int | None) -> Scen
     return given.replace({key: value for key, value in changes.items() if value is not None})
 
 
-def _policies(names: Sequence[str], scenario: Scenario) -> Sequence[str]:
+def policies_of(names: Sequence[str], scenario: Scenario) -> Sequence[str]:
     """The names, if there are such policies and the scenario is possible with them."""
     known = ", ".join(POLICIES)
     for name in names:
@@ -529,8 +532,8 @@ async def run_live(
     """
     from backends.qemu.live import run_live as run
 
-    loaded = _scenario(scenario, seed, 1)
-    [name] = _policies([loaded.policy.name if policy is None else policy], loaded)
+    loaded = scenario_of(scenario, seed, 1)
+    [name] = policies_of([loaded.policy.name if policy is None else policy], loaded)
     inputs = store.inputs([loaded])
     with ExitStack() as stack:
         if out is None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from colosim.api import Comparison, Replay, Result
+    from colosim.dependability import AvailabilityResult
     from colosim.pcap import PcapComparison
 
 _MOST_SHOWN = 10
@@ -128,6 +129,45 @@ def compare(file: Path, policies: str, as_json: bool, **options: Any) -> int:
 
     names = [name.strip() for name in policies.split(",")]
     return _run(lambda: api.compare(file, names, **options), as_json, options["out"])
+
+
+@cli.command(epilog="Example: colosim availability web.toml --policies none,colo --out out/years")
+@_FILE
+@click.option(
+    "--policies",
+    metavar="NAMES",
+    default="none,remus,colo",
+    show_default=True,
+    help="Separated by commas.",
+)
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(0, 2**63 - 1), help="Instead of the scenario's seed."
+)
+@click.option(
+    "--cycles",
+    metavar="N",
+    type=click.IntRange(10, 10_000_000),
+    default=50_000,
+    show_default=True,
+    help="Simulated cycles of failure and recovery for each policy.",
+)
+@click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@_JOBS
+def availability(file: Path, policies: str, as_json: bool, **options: Any) -> int:
+    """Say what a year comes to: downtime, outages, lost work, and what causes them.
+
+    Simulates each fault of the table [availability] for how long clients see nothing, and makes
+    years of that, of failure rates and of repairs: exactly, as if all times were exponential
+    (markov), and by simulated cycles with the given distributions, in which rare failures are made
+    likely (monte carlo).
+    """
+    from colosim import dependability
+
+    names = [name.strip() for name in policies.split(",")]
+    found = dependability.availability(file, names, **options)
+    (_show_years_json if as_json else _show_years)(found, options["out"])
+    return 0
 
 
 @cli.command(epilog="Example: colosim live experiments/live/ground.toml --out out/live")
@@ -570,6 +610,37 @@ def _show_json(outcome: Result | Comparison, out: str | None, phases: bool) -> N
         "summary": _rows(outcome.summary),
         **({"phases": _rows(outcome.phase_summary)} if phases and len(outcome.phases) else {}),
         **({"holds": _rows(outcome.hold_summary)} if len(outcome.holds) else {}),
+    }
+    click.echo(json.dumps(body, allow_nan=False))
+
+
+def _show_years(found: AvailabilityResult, out: str | None) -> None:
+    click.echo(f"{found.title}\n")
+    for violation in found.violations[:_MOST_SHOWN]:
+        click.secho(f"VIOLATION: {violation}", fg="red", bold=True)
+    for flag in found.flags:
+        click.secho(f"FLAG: {flag}", fg="yellow", bold=True)
+    for table in found.readable():
+        click.echo(f"{table.to_string()}\n")
+    click.echo("in brackets the 95 % interval; of markov: what the simulated takeovers leave open")
+    click.echo(f"fingerprint {found.fingerprint}")
+    click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the tables")
+
+
+def _show_years_json(found: AvailabilityResult, out: str | None) -> None:
+    import json
+
+    body = {
+        "colosim": __version__,
+        "title": found.title,
+        "fingerprint": found.fingerprint,
+        "flags": found.flags,
+        "violations": found.violations,
+        "out": out,
+        "summary": _rows(found.summary),
+        "causes": _rows(found.causes),
+        "states": _rows(found.states),
+        "cycles": _rows(found.cycles),
     }
     click.echo(json.dumps(body, allow_nan=False))
 

@@ -111,7 +111,13 @@ BANDWIDTH = Dimension(
 RATE = Dimension(
     "rate",
     "per_s",
-    {"/s": Decimal(1), "/ms": Decimal(1000), "/min": 1 / Decimal(60), "/h": 1 / Decimal(3600)},
+    {
+        "/s": Decimal(1),
+        "/ms": Decimal(1000),
+        "/min": 1 / Decimal(60),
+        "/h": 1 / Decimal(3600),
+        "/year": 1 / Decimal(31_557_600),  # of 365.25 days
+    },
     "300 /s",
     whole=False,
 )

@@ -43,6 +43,7 @@ WHOLE = [each for each in DIMENSIONS.values() if each.whole]
         (RATE, "1 /ms", 1000.0),
         (RATE, "90 /min", 1.5),
         (RATE, "3600 /h", 1.0),
+        (RATE, "31557600 /year", 1.0),
     ],
 )
 def test_reads(dimension: Dimension, text: str, value: float) -> None:
