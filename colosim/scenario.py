@@ -462,9 +462,10 @@ class Scenario(Section):
     replications: Annotated[int, number("runs", 1, 1_000_000)] = option(
         10, "independent runs; intervals come from them"
     )
-    fidelity: Literal["response", "packet"] = option(
+    fidelity: Literal["response", "packet", "epoch"] = option(
         "response",
-        "in simulation: a response is one object, or the frames that the core compares live",
+        "in simulation: a response is one object, or the frames that the core compares live, or "
+        "all responses between two points of synchronisation are arrays",
     )
     dialect: Annotated[str, OneOf(tuple(DIALECTS))] = option("upstream", "wire dialect of COLO")
     quirks: Annotated[Quirks, Field(strict=False)] = option(

@@ -165,7 +165,7 @@ class SimWorld:
             self._synchronise(0)
         else:
             self.hosts[PRIMARY].guest.start()
-        start_clients(scenario.workload, self.clock, self._streams, self.network)
+        self._start_clients()
         if isinstance(scenario.workload, BatchJob):
             self.network.answered = lambda client, request: self.clock.stop()
         self.faults.start()
@@ -177,6 +177,9 @@ class SimWorld:
         self.clock.run(scenario.duration_ns)
         if self.faults.pending:
             self.flags.add("fault-did-not-happen")
+
+    def _start_clients(self) -> None:
+        start_clients(self._scenario.workload, self.clock, self._streams, self.network)
 
     def _hand_over(self, _: object) -> None:
         self.recorder.event(PRIMARY, "switchover", "asked for")
