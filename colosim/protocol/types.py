@@ -123,7 +123,7 @@ class PeerOutput:
 class Compared:
     """Somebody else than this node compares, and found this."""
 
-    found: tuple[Match | Mismatch, ...]
+    found: tuple[Match | Mismatch | Stale, ...]
 
 
 @dataclass(frozen=True, slots=True)

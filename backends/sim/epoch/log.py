@@ -100,7 +100,7 @@ class Log:
             self._extend()
 
     def forget(self, first: int) -> None:
-        """Rows before ``first`` are needed for the record alone; takes effect with the next rows."""
+        """Rows before ``first`` are needed for the record alone."""
         self._forgotten = max(self._forgotten, first)
 
     def differing(self, first: int) -> int | None:

@@ -59,6 +59,11 @@ class EpochHost(Host):
     floor_ns: int = 0
     again: tuple[Rows, ...] = ()
 
+    @property
+    def offers(self) -> bool:
+        """As a secondary: what its guest says goes to the other node."""
+        return self.alive and not self.is_open
+
 
 class EpochWorld(SimWorld):
     """One replication of one scenario under one policy."""
@@ -202,13 +207,12 @@ class EpochWorld(SimWorld):
             guest.settle()
         if any(guest.lane.moves and guest.lane.reads for guest in guests):
             self._look_ahead(now_ns, ran_out)
+        if link.planned > guests[-1].lane.planned:  # what they wait for does not hold any more
+            link.settle(now_ns)
+            link.disturb(now_ns)
         fresh = [guest.lane.plan(now_ns, self._horizon) for guest in guests]
         if not self._is_comparing:
             return
-        mirrored = fresh[-1]
-        if mirrored is not None and mirrored < link.planned:
-            link.settle(now_ns)
-            link.disturb(now_ns)
         fresh.append(self._plan_witnesses(now_ns))
         self._meet(min((row for row in fresh if row is not None), default=self._met))
         self._watch_drift()
@@ -294,8 +298,8 @@ class EpochWorld(SimWorld):
         """Rows before it have a moment in "met" that holds if nothing intervenes."""
         if not self._is_comparing:
             return 0
-        primary = self._guest(self.hosts[PRIMARY]).lane
-        return min(self._met, primary.planned, self._witness_lane.planned)
+        planned = [self._guest(host).lane.planned for host in self.hosts.values()]
+        return min(self._met, self._witness_lane.planned, *planned)
 
     def _meet(self, fresh: int) -> None:
         """When rows have been made by both guests and are together, from the first new plan on."""
@@ -326,7 +330,7 @@ class EpochWorld(SimWorld):
             self._drift = row if row < end else None
 
     def _next_difference(self, row: int) -> int | None:
-        """The next row that differs and that nobody knows of, from ``row`` on, as far as planned."""
+        """The next row from ``row`` on that differs and that nobody knows of, as far as planned."""
         while True:
             found = self._log.differing(row)
             if self._drift is not None:
@@ -404,10 +408,8 @@ class EpochWorld(SimWorld):
         if name == self._owner:
             column = "made" if name == PRIMARY else "mirrored"
             self.network.serve(first, end, self._log.view(column, first, end))
-        host = self.hosts.get(name)
-        if name == SECONDARY and self._compares and host is not None:
-            if host.alive and not cast(EpochHost, host).is_open:
-                self._offered += end - first
+        if name == SECONDARY and self._compares and self._of(name).offers:
+            self._offered += end - first
 
     def _column(self, host: Host) -> str:
         return "made" if host.id == PRIMARY else "mirrored"
