@@ -102,5 +102,6 @@ class EpochGuest(Guest):
         assert isinstance(snapshot, EpochSnapshot)
         self.settle()
         self.lane.put(snapshot.position, snapshot.input_position, snapshot.left_ns)
+        self.lane.inherited = snapshot.input_position
         self.cut()
         self._changed()

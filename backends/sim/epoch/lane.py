@@ -47,6 +47,7 @@ class Lane:
         self._taken_by = taken_by
         self.position = self.taken = self.planned = 0
         self.left_ns = -1  # of the work of row `position`, if it was begun when last disturbed
+        self.inherited = 0  # rows before it came with a state, which knows the primary's work
         self.free_ns = 0  # not before then
         self.moves = False
         self.reads = False  # takes what arrives
@@ -93,9 +94,13 @@ class Lane:
             work = log.view(self._work, first, end)
         else:
             work = np.full(end - first, self._work(), np.int64)
-        if first == self.position and self.left_ns >= 0:
+        begun = first == self.position and self.left_ns >= 0
+        if begun or first < self.inherited:
             work = work.copy()
-            work[0] = self.left_ns
+            if (known := min(end, self.inherited)) > first:
+                work[: known - first] = log.view("primary_work", first, known)
+            if begun:
+                work[0] = self.left_ns
         lindley(log.view(self._arrivals, first, end), work, from_ns, out)
         self.planned = end
         return first

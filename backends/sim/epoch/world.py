@@ -211,13 +211,13 @@ class EpochWorld(SimWorld):
             link.settle(now_ns)
             link.disturb(now_ns)
         fresh = [guest.lane.plan(now_ns, self._horizon) for guest in guests]
-        if not self._is_comparing:
-            return
-        fresh.append(self._plan_witnesses(now_ns))
-        self._meet(min((row for row in fresh if row is not None), default=self._met))
-        self._watch_drift()
-        self._expect_difference()
-        self._expect_age()
+        if self._is_comparing:
+            fresh.append(self._plan_witnesses(now_ns))
+            self._meet(min((row for row in fresh if row is not None), default=self._met))
+            self._watch_drift()
+            self._expect_difference()
+        if self._compares:
+            self._expect_age()
 
     def _look_ahead(self, now_ns: int, ran_out: bool) -> None:
         """How far to plan: about as far as the last plan held, or to the next difference."""
