@@ -62,7 +62,7 @@ class EpochHost(Host):
     @property
     def offers(self) -> bool:
         """As a secondary: what its guest says goes to the other node."""
-        return self.alive and not self.is_open
+        return self.alive and not self.hung and not self.is_open
 
 
 class EpochWorld(SimWorld):
@@ -494,14 +494,18 @@ class EpochWorld(SimWorld):
         for row in skipped:
             if row < position:
                 client, request = log.client(row), log.request(row)
-                self._put(host, t.Range(str(client), request, request + 1), (row, row + 1), "")
+                self._say_one(host, t.Range(str(client), request, request + 1), (row, row + 1))
         if host.told < position:
             rows, host.told = (host.told, position), position
-            if host.is_open:
-                ends = log.view(self._column(host), *rows)
-                self._leaving = (*rows, _not_before(host.floor_ns, ends))
-            self._put(host, t.Range(STREAM, *rows), rows, "")
-            self._leaving = None
+            self._say_one(host, t.Range(STREAM, *rows), rows)
+
+    def _say_one(self, host: EpochHost, range_: t.Range, rows: Rows) -> None:
+        """Rows of one guest that no witness waits for; through an open gate they leave as made."""
+        if host.is_open:
+            ends = self._log.view(self._column(host), *rows)
+            self._leaving = (*rows, _not_before(host.floor_ns, ends))
+        self._put(host, range_, rows, "")
+        self._leaving = None
 
     def tell(self, node_id: str, event: t.Event, cause: Cause | None = None) -> None:
         """What a guest has said comes before what may decide over it."""
@@ -591,8 +595,8 @@ class EpochWorld(SimWorld):
         self._ends_comparing()
 
         def repeat(_: object) -> None:
+            self._last_words(host)
             again, host.again = host.again, ()
-            self._settle()
             for rows in again:
                 for run in self.network.missing(*rows) if not host.guest.dead else ():
                     self._leaving = (*run, np.full(run[1] - run[0], self.now_ns()))
@@ -624,6 +628,8 @@ class EpochWorld(SimWorld):
         else:
             self._settle()
             self._of(host.id).floor_ns = self.now_ns()
+            if host.id == SECONDARY and self._compares and host.hangs == 1:
+                self._offered += self._guest(host).lane.position - self._witness_lane.taken
         super().hang_node(host, is_hung)
         self._witnesses_move()
         self._last_words(host)
