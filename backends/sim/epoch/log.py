@@ -127,8 +127,8 @@ class Log:
         each = self.connections
         rounds = -(-rows // each)
         return {
-            "client": np.tile(np.arange(each, dtype=np.int64), rounds)[:rows],
-            "request": np.repeat(np.arange(rounds, dtype=np.int64), each)[:rows],
+            "client": _filled((rounds, each), np.arange(each))[:rows],
+            "request": _filled((rounds, each), np.arange(rounds)[:, None])[:rows],
             "arrival_ns": self.view("at", 0, rows) - delay_ns,
             "served_ns": self.view("served", 0, rows),
             "released_ns": self.view("released", 0, rows),
@@ -214,3 +214,10 @@ class Log:
         for source, out in zip(sources, draws, strict=True):
             source.fill(out)
         return draws
+
+
+def _filled(shape: tuple[int, int], values: Times) -> Times:
+    """The values, repeated to that shape, row by row."""
+    out = np.empty(shape, np.int64)
+    out[:] = values
+    return out.reshape(-1)

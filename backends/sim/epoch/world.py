@@ -91,7 +91,8 @@ class EpochWorld(SimWorld):
         self._leaving: tuple[int, int, Times] | None = None  # rows, and when they may leave
         self._block = _LEAST_BLOCK
         self._block_first = self._horizon = 0
-        self._turns = {"block": 0, "difference": 0, "age": 0}
+        self._turns = {"block": 0, "difference": 0}
+        self._age_is_called = False  # the same of the look at the ages of responses
         self._bits_per_ns = scenario.link.bandwidth_bps / NS_PER_S
         self._delay_ns = scenario.link.delay_ns
         self._arrived_ns = 0  # no witness is there before then: it would overtake others
@@ -220,14 +221,14 @@ class EpochWorld(SimWorld):
             self._expect_age()
 
     def _look_ahead(self, now_ns: int, ran_out: bool) -> None:
-        """How far to plan: about as far as the last plan held, or to the next difference."""
+        """How far to plan: twice as far as the last plan held, or to the next difference."""
         log = self._log
         arrived = log.arrived(now_ns)
-        if ran_out:
+        used, planned = arrived - self._block_first, self._horizon - self._block_first
+        if ran_out or 2 * used > planned:
             self._block = min(2 * self._block, _LARGEST_BLOCK)
-        elif arrived - self._block_first > _LEAST_BLOCK:
-            used = arrived - self._block_first
-            self._block = min(max(used + used // 4, _LEAST_BLOCK), _LARGEST_BLOCK)
+        elif used > _LEAST_BLOCK:
+            self._block = min(2 * used, _LARGEST_BLOCK)
         self._block_first = arrived
         horizon = arrived + self._block
         log.ensure(horizon + 1)
@@ -344,34 +345,38 @@ class EpochWorld(SimWorld):
 
     def _expect_difference(self) -> None:
         turn = self._turn("difference")
-        if not self._speaks(self._of(PRIMARY)):
+        host = self._of(PRIMARY)
+        if not self._is_comparing or not self._speaks(host):
             return
-        row = self._next_difference(self._of(PRIMARY).told) if self._is_comparing else None
+        row = self._next_difference(host.told)
         if row is not None:
-            self._call_at("difference", int(self._log.view("met", row, row + 1)[0]), turn)
+            met_ns = int(self._log.view("met", row, row + 1)[0])
+            self.clock.after(max(0, met_ns - self.now_ns()), self._differ, turn)
 
-    def _call_at(self, what: str, when_ns: int, turn: int) -> None:
-        self.clock.after(max(0, when_ns - self.now_ns()), self._compare_now, (what, turn))
-
-    def _compare_now(self, called: tuple[str, int]) -> None:
-        what, turn = called
-        if turn != self._turns[what]:
-            return
-        self._settle()
-        self._compare()
-        if what == "age":
-            self._complain()
-        self._expect_difference()
-        self._expect_age()
+    def _differ(self, turn: int) -> None:
+        if turn == self._turns["difference"]:
+            self._settle()
+            self._compare()
+            self._expect_difference()
 
     def _expect_age(self) -> None:
-        """When the oldest response that one guest alone has made is too old."""
-        turn = self._turn("age")
-        if not self._speaks(self._of(PRIMARY)) or self._of(PRIMARY).is_open:
+        """When the oldest response that one guest alone has made is too old, or sooner."""
+        host = self._of(PRIMARY)
+        if self._age_is_called or host.is_open or not self._speaks(host):
             return
-        since_ns = self._alone_since_ns(self._of(PRIMARY).told)
+        since_ns = self._alone_since_ns(host.told)
         if since_ns is not None and self._timeout_ns is not None:
-            self._call_at("age", since_ns + self._timeout_ns, turn)
+            self._age_is_called = True
+            wait_ns = max(0, since_ns + self._timeout_ns - self.now_ns())
+            self.clock.after(wait_ns, self._look_at_ages)
+
+    def _look_at_ages(self, _: object) -> None:
+        self._age_is_called = False
+        self._settle()
+        self._compare()
+        self._complain()
+        self._expect_difference()
+        self._expect_age()
 
     def _alone_since_ns(self, row: int) -> int | None:
         """When the first of the two responses was at the comparison, or will be."""
@@ -440,7 +445,10 @@ class EpochWorld(SimWorld):
     def _say_equal(self, host: EpochHost, first: int, end: int) -> None:
         rows = [(first, end)]
         if self._stuck:
-            stuck = np.isin(self._log.clients(first, end), np.array(list(self._stuck)))
+            clients = self._log.clients(first, end)
+            stuck = np.zeros(end - first, np.bool_)
+            for client in self._stuck:
+                stuck |= clients == client
             host.skipped += (first + np.flatnonzero(stuck)).tolist()
             rows = runs(first + np.flatnonzero(~stuck))
         host.told = end
@@ -485,9 +493,10 @@ class EpochWorld(SimWorld):
             return
         if host.id == PRIMARY:
             self._compare()
-        # what waits for its witness is told when it meets it, or when it no longer can
-        waits = self._compares and not host.is_open
-        if waits and (host.guest.running if host.id == PRIMARY else host.id != self._owner):
+        if self._waits(host):
+            return
+        # a running primary's responses may yet meet their witnesses
+        if host.id == PRIMARY and host.guest.running and not self._passes(host):
             return
         log, position = self._log, self._guest(host).lane.position
         skipped, host.skipped = host.skipped, []
@@ -499,6 +508,14 @@ class EpochWorld(SimWorld):
             rows, host.told = (host.told, position), position
             self._say_one(host, t.Range(STREAM, *rows), rows)
 
+    def _passes(self, host: EpochHost) -> bool:
+        """What its guest says goes to the gate as it is made, for no witness is waited for."""
+        return host.is_open or not self._compares
+
+    def _waits(self, host: EpochHost) -> bool:
+        """It is a secondary whose responses its node hears of as they meet the primary's."""
+        return host.id == SECONDARY != self._owner and not self._passes(host)
+
     def _say_one(self, host: EpochHost, range_: t.Range, rows: Rows) -> None:
         """Rows of one guest that no witness waits for; through an open gate they leave as made."""
         if host.is_open:
@@ -509,9 +526,9 @@ class EpochWorld(SimWorld):
 
     def tell(self, node_id: str, event: t.Event, cause: Cause | None = None) -> None:
         """What a guest has said comes before what may decide over it."""
-        if isinstance(event, _MATTERS):
+        if isinstance(event, _MATTERS) and not self._waits(host := self._of(node_id)):
             self._settle()
-            self._hear(self._of(node_id))
+            self._hear(host)
         super().tell(node_id, event, cause)
 
     def _offer_witness(self, host: Host, action: t.OfferWitness, cause: Cause) -> None:
@@ -669,7 +686,7 @@ class EpochWorld(SimWorld):
     def lost_responses(self) -> int:
         """Requests that nobody will ever answer, as at fidelity ``response``."""
         host, log = self._of(self._owner), self._log
-        arrived = len(self.network.table()["arrival_ns"])
+        arrived = log.arrived(self._scenario.duration_ns - 1)
         missing = log.view("released", 0, arrived) < 0
         if not self._serves(host):
             return int(np.count_nonzero(missing))
