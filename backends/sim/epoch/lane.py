@@ -15,9 +15,12 @@ import numpy as np
 from backends.sim.epoch.log import Log, Times
 
 
-def lindley(at: Times, work: Times, from_ns: int, out: Times) -> None:
-    """Ends of rows that arrive at ``at`` at a server that is free from ``from_ns`` on."""
-    sums = np.cumsum(work)
+def lindley(at: Times, work: Times, from_ns: int, out: Times, sums: Times) -> None:
+    """Ends of rows that arrive at ``at`` at a server that is free from ``from_ns`` on.
+
+    sums: memory for as many.
+    """
+    np.cumsum(work, out=sums)
     np.subtract(at, sums, out=out)
     out += work
     out[0] = max(int(out[0]), from_ns)
@@ -49,6 +52,7 @@ class Lane:
         self.left_ns = -1  # of the work of row `position`, if it was begun when last disturbed
         self.inherited = 0  # rows before it came with a state, which knows the primary's work
         self.free_ns = 0  # not before then
+        self._sums = np.empty(0, np.int64)
         self.moves = False
         self.reads = False  # takes what arrives
 
@@ -101,6 +105,9 @@ class Lane:
                 work[: known - first] = log.view("primary_work", first, known)
             if begun:
                 work[0] = self.left_ns
-        lindley(log.view(self._arrivals, first, end), work, from_ns, out)
+        if self._sums.size < end - first:
+            self._sums = np.empty(2 * (end - first), np.int64)
+        at = log.view(self._arrivals, first, end)
+        lindley(at, work, from_ns, out, self._sums[: end - first])
         self.planned = end
         return first

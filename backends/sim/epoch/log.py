@@ -21,7 +21,7 @@ Reals = NDArray[np.float64]
 
 NS_PER_S = 1_000_000_000
 _FIRST_ROWS = 1_024
-_LARGEST_ROWS = 65_536
+_LARGEST_ROWS = 32_768
 #: columns that are kept for the record, and those that only rows in work need
 KEPT = ("at", "served", "released")
 WINDOW = (
@@ -66,6 +66,9 @@ class Log:
         self._kept = {name: np.empty(min(expected, 1 << 24), np.int64) for name in KEPT}
         columns = [name for name in WINDOW if self._has(name)]
         self._window = {name: np.empty(0, np.int64) for name in columns}
+        # memory that is touched for the first time is slow
+        most = max(_LARGEST_ROWS, self.connections)
+        self._row_buffer, self._draw_buffer = np.empty(most), np.empty(most)
         #: rows whose responses differ on their own, in order
         self._differing: list[int] = []
 
@@ -157,23 +160,23 @@ class Log:
             self._differing.extend(rows.tolist())
 
     def _make_room(self, count: int) -> None:
-        needed = self.size + count
+        """For more rows; those of the window that are not needed any more make room."""
         for name, column in self._kept.items():
-            if needed > column.size:
-                larger = np.empty(max(needed, column.size * 3 // 2), np.int64)
-                larger[: self.size] = column[: self.size]
-                self._kept[name] = larger
+            if self.size + count > column.size:
+                self._kept[name] = _larger(column, self.size + count, self.size)
         base = max(self._base, min(self.size, self._forgotten))
+        stays, moved = self.size - base, base - self._base
         for name, column in self._window.items():
-            rows = np.empty(needed - base, np.int64)
-            rows[: self.size - base] = column[base - self._base :]
-            self._window[name] = rows
+            if moved:
+                column[:stays] = column[moved : moved + stays]
+            if stays + count > column.size:
+                self._window[name] = _larger(column, stays + count, stays)
         del self._differing[: bisect_left(self._differing, base)]
         self._base = base
 
     def _arrivals(self, out: Times) -> None:
         """Poisson, the sums in the order in which one by one makes them: the same to the bit."""
-        at = np.empty(out.size)
+        at = self._row_buffer[: out.size]
         self._gaps.fill(at)
         at *= self._mean_ns
         at[0] += self._at_ns
@@ -202,18 +205,27 @@ class Log:
             second[:] = np.maximum(draws, 1.0, out=draws)
 
     def _block(self, purpose: str, kind: Callable[[str, int], Draws], rounds: int) -> Reals:
-        """The next draws of every client, in the order of rows."""
-        return np.ascontiguousarray(self._by_client(purpose, kind, rounds).T).reshape(-1)
+        """The next draws of every client, in the order of rows; they hold until the next call."""
+        draws = self._by_client(purpose, kind, rounds)
+        rows = self._row_buffer[: draws.size]
+        rows.reshape(rounds, self.connections)[:] = draws.T
+        return rows
 
     def _by_client(self, purpose: str, kind: Callable[[str, int], Draws], rounds: int) -> Reals:
         sources = self._sources.get(purpose)
         if sources is None:
             sources = [kind(purpose, client) for client in range(self.connections)]
             self._sources[purpose] = sources
-        draws = np.empty((self.connections, rounds))
+        draws = self._draw_buffer[: rounds * self.connections].reshape(self.connections, rounds)
         for source, out in zip(sources, draws, strict=True):
             source.fill(out)
         return draws
+
+
+def _larger(column: Times, least: int, used: int) -> Times:
+    larger = np.empty(max(least, column.size * 3 // 2), np.int64)
+    larger[:used] = column[:used]
+    return larger
 
 
 def _filled(shape: tuple[int, int], values: Times) -> Times:

@@ -52,6 +52,7 @@ class EpochHost(Host):
     again: rows that the loaded state had made and, for all it knows, nobody has.
     """
 
+    guest: EpochGuest
     told: int = 0
     skipped: list[int] = field(default_factory=list)
     held: dict[tuple[str, int], Rows] = field(default_factory=dict)
@@ -99,7 +100,9 @@ class EpochWorld(SimWorld):
         super().__init__(scenario, policy, streams, observers)
         params = dict(self.session.nodes[PRIMARY].config.policy_params)
         self._timeout_ns = params.get("compare_timeout_ns")
-        for host in self._each():
+        self._pair = {name: cast(EpochHost, host) for name, host in self.hosts.items()}
+        self._guests = [host.guest for host in self._pair.values()]
+        for host in self._pair.values():
             host.is_open = POLICIES[policy].output is t.Output.NONE
         self._witness_lane = Lane(
             self._log, "mirrored", self._witness_ns, "left", self._mirrored_by
@@ -153,13 +156,7 @@ class EpochWorld(SimWorld):
         return hear
 
     def _of(self, name: str) -> EpochHost:
-        return cast(EpochHost, self.hosts[name])
-
-    def _each(self) -> list[EpochHost]:
-        return [self._of(name) for name in self.hosts]
-
-    def _guest(self, host: Host) -> EpochGuest:
-        return cast(EpochGuest, host.guest)
+        return self._pair[name]
 
     def _start_clients(self) -> None:
         """They are the log."""
@@ -167,12 +164,12 @@ class EpochWorld(SimWorld):
     def run(self) -> None:
         super().run()
         self._settle()
-        for host in self._each():
+        for host in self._pair.values():
             self._hear(host)
 
     def _warm(self, what: object) -> None:
         self._settle()
-        for host in self._each():
+        for host in self._pair.values():
             self._hear(host)
         super()._warm(what)
 
@@ -192,8 +189,8 @@ class EpochWorld(SimWorld):
     def _settle(self) -> None:
         """Bring everything that moves up to date."""
         self._planned()
-        for host in self.hosts.values():
-            self._guest(host).settle()
+        for guest in self._guests:
+            guest.settle()
         self._witness_lane.settle(self.now_ns())
 
     def _planned(self) -> None:
@@ -203,7 +200,7 @@ class EpochWorld(SimWorld):
 
     def _plan(self, ran_out: bool) -> None:
         now_ns, link = self.now_ns(), self._witness_lane
-        guests = [self._guest(host) for host in self.hosts.values()]
+        guests = self._guests
         for guest in guests:
             guest.settle()
         if any(guest.lane.moves and guest.lane.reads for guest in guests):
@@ -211,6 +208,11 @@ class EpochWorld(SimWorld):
         if link.planned > guests[-1].lane.planned:  # what they wait for does not hold any more
             link.settle(now_ns)
             link.disturb(now_ns)
+        if not any(guest.lane.moves for guest in guests) and link.position >= link.taken:
+            self._turn("difference")
+            if self._compares:
+                self._expect_age()
+            return
         fresh = [guest.lane.plan(now_ns, self._horizon) for guest in guests]
         if self._is_comparing:
             fresh.append(self._plan_witnesses(now_ns))
@@ -248,7 +250,7 @@ class EpochWorld(SimWorld):
         if turn != self._turns["block"]:
             return
         self._settle()
-        for host in self._each():
+        for host in self._pair.values():
             self._hear(host)
         self._plan(ran_out=True)
 
@@ -264,8 +266,8 @@ class EpochWorld(SimWorld):
             for snapshot in self._snapshots.values()
             if isinstance(snapshot, EpochSnapshot)
         ]
-        for host in self._each():
-            rows += (self._guest(host).lane.position, host.told)
+        for host in self._pair.values():
+            rows += (host.guest.lane.position, host.told)
             rows += (first for first, _ in (*host.held.values(), *host.again))
         if self._compares:
             rows.append(self._witness_lane.position)
@@ -278,7 +280,7 @@ class EpochWorld(SimWorld):
         return -int(-self._response_bytes * 8 // self._bits_per_ns)
 
     def _mirrored_by(self, now_ns: int) -> int:
-        guest = self._guest(self.hosts[SECONDARY])
+        guest = self._pair[SECONDARY].guest
         guest.settle()
         return guest.lane.position
 
@@ -286,7 +288,7 @@ class EpochWorld(SimWorld):
         """When they leave, and when they arrive: one never overtakes another."""
         lane, log = self._witness_lane, self._log
         lane.settle(now_ns)
-        first = lane.plan(now_ns, self._guest(self.hosts[SECONDARY]).lane.planned)
+        first = lane.plan(now_ns, self._pair[SECONDARY].guest.lane.planned)
         if first is not None:
             left = log.view("left", first, lane.planned)
             arrives = log.view("witnessed", first, lane.planned)
@@ -299,13 +301,13 @@ class EpochWorld(SimWorld):
         """Rows before it have a moment in "met" that holds if nothing intervenes."""
         if not self._is_comparing:
             return 0
-        planned = [self._guest(host).lane.planned for host in self.hosts.values()]
-        return min(self._met, self._witness_lane.planned, *planned)
+        ours, theirs = (guest.lane.planned for guest in self._guests)
+        return min(self._met, self._witness_lane.planned, ours, theirs)
 
     def _meet(self, fresh: int) -> None:
         """When rows have been made by both guests and are together, from the first new plan on."""
         log = self._log
-        primary = self._guest(self.hosts[PRIMARY]).lane
+        primary = self._pair[PRIMARY].guest.lane
         first = max(min(fresh, self._met), self._of(PRIMARY).told)
         end = min(primary.planned, self._witness_lane.planned)
         if first < end:
@@ -319,7 +321,7 @@ class EpochWorld(SimWorld):
         """From which row on every response differs, as far as is planned."""
         if self._hazard_at_ns is None:
             return
-        guest, now_ns = self._guest(self.hosts[SECONDARY]), self.now_ns()
+        guest, now_ns = self._pair[SECONDARY].guest, self.now_ns()
         if self._drift_ns is None or self._drift_ns > now_ns:
             left_ns = self._hazard_at_ns - guest.exposure_ns
             self._drift_ns = now_ns + max(0, left_ns) if guest.lane.moves else None
@@ -380,7 +382,7 @@ class EpochWorld(SimWorld):
 
     def _alone_since_ns(self, row: int) -> int | None:
         """When the first of the two responses was at the comparison, or will be."""
-        log, primary = self._log, self._guest(self.hosts[PRIMARY]).lane
+        log, primary = self._log, self._pair[PRIMARY].guest.lane
         when_ns = []
         if row < primary.planned:
             when_ns.append(int(log.view("made", row, row + 1)[0]))
@@ -498,7 +500,7 @@ class EpochWorld(SimWorld):
         # a running primary's responses may yet meet their witnesses
         if host.id == PRIMARY and host.guest.running and not self._passes(host):
             return
-        log, position = self._log, self._guest(host).lane.position
+        log, position = self._log, host.guest.lane.position
         skipped, host.skipped = host.skipped, []
         for row in skipped:
             if row < position:
@@ -563,7 +565,7 @@ class EpochWorld(SimWorld):
         if node_id != PRIMARY:
             return
         host = self._of(PRIMARY)
-        host.told = self._guest(host).lane.position
+        host.told = host.guest.lane.position
         host.skipped.clear()
         self._stuck.clear()
         self._ends_comparing()
@@ -575,8 +577,8 @@ class EpochWorld(SimWorld):
             self._expect_age()
 
     def _snapshot(self, host: Host, pages: int) -> Snapshot:
-        taken = self._guest(host).snapshot(pages, {})
         host = self._of(host.id)
+        taken = host.guest.snapshot(pages, {})
         return replace(taken, owed=(*host.again, *host.held.values()))
 
     def _loaded(self, host: Host, snapshot: Snapshot) -> None:
@@ -646,7 +648,7 @@ class EpochWorld(SimWorld):
             self._settle()
             self._of(host.id).floor_ns = self.now_ns()
             if host.id == SECONDARY and self._compares and host.hangs == 1:
-                self._offered += self._guest(host).lane.position - self._witness_lane.taken
+                self._offered += self._guests[1].lane.position - self._witness_lane.taken
         super().hang_node(host, is_hung)
         self._witnesses_move()
         self._last_words(host)
@@ -690,7 +692,7 @@ class EpochWorld(SimWorld):
         missing = log.view("released", 0, arrived) < 0
         if not self._serves(host):
             return int(np.count_nonzero(missing))
-        lane = self._guest(host).lane
+        lane = host.guest.lane
         missing[min(lane.position, arrived) :] = False  # in its queue, or yet to be read
         for first, end in (*host.held.values(), *host.again):
             missing[first:end] = False
