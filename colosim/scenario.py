@@ -593,6 +593,10 @@ def _datagrams_fit(scenario: Scenario) -> bool:
     return count <= min(size, 65_535) and size <= count * LARGEST_DATAGRAM_BYTES
 
 
+def _is_pipelined(scenario: Scenario) -> bool:
+    return not isinstance(scenario.workload, OpenService) or scenario.workload.pipelined
+
+
 def _compares_packets(scenario: Scenario) -> bool:
     witnessed = POLICIES[scenario.policy.name].output is Output.WITNESS
     return scenario.fidelity == "packet" and witnessed
@@ -635,6 +639,31 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         lambda s: s.fidelity == "packet" and isinstance(s.workload, BatchJob),
         "fidelity",
         'a batch job sends no packets; give "response" or another workload',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and isinstance(s.workload, BatchJob),
+        "fidelity",
+        'a batch job is one request, no array of them; give "response" or another workload',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and isinstance(s.workload, ClosedService),
+        "workload.load",
+        'fidelity "epoch" has arrivals that wait for nobody; give "open", or fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and not _is_pipelined(s),
+        "workload.pipelined",
+        'fidelity "epoch" has arrivals that wait for nobody; give true, or fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and isinstance(s.workload, Service) and s.workload.vcpus > 1,
+        "workload.vcpus",
+        'fidelity "epoch" has one server; give 1, or fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and s.costs().first_write_ns > 0,
+        "cost.first_write",
+        'fidelity "epoch" has guests that nothing slows; give 0 s, or fidelity = "response"',
     ),
     (
         lambda s: _compares_packets(s) and s.compare.mode == ELSEWHERE,

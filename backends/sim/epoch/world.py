@@ -388,7 +388,7 @@ class EpochWorld(SimWorld):
             when_ns.append(int(log.view("made", row, row + 1)[0]))
         if self._is_comparing and row < self._witness_lane.planned:
             when_ns.append(int(log.view("witnessed", row, row + 1)[0]))
-        return min(when_ns, default=None)
+        return max(min(when_ns), self._of(PRIMARY).floor_ns) if when_ns else None
 
     def _complain(self) -> None:
         """Of responses that have waited too long."""
@@ -480,6 +480,7 @@ class EpochWorld(SimWorld):
         host = self._of(SECONDARY)
         if not self._speaks(host) or host.is_open or row < host.told:
             return None
+        host.skipped += range(host.told, row)
         host.told = last
         self._offer = None
         self._put(host, range_, (row, last), digest)
@@ -586,6 +587,7 @@ class EpochWorld(SimWorld):
         super()._loaded(host, snapshot)
         host = self._of(host.id)
         host.again, host.told = snapshot.owed, snapshot.position
+        host.skipped.clear()
         if self._compares:
             lane, now_ns = self._witness_lane, self.now_ns()
             lane.settle(now_ns)
