@@ -49,6 +49,7 @@ class EpochHost(Host):
     skipped: rows that were made and not told, for their connection differs.
     held: what the gate has, rows by (stream, first).
     is_open: the gate lets output pass.  floor_ns: nothing leaves before then.
+    hung_ns: when its node hung last.
     again: rows that the loaded state had made and, for all it knows, nobody has.
     """
 
@@ -58,6 +59,7 @@ class EpochHost(Host):
     held: dict[tuple[str, int], Rows] = field(default_factory=dict)
     is_open: bool = False
     floor_ns: int = 0
+    hung_ns: int = -1
     again: tuple[Rows, ...] = ()
 
     @property
@@ -388,11 +390,16 @@ class EpochWorld(SimWorld):
             when_ns.append(int(log.view("made", row, row + 1)[0]))
         if self._is_comparing and row < self._witness_lane.planned:
             when_ns.append(int(log.view("witnessed", row, row + 1)[0]))
-        return max(min(when_ns), self._of(PRIMARY).floor_ns) if when_ns else None
+        if not when_ns:
+            return None
+        host, since_ns = self._of(PRIMARY), min(when_ns)
+        return since_ns if since_ns <= host.hung_ns else max(since_ns, host.floor_ns)
 
     def _complain(self) -> None:
         """Of responses that have waited too long."""
         host, now_ns = self._of(PRIMARY), self.now_ns()
+        if not self._speaks(host):
+            return
         row = host.told
         while self._timeout_ns is not None and not host.is_open:
             since_ns = self._alone_since_ns(row)
@@ -498,8 +505,9 @@ class EpochWorld(SimWorld):
             self._compare()
         if self._waits(host):
             return
-        # a running primary's responses may yet meet their witnesses
-        if host.id == PRIMARY and host.guest.running and not self._passes(host):
+        # unless the primary's guest was stopped for a cut, they may yet meet their witnesses
+        is_cut = not host.guest.running and not host.guest.dead
+        if host.id == PRIMARY and not is_cut and not self._passes(host):
             return
         log, position = self._log, host.guest.lane.position
         skipped, host.skipped = host.skipped, []
@@ -644,13 +652,18 @@ class EpochWorld(SimWorld):
         self._witnesses_move()
 
     def hang_node(self, host: Host, is_hung: bool) -> None:
+        of = self._of(host.id)
         if is_hung:
             self._last_words(host)
+            of.hung_ns = self.now_ns()
         else:
             self._settle()
-            self._of(host.id).floor_ns = self.now_ns()
-            if host.id == SECONDARY and self._compares and host.hangs == 1:
-                self._offered += self._guests[1].lane.position - self._witness_lane.taken
+            of.floor_ns = self.now_ns()
+            if self._compares and host.hangs == 1:
+                if host.id == SECONDARY:
+                    self._offered += of.guest.lane.position - self._witness_lane.taken
+                else:  # first of all it finds out how late it is
+                    host.backlog.insert(0, self._complain)
         super().hang_node(host, is_hung)
         self._witnesses_move()
         self._last_words(host)
