@@ -656,7 +656,9 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         'fidelity "epoch" has arrivals that wait for nobody; give true, or fidelity = "response"',
     ),
     (
-        lambda s: s.fidelity == "epoch" and isinstance(s.workload, Service) and s.workload.vcpus > 1,
+        lambda s: (
+            s.fidelity == "epoch" and isinstance(s.workload, Service) and s.workload.vcpus > 1
+        ),
         "workload.vcpus",
         'fidelity "epoch" has one server; give 1, or fidelity = "response"',
     ),

@@ -81,6 +81,11 @@ class Log:
         """Whether responses take a time of their own to their clients."""
         return self._workload.client_jitter_ns > 0
 
+    @property
+    def window_rows(self) -> int:
+        """For how many rows the window has memory."""
+        return self._window["made"].size
+
     # -- rows ------------------------------------------------------------------------------
 
     def view(self, name: str, first: int, end: int) -> Times:
