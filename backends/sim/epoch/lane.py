@@ -15,12 +15,11 @@ import numpy as np
 from backends.sim.epoch.log import Log, Times
 
 
-def lindley(at: Times, work: Times, from_ns: int, out: Times, sums: Times) -> None:
+def lindley(at: Times, sums: Times, work: Times | int, from_ns: int, out: Times) -> None:
     """Ends of rows that arrive at ``at`` at a server that is free from ``from_ns`` on.
 
-    sums: memory for as many.
+    sums: of the work of the rows so far, each included.
     """
-    np.cumsum(work, out=sums)
     np.subtract(at, sums, out=out)
     out += work
     out[0] = max(int(out[0]), from_ns)
@@ -52,7 +51,7 @@ class Lane:
         self.left_ns = -1  # of the work of row `position`, if it was begun when last disturbed
         self.inherited = 0  # rows before it came with a state, which knows the primary's work
         self.free_ns = 0  # not before then
-        self._sums = np.empty(0, np.int64)
+        self._sums, self._steps = np.empty(0, np.int64), np.empty(0, np.int64)
         self.moves = False
         self.reads = False  # takes what arrives
 
@@ -94,20 +93,37 @@ class Lane:
             from_ns = int(log.view(self._ends, first - 1, first)[0])
         else:
             from_ns = max(now_ns, self.free_ns)
-        if isinstance(self._work, str):
-            work = log.view(self._work, first, end)
-        else:
-            work = np.full(end - first, self._work(), np.int64)
-        begun = first == self.position and self.left_ns >= 0
-        if begun or first < self.inherited:
-            work = work.copy()
-            if (known := min(end, self.inherited)) > first:
-                work[: known - first] = log.view("primary_work", first, known)
-            if begun:
-                work[0] = self.left_ns
-        if self._sums.size < end - first:
-            self._sums = np.empty(2 * (end - first), np.int64)
+        left_ns = self.left_ns if first == self.position and self.left_ns >= 0 else None
+        work = self._works(first, end, left_ns)
         at = log.view(self._arrivals, first, end)
-        lindley(at, work, from_ns, out, self._sums[: end - first])
+        lindley(at, self._sums_of(work, end - first), work, from_ns, out)
         self.planned = end
         return first
+
+    def _sums_of(self, work: Times | int, count: int) -> Times:
+        if self._sums.size < count:
+            self._sums = np.empty(2 * count, np.int64)
+        if not isinstance(work, int):
+            return np.cumsum(work, out=self._sums[:count])
+        if self._steps.size < count:
+            self._steps = np.arange(1, 2 * count + 1, dtype=np.int64)
+        return np.multiply(self._steps[:count], work, out=self._sums[:count])
+
+    def _works(self, first: int, end: int, left_ns: int | None) -> Times | int:
+        """The work of rows, of the first one what is left; one number if all are alike."""
+        known = min(end, self.inherited)
+        if not isinstance(self._work, str):
+            each = self._work()
+            if left_ns is None:
+                return each
+            work = np.full(end - first, each, np.int64)
+        else:
+            work = self._log.view(self._work, first, end)
+            if left_ns is None and known <= first:
+                return work
+            work = work.copy()
+        if known > first:
+            work[: known - first] = self._log.view("primary_work", first, known)
+        if left_ns is not None:
+            work[0] = left_ns
+        return work

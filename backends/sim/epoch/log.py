@@ -21,7 +21,7 @@ Reals = NDArray[np.float64]
 
 NS_PER_S = 1_000_000_000
 _FIRST_ROWS = 1_024
-_LARGEST_ROWS = 32_768
+_LARGEST_ROWS = 32768
 #: columns that are kept for the record, and those that only rows in work need
 KEPT = ("at", "served", "released")
 WINDOW = (

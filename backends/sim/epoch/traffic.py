@@ -19,7 +19,7 @@ class EpochNetwork(Network):
         super().__init__(clock, delay_ns)
         self._log = log
         self._duration_ns = duration_ns
-        self._served_to = 0
+        self._served_to = self._left_to = 0  # rows from there on never were, or left
 
     # -- input -----------------------------------------------------------------------------
 
@@ -51,15 +51,18 @@ class EpochNetwork(Network):
         """Rows leave for their clients; what a client has is ignored."""
         log = self._log
         released = log.view("released", first, end)
-        back_ns = when_ns + (late_ns + self._delay_ns)
-        if log.has_jitter:
-            back_ns = back_ns + log.view("jitter", first, end)
-        new = released < 0
-        if new.all():
-            released[:] = back_ns
+        if first >= self._left_to:  # nobody can have them
+            np.add(when_ns, late_ns + self._delay_ns, out=released)
+            if log.has_jitter:
+                released += log.view("jitter", first, end)
         else:
+            back_ns = when_ns + (late_ns + self._delay_ns)
+            if log.has_jitter:
+                back_ns = back_ns + log.view("jitter", first, end)
+            new = released < 0
             self.duplicates += int(new.size - np.count_nonzero(new))
             np.copyto(released, back_ns, where=new)
+        self._left_to = max(self._left_to, end)
 
     def missing(self, first: int, end: int) -> list[Rows]:
         """Runs of rows among [first, end) that no client has."""

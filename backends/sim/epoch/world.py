@@ -27,6 +27,7 @@ from backends.sim.world import Host, SimWorld
 from colosim.model.cost import Slowdown
 from colosim.model.streams import Streams
 from colosim.protocol import types as t
+from colosim.protocol.checkpoint import P
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import Fault, OpenService, Scenario
 from colosim.session import Observer
@@ -35,7 +36,7 @@ from colosim.session import Observer
 STREAM = "responses"
 NS_PER_S = 1_000_000_000
 _LEAST_BLOCK = 64
-_LARGEST_BLOCK = 65_536
+_LARGEST_BLOCK = 32768
 _BEYOND = 32  # rows planned after one that differs
 #: at these a node's gate, or what it waits for, may change for good
 _MATTERS = (t.Done, t.Failed, t.VoteSeen, t.LinkLost, t.VmGone, t.PeerGone, t.HandOver)
@@ -523,6 +524,14 @@ class EpochWorld(SimWorld):
         """What its guest says goes to the gate as it is made, for no witness is waited for."""
         return host.is_open or not self._compares
 
+    def _is_routine(self, host: EpochHost, event: t.Event) -> bool:
+        """The event changes nothing for what the guest has said and the node has not heard."""
+        if self._waits(host):
+            return True
+        step = self.session.nodes[host.id].step
+        runs = host.guest.running and step not in (P.EXITED, P.FROZEN)
+        return isinstance(event, t.Done) and runs and host.id == PRIMARY and self._is_comparing
+
     def _waits(self, host: EpochHost) -> bool:
         """It is a secondary whose responses its node hears of as they meet the primary's."""
         return host.id == SECONDARY != self._owner and not self._passes(host)
@@ -537,9 +546,8 @@ class EpochWorld(SimWorld):
 
     def tell(self, node_id: str, event: t.Event, cause: Cause | None = None) -> None:
         """What a guest has said comes before what may decide over it."""
-        if isinstance(event, _MATTERS) and not self._waits(host := self._of(node_id)):
-            self._settle()
-            self._hear(host)
+        if isinstance(event, _MATTERS) and not self._is_routine(self._of(node_id), event):
+            self._last_words(self._of(node_id))
         super().tell(node_id, event, cause)
 
     def _offer_witness(self, host: Host, action: t.OfferWitness, cause: Cause) -> None:
@@ -553,12 +561,15 @@ class EpochWorld(SimWorld):
         leaving = self._leaving
         if leaving is not None and taken == [leaving[:2]]:  # each of them by itself
             first, end, when_ns = leaving
-            late_ns = [self._cost_ns(host, "release", mean_ns) for _ in when_ns] if mean_ns else 0
-            self.network.leave(first, end, when_ns, np.asarray(late_ns, np.int64))
+            late_ns: Times | int = 0
+            if mean_ns:
+                late = [self._cost_ns(host, "release", mean_ns) for _ in range(first, end)]
+                late_ns = np.array(late, np.int64)
+            self.network.leave(first, end, when_ns, late_ns)
             return
-        late = self._cost_ns(host, "release", mean_ns) if mean_ns else 0
+        late_ns = self._cost_ns(host, "release", mean_ns) if mean_ns else 0
         for rows in taken:
-            self.network.leave(*rows, self.now_ns(), late)
+            self.network.leave(*rows, self.now_ns(), late_ns)
 
     def _drop(self, host: Host, action: t.Release | t.Drop, cause: Cause) -> None:
         self._taken(self._of(host.id), action.ranges)
