@@ -338,10 +338,11 @@ def simulate(
     jobs: int | None = None,
     progress: Progress | None = None,
     trace: Traced = "first",
+    fidelity: str | None = None,
 ) -> Result:
     """Simulate a scenario (object, mapping or path of a file) under one policy.
 
-    policy, seed, replications: instead of the scenario's own.
+    policy, seed, replications, fidelity: instead of the scenario's own.
     out: directory to write; must be new, empty or an older run.  None writes nothing.
     jobs: processes, None for as many as are worth it; the result is the same.
     progress: called with (done, total); None draws a bar on stderr if that is a terminal.
@@ -350,7 +351,7 @@ def simulate(
     Raises ScenarioError, ModelError or StoreError, each with one line for each problem; Ctrl-C
     raises `Interrupted`, which keeps what was finished, and so does ``out``.
     """
-    loaded = _scenario(scenario, seed, replications)
+    loaded = _scenario(scenario, seed, replications, fidelity)
     [name] = _policies([loaded.policy.name if policy is None else policy], loaded)
     plan = _Plan(loaded, {name: "."}, trace)
     return _run(plan, lambda results: results[0], out, jobs, progress)
@@ -365,13 +366,14 @@ def compare(
     jobs: int | None = None,
     progress: Progress | None = None,
     trace: Traced = "first",
+    fidelity: str | None = None,
 ) -> Comparison:
     """Simulate a scenario under several policies, which meet the same random draws.
 
     The first is the baseline of the paired differences.  Otherwise like `simulate`; ``out`` holds
     one run for each policy.
     """
-    loaded = _scenario(scenario, seed, replications)
+    loaded = _scenario(scenario, seed, replications, fidelity)
     plan = _Plan(loaded, {name: name for name in _policies(policies, loaded)}, trace)
 
     def compared(results: Sequence[Result]) -> Comparison:
@@ -470,7 +472,9 @@ def _replicate(scenario: Scenario, policy: str, replication: int, trace: Path | 
     )
 
 
-def _scenario(given: object, seed: int | None, replications: int | None) -> Scenario:
+def _scenario(
+    given: object, seed: int | None, replications: int | None, fidelity: str | None = None
+) -> Scenario:
     if isinstance(given, Mapping):
         given = Scenario.from_mapping(given)
     elif isinstance(given, str | Path):
@@ -478,7 +482,7 @@ def _scenario(given: object, seed: int | None, replications: int | None) -> Scen
     elif not isinstance(given, Scenario):
         what = f"a {type(given).__name__} is no scenario"
         raise ScenarioError(f"{what}; give a Scenario, a mapping or the path of a file")
-    changes = {"seed": seed, "replications": replications}
+    changes = {"seed": seed, "replications": replications, "fidelity": fidelity}
     return given.replace({key: value for key, value in changes.items() if value is not None})
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from backends.sim import run_replication
 from backends.sim.epoch.world import EpochWorld
+from colosim import api
 from colosim.analysis.stats import equivalence, holm
 from colosim.model.results import RunRecord
 from colosim.model.streams import Streams
@@ -373,3 +374,19 @@ def test_other_workloads_are_refused():
     ):
         with pytest.raises(ScenarioError, match='give "'):
             Scenario.from_mapping({**BASE, "workload": workload})
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+def test_the_command_takes_the_fidelity(tmp_path):
+    """A run is kept, its figures drawn, its trace replayed; what is not possible is one line."""
+    what = epochs(fidelity="response", duration="200 ms", replications=2)
+    direct = [run_replication(what.replace({"fidelity": "epoch"}), "colo", 1, i) for i in range(2)]
+    result = api.simulate(what, "colo", out=tmp_path / "run", fidelity="epoch", jobs=1)
+    assert [r.fingerprint() for r in result.records] == [r.fingerprint() for r in direct]
+    [found] = api.replay(tmp_path / "run")
+    assert not found.differences
+    batch = {"kind": "batch", "work": "100 ms"}
+    with pytest.raises(ScenarioError, match="fidelity: a batch job is one request"):
+        api.simulate({**BASE, "fidelity": "response", "workload": batch}, "none", fidelity="epoch")
