@@ -646,9 +646,14 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         'a batch job is one request, no array of them; give "response" or another workload',
     ),
     (
-        lambda s: s.fidelity == "epoch" and isinstance(s.workload, ClosedService),
-        "workload.load",
-        'fidelity "epoch" has arrivals that wait for nobody; give "open", or fidelity = "response"',
+        lambda s: (
+            s.fidelity == "epoch"
+            and isinstance(s.workload, ClosedService)
+            and s.costs().release_spread > 0
+        ),
+        "cost.release_spread",
+        'fidelity "epoch" foresees when a closed load\'s clients ask; give 0, or '
+        'fidelity = "response"',
     ),
     (
         lambda s: s.fidelity == "epoch" and not _is_pipelined(s),

@@ -76,6 +76,10 @@ class Lane:
                 self.left_ns -= now_ns
             self.planned = self.position
 
+    def end_of(self, row: int) -> int:
+        """When a row that is planned is through."""
+        return int(self._log.view(self._ends, row, row + 1)[0])
+
     def put(self, position: int, taken: int, left_ns: int) -> None:
         """Go on from there."""
         self.position = self.planned = position

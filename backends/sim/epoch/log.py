@@ -90,7 +90,7 @@ class Log:
 
     def view(self, name: str, first: int, end: int) -> Times:
         """Rows [first, end) of a column."""
-        if name in KEPT:
+        if name in self._kept:
             return self._kept[name][first:end]
         if name not in self._window:  # equal work
             name = "primary_work"

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 from typing import Any, cast
 
 import numpy as np
 
 from backends.base import Cause
 from backends.nodes import PRIMARY, SECONDARY
+from backends.sim.epoch.feedback import FeedbackLog
 from backends.sim.epoch.guest import EpochGuest, EpochSnapshot, Rows
 from backends.sim.epoch.lane import Lane
 from backends.sim.epoch.log import Log, Times
@@ -29,7 +31,7 @@ from colosim.model.streams import Streams
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import P
 from colosim.protocol.policies import POLICIES
-from colosim.scenario import Fault, OpenService, Scenario
+from colosim.scenario import ClosedService, Fault, OpenService, Scenario
 from colosim.session import Observer
 
 #: the stream of rows; what a stream of its own is made of is a client's connection
@@ -37,6 +39,7 @@ STREAM = "responses"
 NS_PER_S = 1_000_000_000
 _LEAST_BLOCK = 64
 _LARGEST_BLOCK = 32768
+_LARGEST_FORESIGHT = 4_096  # rows of clients that wait
 _BEYOND = 32  # rows planned after one that differs
 #: at these a node's gate, or what it waits for, may change for good
 _MATTERS = (t.Done, t.Failed, t.VoteSeen, t.LinkLost, t.VmGone, t.PeerGone, t.HandOver)
@@ -101,6 +104,8 @@ class EpochWorld(SimWorld):
         self._delay_ns = scenario.link.delay_ns
         self._arrived_ns = 0  # no witness is there before then: it would overtake others
         super().__init__(scenario, policy, streams, observers)
+        if isinstance(self._log, FeedbackLog):
+            self._log.late_ns = self._costs.release_ns if self._tracked else 0
         params = dict(self.session.nodes[PRIMARY].config.policy_params)
         self._timeout_ns = params.get("compare_timeout_ns")
         self._pair = {name: cast(EpochHost, host) for name, host in self.hosts.items()}
@@ -115,16 +120,13 @@ class EpochWorld(SimWorld):
     # -- parts -----------------------------------------------------------------------------
 
     def _log_of(self, scenario: Scenario, policy: str, streams: Streams) -> Log:
-        workload = scenario.workload
+        workload, jitter = scenario.workload, scenario.execution.jitter
+        paired = POLICIES[policy].protects() and scenario.execution.executes
+        probability = scenario.divergence.probability
+        if isinstance(workload, ClosedService):
+            return FeedbackLog(workload, streams, jitter, probability, paired)
         assert isinstance(workload, OpenService)  # so says the scenario
-        return Log(
-            workload,
-            scenario.duration_ns,
-            streams,
-            scenario.execution.jitter,
-            scenario.divergence.probability,
-            POLICIES[policy].protects() and scenario.execution.executes,
-        )
+        return Log(workload, scenario.duration_ns, streams, jitter, probability, paired)
 
     def _network(self, delay_ns: int, jitter: Jitter) -> Network:
         return EpochNetwork(self.clock, delay_ns, self._log, self._scenario.duration_ns)
@@ -163,6 +165,7 @@ class EpochWorld(SimWorld):
 
     def _start_clients(self) -> None:
         """They are the log."""
+        self._changed()
 
     def run(self) -> None:
         super().run()
@@ -206,12 +209,15 @@ class EpochWorld(SimWorld):
         guests = self._guests
         for guest in guests:
             guest.settle()
-        if any(guest.lane.moves and guest.lane.reads for guest in guests):
+        if isinstance(self._log, FeedbackLog):
+            self._forget_plans(self._log, now_ns)
+        elif any(guest.lane.moves and guest.lane.reads for guest in guests):
             self._look_ahead(now_ns, ran_out)
         if link.planned > guests[-1].lane.planned:  # what they wait for does not hold any more
             link.settle(now_ns)
             link.disturb(now_ns)
-        if not any(guest.lane.moves for guest in guests) and link.position >= link.taken:
+        idle = not any(guest.lane.moves for guest in guests) and link.position >= link.taken
+        if idle and not isinstance(self._log, FeedbackLog):
             self._turn("difference")
             if self._compares:
                 self._expect_age()
@@ -221,6 +227,9 @@ class EpochWorld(SimWorld):
             fresh.append(self._plan_witnesses(now_ns))
             self._meet(min((row for row in fresh if row is not None), default=self._met))
             self._watch_drift()
+        if isinstance(self._log, FeedbackLog):
+            self._foresee(self._log, now_ns)
+        if self._is_comparing:
             self._expect_difference()
         if self._compares:
             self._expect_age()
@@ -247,6 +256,116 @@ class EpochWorld(SimWorld):
         ends_ns = int(log.view("at", horizon, horizon + 1)[0])
         if ends_ns < self._scenario.duration_ns:
             self.clock.after(ends_ns - now_ns, self._ran_out, turn)
+
+    # -- clients that wait -----------------------------------------------------------------
+
+    def _forget_plans(self, log: FeedbackLog, now_ns: int) -> None:
+        """What has not arrived follows from what leaves, and that is to be planned anew."""
+        log.cut(now_ns)
+        for guest in self._guests:
+            if guest.lane.planned > log.size:
+                guest.lane.disturb(now_ns)
+        self._met = min(self._met, log.size)
+        self._horizon = log.size
+        log.forget(min((self._needed_from(), *(row for row in log.last if row >= 0))))
+
+    def _leaves_by(self) -> tuple[str, EpochHost] | None:
+        """The column with the moments at which output leaves by itself, and of which host."""
+        host = self._of(self._owner)
+        if not self._speaks(host):
+            return None
+        if host.is_open:
+            return self._column(host), host
+        return ("met", host) if self._is_comparing else None
+
+    def _leaves_ns(self, log: FeedbackLog, row: int, now_ns: int) -> int | None:
+        """When a row that has arrived leaves, or has left; None if that is not known."""
+        left_ns = int(log.view("leaves", row, row + 1)[0])
+        if 0 <= left_ns <= now_ns:
+            return left_ns
+        rule = self._leaves_by()
+        if rule is None:
+            return None
+        column, host = rule
+        if column == "met":
+            known = host.told <= row < self._known() and log.client(row) not in self._stuck
+            if not known or self._next_difference(row) == row:
+                return None
+        elif row >= host.guest.lane.planned:
+            return None
+        return max(int(log.view(column, row, row + 1)[0]), host.floor_ns)
+
+    def _foresee(self, log: FeedbackLog, now_ns: int) -> None:
+        """Make the rows to come: an arrival, what becomes of it, its client's next arrival."""
+        due: list[tuple[int, int, int, int]] = []  # when, client, request, row before
+        for client, row in enumerate(log.last):
+            if row < 0:
+                due.append((log.ask(client, -1, 0), client, 0, -1))
+                continue
+            leaves_ns = self._leaves_ns(log, row, now_ns)
+            log.view("leaves", row, row + 1)[0] = -1 if leaves_ns is None else leaves_ns
+            if leaves_ns is not None:
+                request = log.request(row)
+                due.append((log.ask(client, request, leaves_ns), client, request + 1, row))
+        heapify(due)
+        rule, link = self._leaves_by(), self._witness_lane
+        column, floor_ns = (rule[0], rule[1].floor_ns) if rule else ("", 0)
+        lanes = [guest.lane for guest in self._guests]
+        go = [lane.moves and lane.reads and lane.planned == log.size for lane in lanes]
+        free = [self._free_ns(lane, now_ns) for lane in lanes]
+        meets = self._is_comparing and all(go) and link.moves and link.reads
+        free_link = self._free_ns(link, now_ns)
+        names = ("at", "client", "request", "before", "leaves", "primary_work", "secondary_work")
+        made = ["made"] * go[0] + ["mirrored"] * (len(go) > 1 and go[1])
+        names += (*made, *(("left", "witnessed", "met") if meets else ()))
+        rows: dict[str, list[int]] = {name: [] for name in names}
+        differing: list[int] = []
+        drift_ns = self._drift_ns if meets else None
+        witness_ns, end_ns = self._witness_ns(), self._scenario.duration_ns
+        first, row = log.size, log.size
+        while due and due[0][0] < end_ns and row - first < _LARGEST_FORESIGHT:
+            at_ns, client, request, before = heappop(due)
+            works = log.works(client, request)
+            values = {"at": at_ns, "client": client, "request": request, "before": before}
+            values |= {"primary_work": works[0], "secondary_work": works[1]}
+            for i, name in enumerate(("made", "mirrored")[: len(go)]):
+                if go[i]:
+                    free[i] = values[name] = max(at_ns, free[i]) + works[i]
+            is_other = log.differs(client, request)
+            if is_other:
+                differing.append(row)
+            if meets:
+                free_link = values["left"] = max(values["mirrored"], free_link) + witness_ns
+                values["witnessed"] = max(free_link + self._delay_ns, self._arrived_ns)
+                values["met"] = max(values["made"], values["witnessed"])
+                is_other |= drift_ns is not None and values["mirrored"] >= drift_ns
+                if is_other:
+                    end_ns = min(end_ns, values["met"] + 1)
+            leaves_ns = -1
+            if column in values and not (column == "met" and (is_other or client in self._stuck)):
+                leaves_ns = max(values[column], floor_ns)
+                heappush(due, (log.ask(client, request, leaves_ns), client, request + 1, row))
+            values["leaves"] = leaves_ns
+            for name, value in values.items():
+                rows[name].append(value)
+            log.last[client] = row
+            row += 1
+        if row > first:
+            log.append(rows, differing)
+            for lane, goes in zip(lanes, go, strict=True):
+                lane.planned = row if goes else lane.planned
+            if meets:
+                link.planned = self._met = row
+                self._watch_drift()
+        turn = self._turn("block")
+        if due and due[0][0] < self._scenario.duration_ns:
+            self.clock.after(due[0][0] - now_ns, self._ran_out, turn)
+
+    def _free_ns(self, lane: Lane, now_ns: int) -> int:
+        """When the last row planned is through."""
+        if lane.planned > lane.position:
+            return lane.end_of(lane.planned - 1)
+        return max(now_ns, lane.free_ns)
 
     def _ran_out(self, turn: int) -> None:
         """The block's last row has arrived."""
@@ -566,10 +685,20 @@ class EpochWorld(SimWorld):
                 late = [self._cost_ns(host, "release", mean_ns) for _ in range(first, end)]
                 late_ns = np.array(late, np.int64)
             self.network.leave(first, end, when_ns, late_ns)
+            self._left(first, end, when_ns)
             return
         late_ns = self._cost_ns(host, "release", mean_ns) if mean_ns else 0
         for rows in taken:
             self.network.leave(*rows, self.now_ns(), late_ns)
+            self._left(*rows, self.now_ns())
+
+    def _left(self, first: int, end: int, when_ns: Times | int) -> None:
+        """Clients that wait go on from there, if the plan did not say so."""
+        if isinstance(self._log, FeedbackLog):
+            leaves = self._log.view("leaves", first, end)
+            if (leaves != when_ns).any():
+                leaves[:] = np.where((leaves >= 0) & (leaves <= self.now_ns()), leaves, when_ns)
+                self._changed()
 
     def _drop(self, host: Host, action: t.Release | t.Drop, cause: Cause) -> None:
         self._taken(self._of(host.id), action.ranges)
