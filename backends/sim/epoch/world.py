@@ -297,16 +297,17 @@ class EpochWorld(SimWorld):
 
     def _foresee(self, log: FeedbackLog, now_ns: int) -> None:
         """Make the rows to come: an arrival, what becomes of it, its client's next arrival."""
-        due: list[tuple[int, int, int, int]] = []  # when, client, request, row before
+        # when, row before (those of one moment leave in the order of rows), client, request
+        due: list[tuple[int, int, int, int]] = []
         for client, row in enumerate(log.last):
             if row < 0:
-                due.append((log.ask(client, -1, 0), client, 0, -1))
+                due.append((log.ask(client, -1, 0), -1, client, 0))
                 continue
             leaves_ns = self._leaves_ns(log, row, now_ns)
             log.view("leaves", row, row + 1)[0] = -1 if leaves_ns is None else leaves_ns
             if leaves_ns is not None:
                 request = log.request(row)
-                due.append((log.ask(client, request, leaves_ns), client, request + 1, row))
+                due.append((log.ask(client, request, leaves_ns), row, client, request + 1))
         heapify(due)
         rule, link = self._leaves_by(), self._witness_lane
         column, floor_ns = (rule[0], rule[1].floor_ns) if rule else ("", 0)
@@ -324,7 +325,7 @@ class EpochWorld(SimWorld):
         witness_ns, end_ns = self._witness_ns(), self._scenario.duration_ns
         first, row = log.size, log.size
         while due and due[0][0] < end_ns and row - first < _LARGEST_FORESIGHT:
-            at_ns, client, request, before = heappop(due)
+            at_ns, before, client, request = heappop(due)
             works = log.works(client, request)
             values = {"at": at_ns, "client": client, "request": request, "before": before}
             values |= {"primary_work": works[0], "secondary_work": works[1]}
@@ -344,7 +345,7 @@ class EpochWorld(SimWorld):
             leaves_ns = -1
             if column in values and not (column == "met" and (is_other or client in self._stuck)):
                 leaves_ns = max(values[column], floor_ns)
-                heappush(due, (log.ask(client, request, leaves_ns), client, request + 1, row))
+                heappush(due, (log.ask(client, request, leaves_ns), row, client, request + 1))
             values["leaves"] = leaves_ns
             for name, value in values.items():
                 rows[name].append(value)
