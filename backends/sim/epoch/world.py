@@ -291,7 +291,7 @@ class EpochWorld(SimWorld):
             known = host.told <= row < self._known() and log.client(row) not in self._stuck
             if not known or self._next_difference(row) == row:
                 return None
-        elif row >= host.guest.lane.planned:
+        elif not host.told <= row < host.guest.lane.planned:
             return None
         return max(int(log.view(column, row, row + 1)[0]), host.floor_ns)
 
@@ -314,11 +314,12 @@ class EpochWorld(SimWorld):
         lanes = [guest.lane for guest in self._guests]
         go = [lane.moves and lane.reads and lane.planned == log.size for lane in lanes]
         free = [self._free_ns(lane, now_ns) for lane in lanes]
-        meets = self._is_comparing and all(go) and link.moves and link.reads
+        is_offered = self._is_comparing and go[1] and link.moves and link.reads
+        meets = is_offered and go[0]
         free_link = self._free_ns(link, now_ns)
-        names = ("at", "client", "request", "before", "leaves", "primary_work", "secondary_work")
-        made = ["made"] * go[0] + ["mirrored"] * (len(go) > 1 and go[1])
-        names += (*made, *(("left", "witnessed", "met") if meets else ()))
+        names = ["at", "client", "request", "before", "leaves", "primary_work", "secondary_work"]
+        names += ["made"] * go[0] + ["mirrored"] * (len(go) > 1 and go[1])
+        names += ["left", "witnessed"] * is_offered + ["met"] * meets
         rows: dict[str, list[int]] = {name: [] for name in names}
         differing: list[int] = []
         drift_ns = self._drift_ns if meets else None
@@ -335,9 +336,10 @@ class EpochWorld(SimWorld):
             is_other = log.differs(client, request)
             if is_other:
                 differing.append(row)
-            if meets:
+            if is_offered:
                 free_link = values["left"] = max(values["mirrored"], free_link) + witness_ns
                 values["witnessed"] = max(free_link + self._delay_ns, self._arrived_ns)
+            if meets:
                 values["met"] = max(values["made"], values["witnessed"])
                 is_other |= drift_ns is not None and values["mirrored"] >= drift_ns
                 if is_other:
@@ -355,8 +357,10 @@ class EpochWorld(SimWorld):
             log.append(rows, differing)
             for lane, goes in zip(lanes, go, strict=True):
                 lane.planned = row if goes else lane.planned
+            if is_offered:
+                link.planned = row
             if meets:
-                link.planned = self._met = row
+                self._met = row
                 self._watch_drift()
         turn = self._turn("block")
         if due and due[0][0] < self._scenario.duration_ns:
