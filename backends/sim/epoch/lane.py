@@ -76,9 +76,11 @@ class Lane:
                 self.left_ns -= now_ns
             self.planned = self.position
 
-    def end_of(self, row: int) -> int:
-        """When a row that is planned is through."""
-        return int(self._log.view(self._ends, row, row + 1)[0])
+    def free_from(self, now_ns: int) -> int:
+        """When the last row planned is through."""
+        if self.planned > self.position:
+            return int(self._log.view(self._ends, self.planned - 1, self.planned)[0])
+        return max(now_ns, self.free_ns)
 
     def put(self, position: int, taken: int, left_ns: int) -> None:
         """Go on from there."""
@@ -93,10 +95,7 @@ class Lane:
             return None
         log = self._log
         out = log.view(self._ends, first, end)
-        if first > self.position:
-            from_ns = int(log.view(self._ends, first - 1, first)[0])
-        else:
-            from_ns = max(now_ns, self.free_ns)
+        from_ns = self.free_from(now_ns)
         left_ns = self.left_ns if first == self.position and self.left_ns >= 0 else None
         work = self._works(first, end, left_ns)
         at = log.view(self._arrivals, first, end)

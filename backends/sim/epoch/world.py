@@ -39,6 +39,9 @@ STREAM = "responses"
 NS_PER_S = 1_000_000_000
 _LEAST_BLOCK = 64
 _LARGEST_BLOCK = 32768
+#: when a request arrives; the row before of its client (those of one moment leave in the order of
+#: rows); client and request
+Due = tuple[int, int, int, int]
 _LARGEST_FORESIGHT = 4_096  # rows of clients that wait
 _BEYOND = 32  # rows planned after one that differs
 #: at these a node's gate, or what it waits for, may change for good
@@ -295,10 +298,9 @@ class EpochWorld(SimWorld):
             return None
         return max(int(log.view(column, row, row + 1)[0]), host.floor_ns)
 
-    def _foresee(self, log: FeedbackLog, now_ns: int) -> None:
-        """Make the rows to come: an arrival, what becomes of it, its client's next arrival."""
-        # when, row before (those of one moment leave in the order of rows), client, request
-        due: list[tuple[int, int, int, int]] = []
+    def _asked(self, log: FeedbackLog, now_ns: int) -> list[Due]:
+        """The next request of every client of which it is known when it arrives."""
+        due: list[Due] = []
         for client, row in enumerate(log.last):
             if row < 0:
                 due.append((log.ask(client, -1, 0), -1, client, 0))
@@ -309,68 +311,41 @@ class EpochWorld(SimWorld):
                 request = log.request(row)
                 due.append((log.ask(client, request, leaves_ns), row, client, request + 1))
         heapify(due)
-        rule, link = self._leaves_by(), self._witness_lane
+        return due
+
+    def _foresee(self, log: FeedbackLog, now_ns: int) -> None:
+        """Make the rows to come: an arrival, what becomes of it, its client's next arrival."""
+        due, first = self._asked(log, now_ns), log.size
+        rule, sooner = self._leaves_by(), _Sooner(self, now_ns)
         column, floor_ns = (rule[0], rule[1].floor_ns) if rule else ("", 0)
-        lanes = [guest.lane for guest in self._guests]
-        go = [lane.moves and lane.reads and lane.planned == log.size for lane in lanes]
-        free = [self._free_ns(lane, now_ns) for lane in lanes]
-        is_offered = self._is_comparing and go[1] and link.moves and link.reads
-        meets = is_offered and go[0]
-        free_link = self._free_ns(link, now_ns)
-        names = ["at", "client", "request", "before", "leaves", "primary_work", "secondary_work"]
-        names += ["made"] * go[0] + ["mirrored"] * (len(go) > 1 and go[1])
-        names += ["left", "witnessed"] * is_offered + ["met"] * meets
-        rows: dict[str, list[int]] = {name: [] for name in names}
+        rows: dict[str, list[int]] = {name: [] for name in sooner.columns}
         differing: list[int] = []
-        drift_ns = self._drift_ns if meets else None
-        witness_ns, end_ns = self._witness_ns(), self._scenario.duration_ns
-        first, row = log.size, log.size
+        end_ns = self._scenario.duration_ns
+        row = first
         while due and due[0][0] < end_ns and row - first < _LARGEST_FORESIGHT:
             at_ns, before, client, request = heappop(due)
-            works = log.works(client, request)
-            values = {"at": at_ns, "client": client, "request": request, "before": before}
-            values |= {"primary_work": works[0], "secondary_work": works[1]}
-            for i, name in enumerate(("made", "mirrored")[: len(go)]):
-                if go[i]:
-                    free[i] = values[name] = max(at_ns, free[i]) + works[i]
+            values = sooner.ends(at_ns, *log.works(client, request))
             is_other = log.differs(client, request)
             if is_other:
                 differing.append(row)
-            if is_offered:
-                free_link = values["left"] = max(values["mirrored"], free_link) + witness_ns
-                values["witnessed"] = max(free_link + self._delay_ns, self._arrived_ns)
-            if meets:
-                values["met"] = max(values["made"], values["witnessed"])
-                is_other |= drift_ns is not None and values["mirrored"] >= drift_ns
-                if is_other:
-                    end_ns = min(end_ns, values["met"] + 1)
-            leaves_ns = -1
-            if column in values and not (column == "met" and (is_other or client in self._stuck)):
-                leaves_ns = max(values[column], floor_ns)
+            if "met" in values and (is_other or sooner.is_drifted(values["mirrored"])):
+                is_other = True
+                end_ns = min(end_ns, values["met"] + 1)
+            stays = column == "met" and (is_other or client in self._stuck)
+            leaves_ns = max(values[column], floor_ns) if column in values and not stays else -1
+            if leaves_ns >= 0:
                 heappush(due, (log.ask(client, request, leaves_ns), row, client, request + 1))
-            values["leaves"] = leaves_ns
+            values |= {"client": client, "request": request, "before": before, "leaves": leaves_ns}
             for name, value in values.items():
                 rows[name].append(value)
             log.last[client] = row
             row += 1
         if row > first:
             log.append(rows, differing)
-            for lane, goes in zip(lanes, go, strict=True):
-                lane.planned = row if goes else lane.planned
-            if is_offered:
-                link.planned = row
-            if meets:
-                self._met = row
-                self._watch_drift()
+            sooner.planned(row)
         turn = self._turn("block")
         if due and due[0][0] < self._scenario.duration_ns:
             self.clock.after(due[0][0] - now_ns, self._ran_out, turn)
-
-    def _free_ns(self, lane: Lane, now_ns: int) -> int:
-        """When the last row planned is through."""
-        if lane.planned > lane.position:
-            return lane.end_of(lane.planned - 1)
-        return max(now_ns, lane.free_ns)
 
     def _ran_out(self, turn: int) -> None:
         """The block's last row has arrived."""
@@ -767,6 +742,8 @@ class EpochWorld(SimWorld):
         self.recorder.event(node_id, "alone", "")
         host.is_open, host.floor_ns = True, self.now_ns()
         self._ends_comparing()
+        self._changed()
+        self.clock.after(0, lambda _: self._last_words(host))
 
         def repeat(_: object) -> None:
             self._last_words(host)
@@ -867,3 +844,55 @@ class EpochWorld(SimWorld):
 
 def _not_before(floor_ns: int, when_ns: Times) -> Times:
     return np.maximum(when_ns, floor_ns) if when_ns[0] < floor_ns else when_ns
+
+
+class _Sooner:
+    """What becomes of a row as it arrives, in the lanes that take it."""
+
+    def __init__(self, world: EpochWorld, now_ns: int) -> None:
+        self._world = world
+        size, link = world._log.size, world._witness_lane
+        self._lanes = [guest.lane for guest in world._guests]
+        self._goes = [lane.moves and lane.reads and lane.planned == size for lane in self._lanes]
+        self._free_ns = [lane.free_from(now_ns) for lane in self._lanes]
+        is_open = world._is_comparing and link.moves and link.reads
+        self._is_offered = is_open and self._goes[1]
+        self._meets = self._is_offered and self._goes[0]
+        self._link_ns, self._witness_ns = link.free_from(now_ns), world._witness_ns()
+        self.columns = ["at", "client", "request", "before", "leaves"]
+        self.columns += ["primary_work", "secondary_work"]
+        self._names = ("made", "mirrored")[: len(self._lanes)]
+        self.columns += [name for name, goes in zip(self._names, self._goes, strict=True) if goes]
+        self.columns += ["left", "witnessed"] * self._is_offered + ["met"] * self._meets
+
+    def ends(self, at_ns: int, work_ns: int, secondary_work_ns: int) -> dict[str, int]:
+        """Columns of the row that arrives next."""
+        values = {"at": at_ns, "primary_work": work_ns, "secondary_work": secondary_work_ns}
+        works = (work_ns, secondary_work_ns)
+        for i, name in enumerate(self._names):
+            if self._goes[i]:
+                self._free_ns[i] = values[name] = max(at_ns, self._free_ns[i]) + works[i]
+        if self._is_offered:
+            world = self._world
+            values["left"] = max(values["mirrored"], self._link_ns) + self._witness_ns
+            self._link_ns = values["left"]
+            values["witnessed"] = max(self._link_ns + world._delay_ns, world._arrived_ns)
+        if self._meets:
+            values["met"] = max(values["made"], values["witnessed"])
+        return values
+
+    def is_drifted(self, mirrored_ns: int) -> bool:
+        """The state of the guests differs by then."""
+        drift_ns = self._world._drift_ns
+        return drift_ns is not None and mirrored_ns >= drift_ns
+
+    def planned(self, end: int) -> None:
+        """The lanes have ends up to there."""
+        world = self._world
+        for lane, goes in zip(self._lanes, self._goes, strict=True):
+            lane.planned = end if goes else lane.planned
+        if self._is_offered:
+            world._witness_lane.planned = end
+        if self._meets:
+            world._met = end
+            world._watch_drift()
