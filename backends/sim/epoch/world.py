@@ -279,7 +279,7 @@ class EpochWorld(SimWorld):
             return None
         if host.is_open:
             return self._column(host), host
-        return ("met", host) if self._is_comparing else None
+        return ("met", host) if self._is_comparing and host.id == PRIMARY else None
 
     def _leaves_ns(self, log: FeedbackLog, row: int, now_ns: int) -> int | None:
         """When a row that has arrived leaves, or has left; None if that is not known."""
