@@ -44,6 +44,8 @@ class FeedbackLog(Log):
         self._window = {name: np.empty(0, np.int64) for name in (*WINDOW, *_MORE_WINDOW)}
         self._differing: list[int] = []
         self.last = [-1] * workload.clients  # row of each client
+        # of each client the answer that was asked about last, and when its next request arrives
+        self._asked: list[tuple[int, int, int]] = [(-2, 0, 0)] * workload.clients
 
     @property
     def has_jitter(self) -> bool:
@@ -90,6 +92,13 @@ class FeedbackLog(Log):
 
     def ask(self, client: int, request: int, leaves_ns: int) -> int:
         """When the request after the answer to ``request`` arrives; -1: the first one."""
+        asked = self._asked[client]
+        if asked[:2] != (request, leaves_ns):
+            asked = (request, leaves_ns, self._arrives_ns(client, request, leaves_ns))
+            self._asked[client] = asked
+        return asked[2]
+
+    def _arrives_ns(self, client: int, request: int, leaves_ns: int) -> int:
         think_ns = round(
             self._think_ns * self._streams.exponential("think", client).at(request + 1)
         )

@@ -231,7 +231,7 @@ class EpochWorld(SimWorld):
             self._meet(min((row for row in fresh if row is not None), default=self._met))
             self._watch_drift()
         if isinstance(self._log, FeedbackLog):
-            self._foresee(self._log, now_ns)
+            self._foresee(self._log, now_ns, ran_out)
         if self._is_comparing:
             self._expect_difference()
         if self._compares:
@@ -313,16 +313,22 @@ class EpochWorld(SimWorld):
         heapify(due)
         return due
 
-    def _foresee(self, log: FeedbackLog, now_ns: int) -> None:
-        """Make the rows to come: an arrival, what becomes of it, its client's next arrival."""
+    def _foresee(self, log: FeedbackLog, now_ns: int, ran_out: bool) -> None:
+        """Make the rows to come: an arrival, what becomes of it, its client's next arrival.
+
+        Twice as many as came since the last time, or as were made then if all of them came.
+        """
         due, first = self._asked(log, now_ns), log.size
+        most = 2 * (self._block if ran_out else first - self._block_first)
+        self._block = min(max(most, _LEAST_BLOCK), _LARGEST_FORESIGHT)
+        self._block_first = first
         rule, sooner = self._leaves_by(), _Sooner(self, now_ns)
         column, floor_ns = (rule[0], rule[1].floor_ns) if rule else ("", 0)
         rows: dict[str, list[int]] = {name: [] for name in sooner.columns}
         differing: list[int] = []
         end_ns = self._scenario.duration_ns
         row = first
-        while due and due[0][0] < end_ns and row - first < _LARGEST_FORESIGHT:
+        while due and due[0][0] < end_ns and row - first < self._block:
             at_ns, before, client, request = heappop(due)
             values = sooner.ends(at_ns, *log.works(client, request))
             is_other = log.differs(client, request)
