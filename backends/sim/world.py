@@ -3,7 +3,7 @@
 `SimWorld` turns a node's actions into durations and later events, by the models of
 `colosim.model`.  It holds no rule of the protocol: not when to checkpoint, not what may leave,
 not who takes over.  Fidelity is ``response``: one object per response;
-`backends.sim.packet.world` has the one with packets.
+`backends.sim.packet.world` has the one with packets, `backends.sim.epoch.world` that with arrays.
 """
 
 from __future__ import annotations

@@ -260,9 +260,6 @@ def test_means_are_equal_within_the_margin():
 
 def test_the_check_of_means_can_fail():
     what = epochs(**DEFAULTS)
-    slower = what.replace({"workload.service_time": "206 us"})
-    found = unequal({"slower": (what, slower, "remus"), "same": (what, what, "remus")}, 4)
-    assert "slower: latency_mean_ms" not in found or found  # one cell alone may be within 2 %
     slower = what.replace({"workload.service_time": "230 us"})
     found = unequal({"slower": (what, slower, "none"), "same": (what, what, "none")}, 4)
     assert "slower: latency_mean_ms" in found
