@@ -271,12 +271,12 @@ def test_means_are_equal_within_the_margin_over_the_whole_grid():
     rates, probabilities = (500, 2000, 4000, 4700), (0.0, 0.0005, 0.005, 0.05)
     cells: dict[str, tuple[Scenario, Scenario, str]] = {}
     for transfer in TRANSFERS:
-        cells |= grid(rates, probabilities, "4 s", transfer=transfer)
-    cells |= grid(rates, (0.001,), "4 s", execution={"jitter": 0.5})
-    cells |= grid(rates, (0.001,), "4 s", link={"bandwidth": "100 Mbit/s"})
+        cells |= grid(rates, probabilities, "2 s", transfer=transfer)
+    cells |= grid(rates, (0.001,), "2 s", execution={"jitter": 0.5})
+    cells |= grid(rates, (0.001,), "2 s", link={"bandwidth": "100 Mbit/s"})
     for clients, policy in product((5, 50), POLICIES):
         closed = {"clients": clients, "think_time": "10 ms"}
-        what = epochs(**DEFAULTS, duration="4 s", workload=closed)
+        what = epochs(**DEFAULTS, duration="2 s", workload=closed)
         plain = what.replace({"fidelity": "response"})
         cells[f"{policy}, {clients} clients"] = (plain, what, policy)
     assert unequal(cells, 8) == []
