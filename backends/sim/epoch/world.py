@@ -38,7 +38,7 @@ from colosim.session import Observer
 STREAM = "responses"
 NS_PER_S = 1_000_000_000
 _LEAST_BLOCK = 64
-_LARGEST_BLOCK = 32768
+_LARGEST_BLOCK = 32_768
 #: when a request arrives; the row before of its client (those of one moment leave in the order of
 #: rows); client and request
 Due = tuple[int, int, int, int]
