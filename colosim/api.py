@@ -340,10 +340,11 @@ def simulate(
     progress: Progress | None = None,
     trace: Traced = "first",
     watch_holds: bool = False,
+    fidelity: str | None = None,
 ) -> Result:
     """Simulate a scenario (object, mapping or path of a file) under one policy.
 
-    policy, seed, replications: instead of the scenario's own.
+    policy, seed, replications, fidelity: instead of the scenario's own.
     out: directory to write; must be new, empty or an older run.  None writes nothing.
     jobs: processes, None for as many as are worth it; the result is the same.
     progress: called with (done, total); None draws a bar on stderr if that is a terminal.
@@ -353,7 +354,7 @@ def simulate(
     Raises ScenarioError, ModelError or StoreError, each with one line for each problem; Ctrl-C
     raises `Interrupted`, which keeps what was finished, and so does ``out``.
     """
-    loaded = scenario_of(scenario, seed, replications)
+    loaded = scenario_of(scenario, seed, replications, fidelity)
     [name] = policies_of([loaded.policy.name if policy is None else policy], loaded)
     plan = _Plan(loaded, {name: "."}, trace, watch_holds)
     return _run(plan, lambda results: results[0], out, jobs, progress)
@@ -368,13 +369,14 @@ def compare(
     jobs: int | None = None,
     progress: Progress | None = None,
     trace: Traced = "first",
+    fidelity: str | None = None,
 ) -> Comparison:
     """Simulate a scenario under several policies, which meet the same random draws.
 
     The first is the baseline of the paired differences.  Otherwise like `simulate`; ``out`` holds
     one run for each policy.
     """
-    loaded = scenario_of(scenario, seed, replications)
+    loaded = scenario_of(scenario, seed, replications, fidelity)
     plan = _Plan(loaded, {name: name for name in policies_of(policies, loaded)}, trace)
 
     def compared(results: Sequence[Result]) -> Comparison:
@@ -481,7 +483,10 @@ def _replicate(
 
 
 def scenario_of(
-    given: object, seed: int | None = None, replications: int | None = None
+    given: object,
+    seed: int | None = None,
+    replications: int | None = None,
+    fidelity: str | None = None,
 ) -> Scenario:
     """The scenario that was given as an object, a mapping or a file, with such changes."""
     if isinstance(given, Mapping):
@@ -491,7 +496,7 @@ def scenario_of(
     elif not isinstance(given, Scenario):
         what = f"a {type(given).__name__} is no scenario"
         raise ScenarioError(f"{what}; give a Scenario, a mapping or the path of a file")
-    changes = {"seed": seed, "replications": replications}
+    changes = {"seed": seed, "replications": replications, "fidelity": fidelity}
     return given.replace({key: value for key, value in changes.items() if value is not None})
 
 

@@ -60,6 +60,11 @@ _RUN = _options(
         type=click.IntRange(1),
         help="Instead of the scenario's number of runs.",
     ),
+    click.option(
+        "--fidelity",
+        type=click.Choice(["response", "packet", "epoch"]),
+        help="Instead of the scenario's fidelity.",
+    ),
     click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run."),
     click.option(
         "--trace",

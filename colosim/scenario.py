@@ -565,9 +565,10 @@ class Scenario(Section):
     replications: Annotated[int, number("runs", 1, 1_000_000)] = option(
         10, "independent runs; intervals come from them"
     )
-    fidelity: Literal["response", "packet"] = option(
+    fidelity: Literal["response", "packet", "epoch"] = option(
         "response",
-        "in simulation: a response is one object, or the frames that the core compares live",
+        "in simulation: a response is one object, or the frames that the core compares live, or "
+        "all responses between two points of synchronisation are arrays",
     )
     dialect: Annotated[str, OneOf(tuple(DIALECTS))] = option("upstream", "wire dialect of COLO")
     quirks: Annotated[Quirks, Field(strict=False)] = option(
@@ -718,6 +719,10 @@ def _datagrams_fit(scenario: Scenario) -> bool:
     return count <= min(size, 65_535) and size <= count * LARGEST_DATAGRAM_BYTES
 
 
+def _is_pipelined(scenario: Scenario) -> bool:
+    return not isinstance(scenario.workload, OpenService) or scenario.workload.pipelined
+
+
 def _compares_packets(scenario: Scenario) -> bool:
     witnessed = POLICIES[scenario.policy.name].output is Output.WITNESS
     return scenario.fidelity == "packet" and witnessed
@@ -768,6 +773,38 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         lambda s: s.fidelity == "packet" and isinstance(s.workload, BatchJob),
         "fidelity",
         'a batch job sends no packets; give "response" or another workload',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and isinstance(s.workload, BatchJob),
+        "fidelity",
+        'a batch job is one request, no array of them; give "response" or another workload',
+    ),
+    (
+        lambda s: (
+            s.fidelity == "epoch"
+            and isinstance(s.workload, ClosedService)
+            and s.costs().release_spread > 0
+        ),
+        "cost.release_spread",
+        'fidelity "epoch" foresees when a closed load\'s clients ask; give 0, or '
+        'fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and not _is_pipelined(s),
+        "workload.pipelined",
+        'fidelity "epoch" has arrivals that wait for nobody; give true, or fidelity = "response"',
+    ),
+    (
+        lambda s: (
+            s.fidelity == "epoch" and isinstance(s.workload, Service) and s.workload.vcpus > 1
+        ),
+        "workload.vcpus",
+        'fidelity "epoch" has one server; give 1, or fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and s.costs().first_write_ns > 0,
+        "cost.first_write",
+        'fidelity "epoch" has guests that nothing slows; give 0 s, or fidelity = "response"',
     ),
     (
         lambda s: _compares_packets(s) and s.compare.mode == ELSEWHERE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backends.sim.epoch.world import EpochWorld
 from backends.sim.packet.world import PacketWorld
 from backends.sim.world import SimWorld
 from colosim.model.results import RunRecord
@@ -13,6 +14,13 @@ from colosim.scenario import BatchJob, Scenario
 from colosim.session import Observer
 
 __all__ = ["SimWorld", "run_replication"]
+
+#: by fidelity
+WORLDS: dict[str, type[SimWorld]] = {
+    "response": SimWorld,
+    "packet": PacketWorld,
+    "epoch": EpochWorld,
+}
 
 
 def run_replication(
@@ -30,8 +38,7 @@ def run_replication(
     """
     invariants = [invariant() for invariant in ALL] if scenario.fault or observers else []
     watchers = [*observers, *(invariant.see for invariant in invariants)]
-    kind = PacketWorld if scenario.fidelity == "packet" else SimWorld
-    world = kind(scenario, policy, Streams(seed, replication), watchers)
+    world = WORLDS[scenario.fidelity](scenario, policy, Streams(seed, replication), watchers)
     world.run()
     network, recorder = world.network, world.recorder
     batch = isinstance(scenario.workload, BatchJob)

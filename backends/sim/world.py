@@ -3,7 +3,7 @@
 `SimWorld` turns a node's actions into durations and later events, by the models of
 `colosim.model`.  It holds no rule of the protocol: not when to checkpoint, not what may leave,
 not who takes over.  Fidelity is ``response``: one object per response;
-`backends.sim.packet.world` has the one with packets.
+`backends.sim.packet.world` has the one with packets, `backends.sim.epoch.world` that with arrays.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class SimWorld:
             self._synchronise(0)
         else:
             self.hosts[PRIMARY].guest.start()
-        start_clients(scenario.workload, self.clock, self._streams, self.network)
+        self._start_clients()
         if isinstance(scenario.workload, BatchJob):
             self.network.answered = lambda client, request: self.clock.stop()
         self.faults.start()
@@ -202,6 +202,9 @@ class SimWorld:
         self.clock.run(scenario.duration_ns)
         if self.faults.pending:
             self.flags.add("fault-did-not-happen")
+
+    def _start_clients(self) -> None:
+        start_clients(self._scenario.workload, self.clock, self._streams, self.network)
 
     def _hand_over(self, _: object) -> None:
         self.recorder.event(PRIMARY, "switchover", "asked for")

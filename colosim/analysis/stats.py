@@ -6,8 +6,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.special import stdtrit
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr, stdtrit
 
 
 class Interval(NamedTuple):
@@ -49,3 +49,36 @@ def paired(values: ArrayLike, baseline: ArrayLike, confidence: float = 0.95) -> 
     if first.shape != second.shape:
         raise ValueError(f"{first.size} values cannot be paired with {second.size}")
     return interval(first - second, confidence)
+
+
+def equivalence(values: ArrayLike, baseline: ArrayLike, margin: float) -> float:
+    """P of two one-sided t tests that paired means differ by ``margin`` of the baseline or more.
+
+    Small p: the systems are equivalent within the margin (Schuirmann, J. Pharmacokinet. Biopharm.
+    15, 1987).  Differences without any spread decide by themselves: 0.0 or 1.0.  NaN for fewer than
+    two values; ValueError unless margin > 0 and the shapes are equal.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin is {margin:g}; it must be above 0")
+    difference = paired(values, baseline)
+    if difference.n < 2:
+        return math.nan
+    bound = margin * abs(float(np.mean(np.asarray(baseline, dtype=float))))
+    spare = bound - abs(difference.mean)
+    quantile = float(stdtrit(difference.n - 1, 0.975))
+    error = (difference.high - difference.low) / 2 / quantile
+    if not error:
+        return 0.0 if spare > 0 else 1.0
+    return float(stdtr(difference.n - 1, -spare / error))
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """P values corrected for their number (Holm, Scand. J. Stat. 6, 1979): the chance that any
+    true hypothesis is rejected is at most the level that they are compared with.
+    """
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty_like(values)
+    weights = np.arange(values.size, 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(values[order] * weights), 1.0)
+    return corrected

@@ -4,6 +4,9 @@ A draw is found by its address, never by the order of asking, so two policies wi
 the same draws: request ``j`` of client ``c`` takes ``streams.exponential("service", c).at(j)``
 whatever happened before. Variates are standard (mean 1, [0, 1), or N(0, 1)); the caller scales
 them, so scenarios with different parameters share random numbers too.
+
+Whoever needs a stream's variates from the first on, in blocks, takes them with ``fill``: the same
+variates, not kept.
 """
 
 from __future__ import annotations
@@ -18,31 +21,33 @@ _FIRST_BLOCK = 64
 _LARGEST_BLOCK = 16_384
 _WORD = 2**32
 
-_Sampler = Callable[[np.random.Generator, int], NDArray[np.float64]]
+_Sampler = Callable[[np.random.Generator, NDArray[np.float64]], None]
 
 
-def _exponential(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
-    return generator.standard_exponential(count)
+def _exponential(generator: np.random.Generator, out: NDArray[np.float64]) -> None:
+    generator.standard_exponential(out=out)
 
 
-def _uniform(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
+def _uniform(generator: np.random.Generator, out: NDArray[np.float64]) -> None:
+    generator.random(out=out)
     # Zero (probability 2^-53) has no normal quantile; keep the interval open.
-    return np.maximum(generator.random(count), 2.0**-54)
+    np.maximum(out, 2.0**-54, out=out)
 
 
-def _normal(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
-    return generator.standard_normal(count)
+def _normal(generator: np.random.Generator, out: NDArray[np.float64]) -> None:
+    generator.standard_normal(out=out)
 
 
 class Draws:
     """An endless sequence of variates with random access; ``at(i)`` costs about a list index."""
 
-    __slots__ = ("_generator", "_sampler", "_values")
+    __slots__ = ("_filled", "_generator", "_sampler", "_values")
 
     def __init__(self, generator: np.random.Generator, sampler: _Sampler) -> None:
         self._generator = generator
         self._sampler = sampler
         self._values: list[float] = []
+        self._filled = False
 
     def at(self, i: int) -> float:
         """Return variate ``i`` (counted from 0). Raises IndexError if ``i`` is negative."""
@@ -54,12 +59,27 @@ class Draws:
             self._extend(i)
             return self._values[i]
 
+    def fill(self, out: NDArray[np.float64]) -> None:
+        """Write the variates that follow those of the last call into ``out``, the first ones first.
+
+        ``out`` is contiguous.  ValueError if `at` was asked before, and from `at` afterwards: a
+        stream is read in one of the two ways.
+        """
+        if self._values:
+            raise ValueError("these draws are read one by one; they cannot be taken in blocks too")
+        self._filled = True
+        self._sampler(self._generator, out)
+
     def _extend(self, i: int) -> None:
+        if self._filled:
+            raise ValueError("these draws are taken in blocks; they cannot be read one by one too")
         # A generator yields the same sequence whatever the block sizes, so they are free to grow.
         values = self._values
         while len(values) <= i:
             count = min(max(len(values), _FIRST_BLOCK), _LARGEST_BLOCK)
-            values.extend(self._sampler(self._generator, count).tolist())
+            block = np.empty(count)
+            self._sampler(self._generator, block)
+            values.extend(block.tolist())
 
 
 class Streams:

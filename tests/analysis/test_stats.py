@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
-from colosim.analysis.stats import interval, paired
+from colosim.analysis.stats import equivalence, holm, interval, paired
 
 
 def test_three_values_by_hand():
@@ -69,3 +70,30 @@ def test_common_random_numbers_make_the_interval_of_a_difference_narrow():
     together = paired(first, second)
     alone = interval(first)
     assert together.high - together.low < (alone.high - alone.low) / 3
+
+
+def test_two_one_sided_tests_are_scipys():
+    """Beside scipy's one-sided t tests of the differences."""
+    rng = np.random.default_rng(3)
+    baseline = rng.normal(10, 1, 12)
+    values = baseline + rng.normal(0.05, 0.1, 12)
+    for margin in (0.005, 0.01, 0.02):
+        bound = margin * baseline.mean()
+        d = values - baseline
+        upper = ttest_1samp(d, bound, alternative="less").pvalue
+        lower = ttest_1samp(d, -bound, alternative="greater").pvalue
+        assert equivalence(values, baseline, margin) == pytest.approx(max(upper, lower), rel=1e-9)
+
+
+def test_differences_without_spread_decide_by_themselves():
+    baseline = np.array([1.0, 2.0, 3.0])
+    assert equivalence(baseline, baseline, 0.02) == 0.0
+    assert equivalence(baseline + 0.5, baseline, 0.02) == 1.0
+    assert np.isnan(equivalence([1.0], [1.0], 0.02))
+    with pytest.raises(ValueError, match="margin"):
+        equivalence(baseline, baseline, 0.0)
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm([0.04, 0.01, 0.03]), [0.06, 0.03, 0.06])
+    np.testing.assert_allclose(holm([0.9, 0.8]), [1.0, 1.0])

@@ -107,8 +107,32 @@ def test_draws_are_plain_floats():
 
 def test_uniform_is_never_zero():
     generator = create_autospec(np.random.Generator, instance=True)
-    generator.random.return_value = np.zeros(2)
-    assert streams_module._uniform(generator, 2).min() > 0
+    generator.random.side_effect = lambda out: out.fill(0.0)
+    out = np.ones(2)
+    streams_module._uniform(generator, out)
+    assert 0 < out.max() < 1e-15
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_of_any_size_have_the_same_draws(kind):
+    one_by_one = getattr(Streams(5, 1), kind)("purpose", 3)
+    in_blocks = getattr(Streams(5, 1), kind)("purpose", 3)
+    first = 0
+    for size in (1, 64, 7, 1000, 30_000):
+        out = np.empty(size)
+        in_blocks.fill(out)
+        assert out.tolist() == [one_by_one.at(first + i) for i in range(size)]
+        first += size
+
+
+def test_draws_are_taken_in_one_of_the_two_ways():
+    streams = Streams(5, 1)
+    streams.uniform("singly").at(0)
+    with pytest.raises(ValueError, match="one by one"):
+        streams.uniform("singly").fill(np.empty(3))
+    streams.uniform("blocks").fill(np.empty(3))
+    with pytest.raises(ValueError, match="in blocks"):
+        streams.uniform("blocks").at(0)
 
 
 def test_a_purpose_has_one_distribution():

@@ -1,0 +1,107 @@
+"""A guest whose requests are rows in a `Lane`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from backends.sim.clock import Clock
+from backends.sim.epoch.lane import Lane
+from backends.sim.guest import Guest, Snapshot
+from colosim.model.cost import Slowdown
+
+Rows = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochSnapshot(Snapshot):
+    """Rows before ``position`` are served, of the next one ``left_ns`` is left if it was begun.
+
+    owed: rows [first, end) that were made and no client is known to have.
+    """
+
+    position: int = 0
+    left_ns: int = -1
+    owed: tuple[Rows, ...] = ()
+
+
+class EpochGuest(Guest):
+    """One server.  made(first, end) is called with rows that it has served; changed() when what is
+    planned for it does not hold any more.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        slowdown: Slowdown,
+        lane: Lane,
+        made: Callable[[int, int], None],
+        changed: Callable[[], None],
+    ) -> None:
+        super().__init__(clock, slowdown, 1, self._no_work, self._nothing)
+        self.lane = lane
+        self._made = made
+        self._changed = changed
+
+    @staticmethod
+    def _no_work(client: int, request: int) -> int:
+        raise NotImplementedError  # requests are rows
+
+    @staticmethod
+    def _nothing(client: int, request: int) -> None:
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Bring it up to date."""
+        before = self.lane.position
+        if through := self.lane.settle(self._clock.now_ns()):
+            self.served_since_cut += through
+            self._made(before, before + through)
+
+    def _advance(self) -> None:
+        self.settle()
+        super()._advance()
+
+    def _moves(self) -> None:
+        self.settle()
+        moves = self.running and not self.hung
+        if moves != self.lane.moves:
+            self.lane.disturb(self._clock.now_ns())
+            self.lane.moves = moves
+            self._changed()
+
+    # -- control ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        super().start()
+        self._moves()
+
+    def stop(self) -> None:
+        super().stop()
+        self._moves()
+
+    def hang(self, is_hung: bool) -> None:
+        super().hang(is_hung)
+        self._moves()
+
+    def reads(self, is_reading: bool) -> None:
+        """Whether the network lets it have what arrives."""
+        self.settle()
+        if is_reading != self.lane.reads:
+            self.lane.disturb(self._clock.now_ns())
+            self.lane.reads = is_reading
+            self.settle()
+            self._changed()
+
+    def snapshot(self, pages: int, unanswered: Mapping[tuple[int, int], str]) -> EpochSnapshot:
+        self._advance()
+        lane = self.lane
+        return EpochSnapshot((), frozenset(), lane.taken, pages, {}, lane.position, lane.left_ns)
+
+    def load(self, snapshot: Snapshot) -> None:
+        assert isinstance(snapshot, EpochSnapshot)
+        self.settle()
+        self.lane.put(snapshot.position, snapshot.input_position, snapshot.left_ns)
+        self.lane.inherited = snapshot.input_position
+        self.cut()
+        self._changed()

@@ -1,0 +1,132 @@
+"""A server that rows pass one after the other: what a guest and the witnesses' link have in common.
+
+The ends of rows follow Lindley's recursion, end = max(arrival, end before) + work.  With sums of
+work S that is end = S + max over the rows so far of (arrival - S before), so a cumulative sum and a
+cumulative maximum do a whole block (Lindley 1952; Kiefer and Wolfowitz 1955 for the maximum).  In
+whole nanoseconds nothing is rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from backends.sim.epoch.log import Log, Times
+
+
+def lindley(at: Times, sums: Times, work: Times | int, from_ns: int, out: Times) -> None:
+    """Ends of rows that arrive at ``at`` at a server that is free from ``from_ns`` on.
+
+    sums: of the work of the rows so far, each included.
+    """
+    np.subtract(at, sums, out=out)
+    out += work
+    out[0] = max(int(out[0]), from_ns)
+    np.maximum.accumulate(out, out=out)
+    out += sums
+
+
+class Lane:
+    """Rows [0, position) are through, [position, taken) are in it; [position, planned) have an end.
+
+    ends: the column with their ends, which hold if nothing intervenes (`disturb`).
+    arrivals: the column of when they arrive; taken_by(now): how many have.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        arrivals: str,
+        work: str | Callable[[], int],
+        ends: str,
+        taken_by: Callable[[int], int],
+    ) -> None:
+        self._log = log
+        self._arrivals = arrivals
+        self._work = work
+        self._ends = ends
+        self._taken_by = taken_by
+        self.position = self.taken = self.planned = 0
+        self.left_ns = -1  # of the work of row `position`, if it was begun when last disturbed
+        self.inherited = 0  # rows before it came with a state, which knows the primary's work
+        self.free_ns = 0  # not before then
+        self._sums, self._steps = np.empty(0, np.int64), np.empty(0, np.int64)
+        self.moves = False
+        self.reads = False  # takes what arrives
+
+    def settle(self, now_ns: int) -> int:
+        """Bring it up to date; return how many more rows are through."""
+        through = 0
+        if self.planned > self.position:
+            ends = self._log.view(self._ends, self.position, self.planned)
+            through = int(ends.searchsorted(now_ns, "right"))
+            if through:
+                self.position += through
+                self.left_ns = -1
+        if self.moves and self.reads:
+            self.taken = max(self.taken, self._taken_by(now_ns))
+        return through
+
+    def disturb(self, now_ns: int) -> None:
+        """What is planned does not hold from now on (after `settle`)."""
+        if self.planned > self.position:
+            if self.position < self.taken:
+                self.left_ns = int(self._log.view(self._ends, self.position, self.position + 1)[0])
+                self.left_ns -= now_ns
+            self.planned = self.position
+
+    def free_from(self, now_ns: int) -> int:
+        """When the last row planned is through."""
+        if self.planned > self.position:
+            return int(self._log.view(self._ends, self.planned - 1, self.planned)[0])
+        return max(now_ns, self.free_ns)
+
+    def put(self, position: int, taken: int, left_ns: int) -> None:
+        """Go on from there."""
+        self.position = self.planned = position
+        self.taken = taken
+        self.left_ns = left_ns
+
+    def plan(self, now_ns: int, horizon: int) -> int | None:
+        """Give an end to the rows that it can take before ``horizon``; the first that got one."""
+        first, end = self.planned, horizon if self.reads else self.taken
+        if not self.moves or end <= first:
+            return None
+        log = self._log
+        out = log.view(self._ends, first, end)
+        from_ns = self.free_from(now_ns)
+        left_ns = self.left_ns if first == self.position and self.left_ns >= 0 else None
+        work = self._works(first, end, left_ns)
+        at = log.view(self._arrivals, first, end)
+        lindley(at, self._sums_of(work, end - first), work, from_ns, out)
+        self.planned = end
+        return first
+
+    def _sums_of(self, work: Times | int, count: int) -> Times:
+        if self._sums.size < count:
+            self._sums = np.empty(2 * count, np.int64)
+        if not isinstance(work, int):
+            return np.cumsum(work, out=self._sums[:count])
+        if self._steps.size < count:
+            self._steps = np.arange(1, 2 * count + 1, dtype=np.int64)
+        return np.multiply(self._steps[:count], work, out=self._sums[:count])
+
+    def _works(self, first: int, end: int, left_ns: int | None) -> Times | int:
+        """The work of rows, of the first one what is left; one number if all are alike."""
+        known = min(end, self.inherited)
+        if not isinstance(self._work, str):
+            each = self._work()
+            if left_ns is None:
+                return each
+            work = np.full(end - first, each, np.int64)
+        else:
+            work = self._log.view(self._work, first, end)
+            if left_ns is None and known <= first:
+                return work
+            work = work.copy()
+        if known > first:
+            work[: known - first] = self._log.view("primary_work", first, known)
+        if left_ns is not None:
+            work[0] = left_ns
+        return work

@@ -1,0 +1,419 @@
+"""Fidelity ``epoch`` beside fidelity ``response``: the same draws, the same core, the same times.
+
+Without heartbeats no message shares the link with a witness, and what is left of the difference is
+nothing: every column is equal to the nanosecond.  With everything on, means are held to a margin.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.sim import run_replication
+from backends.sim.epoch.world import EpochWorld
+from colosim import api
+from colosim.analysis.stats import equivalence, holm
+from colosim.model.results import RunRecord
+from colosim.model.streams import Streams
+from colosim.protocol.trace import Line, decode_line, encode_line, replay
+from colosim.scenario import Scenario, ScenarioError
+from tests.sim.worlds import QUIET
+
+POLICIES = ("none", "remus", "colo")
+TRANSFERS = ("stop-and-send", "copy-then-send")
+BASE: dict[str, Any] = {
+    "name": "epoch",
+    "duration": "600 ms",
+    "fidelity": "epoch",
+    "workload": {
+        "kind": "service",
+        "load": "open",
+        "rate": "2000 /s",
+        "service_time": "200 us",
+        "retransmit": "20 ms",
+    },
+    "memory": {
+        "kind": "uniform",
+        "working_set_pages": 2_000,
+        "touches": "5000 /s",
+        "touches_per_request": 2.0,
+    },
+    "divergence": {"probability": 0.005},
+    "manager": QUIET,
+    "policy": {
+        "remus": {"interval": "30 ms"},
+        "colo": {"compare_timeout": "100 ms", "checkpoint_delay": "200 ms"},
+    },
+}
+#: a failure is noticed within 100 ms
+WATCHED = {"heartbeat_interval": "20 ms", "heartbeat_timeout": "100 ms"}
+
+
+def epochs(**tables: Any) -> Scenario:
+    """The base with changes: a table's fields are put over the base's."""
+    merged = dict(BASE)
+    for name, value in tables.items():
+        known = BASE.get(name)
+        is_table = isinstance(known, dict) and isinstance(value, Mapping)
+        merged[name] = {**BASE[name], **value} if is_table else value
+    if "clients" in merged["workload"]:
+        merged["workload"]["load"] = "closed"
+        del merged["workload"]["rate"]
+    return Scenario.from_mapping(merged)
+
+
+def both(
+    what: Scenario, policy: str, seed: int = 1, replication: int = 0
+) -> tuple[RunRecord, RunRecord]:
+    plain = what.replace({"fidelity": "response"})
+    return (
+        run_replication(plain, policy, seed, replication),
+        run_replication(what, policy, seed, replication),
+    )
+
+
+def check_same(was: RunRecord, now: RunRecord, within_ns: int = 0) -> None:
+    """Every column of every table, what happened, and what was counted."""
+    for table in ("responses", "checkpoints"):
+        for name, column in getattr(was, table).items():
+            other = getattr(now, table)[name]
+            if name.endswith("_ns") and within_ns:
+                np.testing.assert_allclose(other, column, rtol=0, atol=within_ns, err_msg=name)
+            else:
+                np.testing.assert_array_equal(other, column, err_msg=name)
+    assert now.flags == was.flags
+    assert [_what(e) for e in now.events] == [_what(e) for e in was.events]
+    ours = ("simulated_events", "node_events")  # how it was done, not what
+    for name, count in was.counters.items():
+        assert name in ours or now.counters[name] == count, name
+
+
+def _what(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    return event["node"], event["what"], event["detail"]
+
+
+# -- to the nanosecond -------------------------------------------------------------------------
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "near saturation": {"workload": {"rate": "4700 /s"}},
+    "deterministic": {"workload": {"service_distribution": "deterministic"}},
+    "one connection": {"workload": {"connections": 1}},
+    "jitter": {"execution": {"jitter": 0.5}, "workload": {"client_jitter": "50 us"}},
+    "equal guests": {"execution": {"jitter": 0.0}},
+    "drift": {"divergence": {"probability": 0.0, "hazard": "20 /s"}},
+    "many differences": {"divergence": {"probability": 0.2, "hazard": "5 /s"}},
+    "gap": {
+        "policy": {**BASE["policy"], "colo": {"minimum_gap": "50 ms"}},
+        "divergence": {"probability": 0.05},
+    },
+    "impatient": {"policy": {**BASE["policy"], "colo": {"compare_timeout": "2 ms"}}},
+    "costs that vary": {"cost": {"release": "20 us", "release_spread": 0.5, "stop_spread": 0.3}},
+    "rfc2014": {"dialect": "rfc2014"},
+    "closed": {"workload": {"clients": 10, "think_time": "3 ms"}},
+    "closed, jitter": {
+        "workload": {"clients": 10, "think_time": "3 ms", "client_jitter": "50 us"},
+        "execution": {"jitter": 0.5},
+        "cost": {"release": "20 us"},
+    },
+    "closed, no thinking": {
+        "workload": {"clients": 3, "think_time": "0 s"},
+        "divergence": {"probability": 0.02, "hazard": "5 /s"},
+    },
+    "closed, gap": {
+        "workload": {"clients": 30, "think_time": "10 ms"},
+        "policy": {**BASE["policy"], "colo": {"minimum_gap": "50 ms"}},
+        "divergence": {"probability": 0.05},
+    },
+    "idle secondary": {
+        "execution": {"executes": False},
+        "policy": {**BASE["policy"], "name": "remus"},
+    },
+}
+
+
+CASES = [
+    (shape, policy, transfer)
+    for shape, policy, transfer in product(SHAPES, POLICIES, TRANSFERS)
+    if (policy, transfer) != ("none", "copy-then-send")  # which is the same
+    and (shape, policy) != ("idle secondary", "colo")  # which compares
+]
+
+
+@pytest.mark.parametrize(("shape", "policy", "transfer"), CASES)
+def test_the_same_to_the_nanosecond(shape, policy, transfer):
+    was, now = both(epochs(**SHAPES[shape], transfer=transfer), policy)
+    # as the copy arrives the guests run, and its last message meets witnesses on the link
+    meets = (policy, transfer) == ("colo", "copy-then-send")
+    check_same(was, now, within_ns=1_000 if meets else 0)
+    assert (was.responses["released_ns"] >= 0).sum() > 30
+    assert (len(was.checkpoints["checkpoint"]) > 0) == (policy != "none")
+
+
+# -- faults ------------------------------------------------------------------------------------
+
+KINDS = [
+    *product(("primary", "secondary"), ("crash", "hang"), ("vm", "node", "host")),
+    ("link", "cut", None),
+]
+WHEN: dict[str, tuple[str, ...]] = {
+    "primary": ("run", "send", "wait-received"),
+    "secondary": ("wait-request", "receive", "load"),
+    "link": ("run", "send", "wait-received"),
+}
+
+
+def faulty(target: str, kind: str, scope: str | None, step: str, duration: str | None) -> Scenario:
+    fault = {"target": target, "kind": kind, "step": step, "occurrence": 2}
+    fault |= {"scope": scope} if scope else {}
+    fault |= {"duration": duration} if duration else {}
+    return epochs(manager=WATCHED, fault=[fault], divergence={"probability": 0.01})
+
+
+CLOSED = {"clients": 10, "think_time": "3 ms"}
+
+
+@pytest.mark.parametrize("workload", [{}, CLOSED], ids=["open", "closed"])
+@pytest.mark.parametrize("policy", ["remus", "colo"])
+@pytest.mark.parametrize(("target", "kind", "scope"), KINDS)
+def test_faults_are_the_same(policy, target, kind, scope, workload):
+    """Takeovers, repeats, lost and duplicate responses; heartbeats and witnesses share the link."""
+    for step, duration in product(WHEN[target], (None, "50 ms")):
+        if kind == "crash" and duration is not None:
+            continue
+        what = faulty(target, kind, scope, step, duration)
+        if workload:
+            what = what.replace(
+                {"workload.load": "closed", "workload.rate": None}
+                | {f"workload.{key}": value for key, value in workload.items()}
+            )
+        was, now = both(what, policy)
+        check_same(was, now, within_ns=5_000 if policy == "colo" else 0)
+        assert now.violations == was.violations == []
+        assert any(event["what"] == "fault" for event in now.events)
+
+
+def test_an_unprotected_guest_takes_everything_with_it():
+    fault = {"target": "primary", "scope": "host", "kind": "crash", "at": "300 ms"}
+    was, now = both(epochs(fault=[fault]), "none")
+    check_same(was, now)
+    assert now.counters["lost_responses"] > 500
+
+
+# -- margins -----------------------------------------------------------------------------------
+
+MARGIN = 0.02
+LEVEL = 0.05
+METRICS = ("throughput_per_s", "latency_mean_ms", "latency_p99_ms", "checkpoints_per_s")
+DEFAULTS = {"manager": {}, "policy": {"remus": {"interval": "50 ms"}}, "warm_up": "100 ms"}
+
+
+def unequal(cells: Mapping[str, tuple[Scenario, Scenario, str]], count: int) -> list[str]:
+    """The cells and metrics that are not shown to be equal within the margin.
+
+    Paired by replication, on common random numbers; Holm's correction for all of them together.
+    """
+    names, p = [], []
+    for cell, (one, other, policy) in cells.items():
+        runs = [
+            [
+                run_replication(what, policy, 11, replication).metrics()
+                for replication in range(count)
+            ]
+            for what in (one, other)
+        ]
+        for metric in METRICS:
+            was, now = ([each[metric][0] for each in run] for run in runs)
+            if policy == "none" and metric == "checkpoints_per_s":
+                continue
+            names.append(f"{cell}: {metric}")
+            p.append(equivalence(now, was, MARGIN))
+    return [name for name, each in zip(names, holm(p), strict=True) if not each < LEVEL]
+
+
+def grid(
+    rates: tuple[int, ...], probabilities: tuple[float, ...], duration: str, **more: Any
+) -> dict[str, tuple[Scenario, Scenario, str]]:
+    cells = {}
+    for rate, probability, policy in product(rates, probabilities, POLICIES):
+        what = epochs(
+            **{**DEFAULTS, **more},
+            duration=duration,
+            workload={"rate": f"{rate} /s"},
+            divergence={"probability": probability},
+        )
+        plain = what.replace({"fidelity": "response"})
+        cells[f"{policy}, {rate} /s, {probability:g}, {more}"] = (plain, what, policy)
+    return cells
+
+
+@pytest.mark.slow
+def test_means_are_equal_within_the_margin():
+    cells = grid((1000, 4000), (0.001, 0.02), "800 ms")
+    assert unequal(cells, 4) == []
+
+
+def test_the_check_of_means_can_fail():
+    what = epochs(**DEFAULTS)
+    slower = what.replace({"workload.service_time": "230 us"})
+    found = unequal({"slower": (what, slower, "none"), "same": (what, what, "none")}, 4)
+    assert "slower: latency_mean_ms" in found
+    assert not any(name.startswith("same") for name in found)
+
+
+@pytest.mark.campaign
+def test_means_are_equal_within_the_margin_over_the_whole_grid():
+    rates, probabilities = (500, 2000, 4000, 4700), (0.0, 0.0005, 0.005, 0.05)
+    cells: dict[str, tuple[Scenario, Scenario, str]] = {}
+    for transfer in TRANSFERS:
+        cells |= grid(rates, probabilities, "2 s", transfer=transfer)
+    cells |= grid(rates, (0.001,), "2 s", execution={"jitter": 0.5})
+    cells |= grid(rates, (0.001,), "2 s", link={"bandwidth": "100 Mbit/s"})
+    for clients, policy in product((5, 50), POLICIES):
+        closed = {"clients": clients, "think_time": "10 ms"}
+        what = epochs(**DEFAULTS, duration="2 s", workload=closed)
+        plain = what.replace({"fidelity": "response"})
+        cells[f"{policy}, {clients} clients"] = (plain, what, policy)
+    assert unequal(cells, 8) == []
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("policy", POLICIES)
+def test_any_faults_end_the_same(policy):
+    """Up to two faults at any time: who goes on and what is lost."""
+    for seed in range(100):
+        what = epochs(manager=WATCHED, fault=_faults(random.Random(seed), policy))
+        was, now = both(what, policy, seed)
+        assert [_what(e) for e in now.events] == [_what(e) for e in was.events], seed
+        assert now.counters["lost_responses"] == was.counters["lost_responses"], seed
+        assert now.violations == was.violations, seed
+        if policy != "colo":
+            check_same(was, now)
+
+
+def _faults(chance: random.Random, policy: str) -> list[dict[str, Any]]:
+    faults = []
+    for _ in range(chance.choice((1, 2))):
+        target = "primary" if policy == "none" else chance.choice(("primary", "secondary", "link"))
+        kind = "cut" if target == "link" else chance.choice(("crash", "hang"))
+        fault = {"target": target, "kind": kind, "at": f"{chance.randint(50_000, 500_000)} us"}
+        if target != "link":
+            fault["scope"] = chance.choice(("vm", "node", "host"))
+        if kind != "crash" and chance.random() < 0.7:
+            fault["duration"] = chance.choice(("10 ms", "60 ms", "300 ms"))
+        faults.append(fault)
+    return faults
+
+
+# -- seeds, traces, memory ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_same_run_twice_watched_or_not(policy):
+    what = epochs(manager=WATCHED)
+    lines: list[Line] = []
+    seen = run_replication(what, policy, 5, 3, [lines.append])
+    assert lines
+    assert not seen.violations
+    prints = {run_replication(what, policy, 5, 3).fingerprint() for _ in range(2)}
+    assert prints == {seen.fingerprint()}
+    assert run_replication(what, policy, 6, 3).fingerprint() not in prints
+
+
+@pytest.mark.parametrize("policy", ["remus", "colo"])
+def test_a_trace_replays(policy):
+    fault = {"target": "primary", "scope": "host", "kind": "crash", "at": "400 ms"}
+    what = epochs(manager=WATCHED, fault=[fault], **SHAPES["impatient"])
+    lines: list[Line] = []
+    run_replication(what, policy, 1, 0, [lines.append])
+    assert replay([decode_line(encode_line(line)) for line in lines]) == []
+
+
+def test_policies_share_arrivals():
+    runs = [run_replication(epochs(), policy, 9, 2) for policy in POLICIES]
+    for column in ("client", "request", "arrival_ns"):
+        for other in runs[1:]:
+            np.testing.assert_array_equal(runs[0].responses[column], other.responses[column])
+
+
+def test_what_a_checkpoint_costs_does_not_grow_with_the_load():
+    """Events of the core and of the clock, a checkpoint."""
+    for policy, most in (("remus", 60), ("colo", 90)):
+        each = []
+        for rate in (2_000, 40_000):
+            what = epochs(
+                workload={"rate": f"{rate} /s", "service_time": f"{400_000 // rate} us"},
+                divergence={"probability": 20 / rate},  # so many a second
+                duration="2 s",
+                link={"bandwidth": "10 Gbit/s"},
+            )
+            record = run_replication(what, policy, 1, 0)
+            count = len(record.checkpoints["checkpoint"])
+            assert count > 20
+            events = record.counters["node_events"] + record.counters["simulated_events"]
+            each.append(events / count)
+        assert max(each) < most + 40, (policy, each)
+        assert each[1] < 1.5 * each[0], (policy, each)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_memory_beside_the_record_does_not_grow_with_the_run(policy):
+    sizes = []
+    for duration in ("5 s", "20 s"):
+        what = epochs(
+            duration=duration,
+            workload={"rate": "40000 /s", "service_time": "10 us"},
+            divergence={"probability": 1e-5},
+            link={"bandwidth": "10 Gbit/s"},
+        )
+        world = EpochWorld(what, policy, Streams(1, 0))
+        world.run()
+        sizes.append(world._log.window_rows)
+    assert sizes[1] <= 1.5 * sizes[0]
+
+
+# -- limits of the model -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workload.vcpus": 2}, "workload.vcpus: fidelity"),
+        ({"workload.pipelined": False}, "workload.pipelined: fidelity"),
+        ({"cost.first_write": "1 us"}, "cost.first_write: fidelity"),
+    ],
+)
+def test_what_there_is_not_is_refused_in_one_line(changes, message):
+    with pytest.raises(ScenarioError) as error:
+        epochs().replace(changes)
+    assert str(error.value).count("\n") == 0
+    assert message in str(error.value)
+
+
+def test_other_workloads_are_refused():
+    with pytest.raises(ScenarioError, match='a batch job is one request, no array of them; give "'):
+        Scenario.from_mapping({**BASE, "workload": {"kind": "batch", "work": "100 ms"}})
+    spread = {"release": "20 us", "release_spread": 0.5}
+    with pytest.raises(ScenarioError, match=r"cost\.release_spread: .* give 0"):
+        epochs(workload=CLOSED, cost=spread)
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+def test_the_command_takes_the_fidelity(tmp_path):
+    """A run is kept, its figures drawn, its trace replayed; what is not possible is one line."""
+    what = epochs(fidelity="response", duration="200 ms", replications=2)
+    direct = [run_replication(what.replace({"fidelity": "epoch"}), "colo", 1, i) for i in range(2)]
+    result = api.simulate(what, "colo", out=tmp_path / "run", fidelity="epoch", jobs=1)
+    assert [r.fingerprint() for r in result.records] == [r.fingerprint() for r in direct]
+    [found] = api.replay(tmp_path / "run")
+    assert not found.differences
+    batch = {"kind": "batch", "work": "100 ms"}
+    with pytest.raises(ScenarioError, match="fidelity: a batch job is one request"):
+        api.simulate({**BASE, "fidelity": "response", "workload": batch}, "none", fidelity="epoch")
