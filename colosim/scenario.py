@@ -660,6 +660,8 @@ class Scenario(Section):
             "compression": self.stream.compression,
             "channel_bandwidth": "link" if self.stream.channel_bandwidth_bps is None else "limited",
             "channels": "one channel" if self.stream.channels == 1 else "several channels",
+            "fidelity": self.fidelity,
+            "load": self.workload.load if isinstance(self.workload, Service) else "batch",
         }
 
     def costs(self) -> Costs:
@@ -805,6 +807,22 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         lambda s: s.fidelity == "epoch" and s.costs().first_write_ns > 0,
         "cost.first_write",
         'fidelity "epoch" has guests that nothing slows; give 0 s, or fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and s.costs().witness_ns > 0,
+        "cost.witness",
+        'fidelity "epoch" has witnesses that only the link delays; give 0 s, or '
+        'fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and s.divergence.unprompted_per_s > 0,
+        "divergence.unprompted",
+        'fidelity "epoch" has no output but responses; give 0 /s, or fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and s.divergence.connection_probability > 0,
+        "divergence.connection_probability",
+        'fidelity "epoch" knows no connections\' beginnings; give 0, or fidelity = "response"',
     ),
     (
         lambda s: _compares_packets(s) and s.compare.mode == ELSEWHERE,

@@ -17,7 +17,7 @@ class Refused:
 
     of: setting -> its values that are meant, all of which must be chosen: policy, transfer,
     dialect, quirks, compare (a mode), compression, channel_bandwidth ("link" or "limited"),
-    channels ("one channel" or "several channels").
+    channels ("one channel" or "several channels"), fidelity, load ("open", "closed" or "batch").
     key: the one of a scenario file to blame.  why: "what is wrong; what would be right".
     """
 
@@ -65,6 +65,12 @@ REFUSED: tuple[Refused, ...] = (
         "compare.mode",
         "colo-compare releases what is equal in a storm too, where all must wait for the commit; "
         "give strict or qemu",
+    ),
+    Refused(
+        _of(policy="hybrid", fidelity="epoch", load="closed"),
+        "fidelity",
+        "who waits for what turns with the rule, and that is not foreseen; "
+        'give "response", or an open load',
     ),
 )
 

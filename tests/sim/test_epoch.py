@@ -145,6 +145,32 @@ CASES = [
 ]
 
 
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "adaptive": ("adaptive", {}),
+    "microcheckpoint": ("microcheckpoint", {}),
+    "hybrid": ("hybrid", {}),
+    "remus, pre-copy": ("remus", {"transfer": "precopy"}),
+    "colo, pre-copy": ("colo", {"transfer": "precopy"}),
+    "delta": ("remus", {"stream": {"compression": "delta"}}),
+    "channels": ("remus", {"stream": {"channels": 4, "channel_bandwidth": "300 Mbit/s"}}),
+}
+
+
+@pytest.mark.parametrize(
+    ("other", "shape"),
+    [
+        (other, shape)
+        for other, shape in product(OTHERS, ("as it is", "many differences", "closed"))
+        if (other, shape) != ("hybrid", "closed")  # which is refused
+    ],
+)
+def test_other_policies_and_transfers_are_the_same_too(other, shape):
+    policy, tables = OTHERS[other]
+    was, now = both(epochs(**SHAPES[shape], **tables), policy)
+    check_same(was, now, within_ns=1_000 if policy in ("hybrid", "colo") else 0)
+    assert len(was.checkpoints["checkpoint"]) > 0
+
+
 @pytest.mark.parametrize(("shape", "policy", "transfer"), CASES)
 def test_the_same_to_the_nanosecond(shape, policy, transfer):
     was, now = both(epochs(**SHAPES[shape], transfer=transfer), policy)
@@ -386,6 +412,12 @@ def test_memory_beside_the_record_does_not_grow_with_the_run(policy):
         ({"workload.vcpus": 2}, "workload.vcpus: fidelity"),
         ({"workload.pipelined": False}, "workload.pipelined: fidelity"),
         ({"cost.first_write": "1 us"}, "cost.first_write: fidelity"),
+        ({"cost.witness": "1 ms"}, "cost.witness: fidelity"),
+        ({"divergence.unprompted": "1 /s"}, "divergence.unprompted: fidelity"),
+        (
+            {"divergence.connection_probability": 0.1},
+            "divergence.connection_probability: fidelity",
+        ),
     ],
 )
 def test_what_there_is_not_is_refused_in_one_line(changes, message):
@@ -398,6 +430,8 @@ def test_what_there_is_not_is_refused_in_one_line(changes, message):
 def test_other_workloads_are_refused():
     with pytest.raises(ScenarioError, match='a batch job is one request, no array of them; give "'):
         Scenario.from_mapping({**BASE, "workload": {"kind": "batch", "work": "100 ms"}})
+    with pytest.raises(ScenarioError, match="hybrid with epoch with closed: who waits for what"):
+        epochs(workload=CLOSED, policy={"name": "hybrid"})
     spread = {"release": "20 us", "release_spread": 0.5}
     with pytest.raises(ScenarioError, match=r"cost\.release_spread: .* give 0"):
         epochs(workload=CLOSED, cost=spread)
