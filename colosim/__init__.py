@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from colosim.api import compare, live, replay, run_live, simulate, sweep
     from colosim.calibration import calibrate, validate
+    from colosim.exploration.exploring import explore
     from colosim.pcap import compare_pcap
     from colosim.scenario import Scenario, ScenarioError, load_scenario
 
@@ -28,6 +29,7 @@ _HOME = {
     "replay": "colosim.api",
     "run_live": "colosim.api",
     "calibrate": "colosim.calibration",
+    "explore": "colosim.exploration.exploring",
     "validate": "colosim.calibration",
     "compare_pcap": "colosim.pcap",
     "Scenario": "colosim.scenario",
@@ -42,6 +44,7 @@ __all__ = [
     "calibrate",
     "compare",
     "compare_pcap",
+    "explore",
     "live",
     "load_scenario",
     "replay",
