@@ -44,6 +44,7 @@ class Host:
     alive: bool = True
     hangs: int = 0  # of the node; hangs may overlap
     vm_hangs: int = 0
+    loads: int = 0  # of states that are under way into the guest
     link_open: bool = True  # this end of the checkpoint stream
     backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
     stuck: list[Callable[[], None]] = field(default_factory=list)  # while the guest hangs
@@ -337,7 +338,10 @@ class SimWorld:
         restored = self._memory.union(snapshot.pages, own)
         self.recorder.restored(restored)
 
+        host.loads += 1
+
         def finish() -> None:
+            host.loads -= 1
             self._loaded(host, snapshot)
             self._synchronise(action.checkpoint)
 
@@ -350,6 +354,9 @@ class SimWorld:
 
     def _start_vm(self, host: Host, action: t.StartVm, cause: Cause) -> None:
         def finish() -> None:
+            if host.loads:  # half of one state and half of another: no guest can run from that
+                self.kill_vm(host)
+                return
             serves = host.id == self._owner
             if serves or self._scenario.execution.executes:
                 host.guest.start()

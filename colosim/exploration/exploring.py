@@ -47,7 +47,8 @@ class Violation:
     @property
     def command(self) -> str:
         """Runs the minimal point again, and shows the same trace."""
-        return f"colosim explore --point '{self.minimal.point}'"
+        live = "--live " if self.minimal.point.base == "live" else ""
+        return f"colosim explore {live}--point '{self.minimal.point}'"
 
     def lines(self) -> Iterator[str]:
         """All of it, for people."""
@@ -124,10 +125,12 @@ def explore(
     Ctrl-C returns what was found until then, with ``interrupted`` set.  Raises PointError,
     ScenarioError or StoreError, one line each.
     """
+    if what not in WHATS:
+        raise PointError(f"{what}: cannot be explored; give one of {', '.join(WHATS)}")
     patterns = [designs] if isinstance(designs, str) else designs
     plan = plan_of(what, patterns, str(scenario), runs, seed, occurrence, replays)
     place = None if out is None else Path(out)
-    with _kept(place, plan) as (done, keep):
+    with kept(place, plan) as (done, keep):
         found = Found(plan)
         for verdict in chain.from_iterable(done.values()):
             found.add(verdict)
@@ -135,7 +138,7 @@ def explore(
         told = [_explained(verdict) for verdict in _first_of_each(found.violated)]
         result = Exploration(plan, found, told)
         if place is not None:
-            _write(place, result)
+            write(place, result)
     return result
 
 
@@ -149,8 +152,6 @@ def plan_of(
     replays: bool = False,
 ) -> Plan:
     """A plan of what is asked for, if there is such a thing."""
-    if what not in WHATS:
-        raise PointError(f"{what}: cannot be explored; give one of {', '.join(WHATS)}")
     for name, value in (("runs", runs), ("occurrence", occurrence)):
         if value < 1:
             raise PointError(f"{name}: {value} is too small; give 1 or more")
@@ -159,7 +160,8 @@ def plan_of(
         if not any(fnmatchcase(str(design), pattern) for design in every):
             raise PointError(f"{pattern}: no such design; there are {', '.join(map(str, every))}")
     chosen = tuple(d for d in every if any(fnmatchcase(str(d), each) for each in patterns))
-    space.base_scenario(base)
+    for design in chosen:
+        space.base_scenario(base).replace(design.changes, f"{base}, design {design}")
     return Plan(what, chosen, seed, runs, base, occurrence, replays)
 
 
@@ -194,7 +196,8 @@ _Done = dict[int, list[Verdict]]
 
 
 @contextmanager
-def _kept(place: Path | None, plan: Plan) -> Iterator[tuple[_Done, Any]]:
+def kept(place: Path | None, plan: Plan) -> Iterator[tuple[_Done, Any]]:
+    """A directory to fill: the batches it holds, and what keeps another one."""
     if place is None:
         yield {}, lambda number, verdicts: None
         return
@@ -215,7 +218,7 @@ def _kept(place: Path | None, plan: Plan) -> Iterator[tuple[_Done, Any]]:
 
 
 def _identity_of(base: str) -> Any:
-    return base if base in space.BASES else space.base_scenario(base).to_mapping()
+    return base if base in space.ALL_BASES else space.base_scenario(base).to_mapping()
 
 
 def _append(file: IO[str], number: int, verdicts: Sequence[Verdict]) -> None:
@@ -251,7 +254,8 @@ def _read(path: Path) -> _Done:
     return {number: found for number, found in rows.items() if len(found) == sizes[number]}
 
 
-def _write(place: Path, result: Exploration) -> None:
+def write(place: Path, result: Exploration) -> None:
+    """The tables, and what was violated."""
     with store.explained(place):
         result.table.to_csv(place / "outcomes.csv", index=False)
         body = {

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 
-from colosim.exploration.space import HARSH, Point, is_lasting
+from colosim.exploration.space import Point, is_harsh, is_lasting
 from colosim.model.results import RunRecord
 from colosim.protocol import types as t
 from colosim.protocol.dialect import DIALECTS
@@ -20,8 +20,17 @@ from colosim.protocol.invariants import ALL, Scope
 from colosim.protocol.trace import Line
 from colosim.scenario import BatchJob, Scenario
 
-#: a service that answers nobody for so long at the end of a run has ended
-QUIET_NS = 40_000_000
+
+def quiet_ns(scenario: Scenario) -> int:
+    """How long a healthy pair may leave a request unanswered: a service that answers nobody for so
+    long at the end of a run has ended.
+
+    Output waits at most for the next checkpoint, and that for its slowest step.
+    """
+    policy = scenario.policy.name
+    params = asdict(scenario.policy_params(policy))
+    period_ns = max((v for name, v in params.items() if name.endswith("_ns")), default=0)
+    return int(period_ns + scenario.limits.loaded_ns)
 
 
 class Claim(IntEnum):
@@ -40,7 +49,7 @@ def claim_of(point: Point) -> Claim:
     if not point.design.protects:
         return Claim.NOTHING
     survives = DIALECTS[point.design.dialect].failover and not any(
-        name in HARSH for name, _ in point.settings
+        is_harsh(name, value) for name, value in point.settings
     )
     if not survives or len(point.faults) > 1:
         return Claim.SAFE
@@ -68,13 +77,11 @@ class Watcher:
         self.alone: list[str] = []
         self.exits: Counter[str] = Counter()
         self.reports: list[str] = []
-        self.completed_ns = -1  # when the last checkpoint was complete
         self._seen: dict[type, Callable[[Line], None]] = {
             t.Promote: lambda line: self.promoted.append(line.node),
             t.Alone: lambda line: self.alone.append(line.node),
             t.Exit: lambda line: self.exits.update((line.node,)),
             t.Report: lambda line: self.reports.append(line.body.text),
-            t.Completed: self._completed,
         }
 
     def see(self, line: Line) -> None:
@@ -85,9 +92,6 @@ class Watcher:
         seen = self._seen.get(type(line.body))
         if seen is not None:
             seen(line)
-
-    def _completed(self, line: Line) -> None:
-        self.completed_ns = line.now_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +111,22 @@ class Run:
         return 0 if self.record is None else sum(e["what"] == "fault" for e in self.record.events)
 
     @property
-    def ended_ns(self) -> int:
+    def quiet_from_ns(self) -> int:
+        """Whatever a client asked before should have been answered at the end."""
         assert self.record is not None
-        return self.record.duration_ns
+        return self.record.duration_ns - quiet_ns(self.scenario)
 
     def serves(self) -> bool:
         """Whether clients got answers to the end."""
         assert self.record is not None
         released = self.record.responses["released_ns"]
-        return bool((released > self.ended_ns - QUIET_NS).any())
+        return bool((released > self.quiet_from_ns).any())
 
     def unanswered(self) -> int:
         """Requests without an answer whose time for it was over, whatever the world says."""
         assert self.record is not None
         columns = self.record.responses
-        due = columns["arrival_ns"] < self.ended_ns - QUIET_NS
+        due = columns["arrival_ns"] < self.quiet_from_ns
         return int(((columns["released_ns"] < 0) & due).sum())
 
     def lost(self) -> int:
@@ -169,8 +174,15 @@ def _serves(run: Run) -> str:
 
 
 def _loses_nothing(run: Run) -> str:
-    lost, late = run.lost(), run.unanswered()
-    return "" if lost == late == 0 else f"{lost} responses lost, {late} overdue"
+    assert run.record is not None
+    counters = run.record.counters
+    wrong = {
+        "lost": run.lost(),
+        "overdue": run.unanswered(),
+        "wrong": counters.get("wrong_responses", 0),  # live clients look at what they get
+        "doubled": counters.get("doubled_responses", 0),
+    }
+    return ", ".join(f"{count} responses {what}" for what, count in wrong.items() if count)
 
 
 def _corrupted(run: Run) -> bool:
@@ -198,8 +210,10 @@ def _undisturbed(run: Run) -> str:
     if said:
         return f"without a fault: {said[0]}"
     # a pair in step makes a checkpoint at its policy's pace
-    if watcher.completed_ns < run.ended_ns - 2 * QUIET_NS:
-        return f"no checkpoint was complete after {watcher.completed_ns / 1e6:.1f} ms"
+    assert run.record is not None
+    last_ns = max(run.record.checkpoints["completed_ns"], default=-1)
+    if last_ns < run.quiet_from_ns - quiet_ns(run.scenario):
+        return f"no checkpoint was complete after {last_ns / 1e6:.1f} ms"
     return ""
 
 
@@ -231,6 +245,7 @@ class Verdict:
 
 OUTCOMES = (
     "violated",  # a promise in scope is broken
+    "not run",  # live: not possible this time
     "not struck",  # no fault found its moment
     "unharmed",  # the pair, or what there is, serves on
     "primary went on",

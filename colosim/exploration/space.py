@@ -62,7 +62,58 @@ QUICK: Mapping[str, Any] = {
         "colo": {"compare_timeout": "25 ms", "checkpoint_delay": "25 ms"},
     },
 }
-BASES: Mapping[str, Mapping[str, Any]] = {"quick": QUICK}
+#: a silent peer is noticed while a state is being loaded, and witnesses queue behind each other
+LAGGING: Mapping[str, Any] = {
+    **QUICK,
+    "name": "lagging",
+    "duration": "350 ms",
+    "workload": {**QUICK["workload"], "clients": 5, "response": "16 kB"},
+    "memory": {"kind": "uniform", "working_set_pages": 20, "touches": "5000 /s"},
+    "execution": {"jitter": 0.5},
+    "cost": {"load_fixed": "20 ms", "device_state": "10 kB", "fence": "2 ms"},
+    "link": {"bandwidth": "100 Mbit/s", "delay": "500 us"},
+    "limits": dict.fromkeys(QUICK["limits"], "45 ms"),
+    "manager": {
+        **QUICK["manager"],
+        "heartbeat_interval": "3 ms",
+        "heartbeat_timeout": "14 ms",
+    },
+    "policy": {
+        "remus": {"interval": "30 ms"},
+        "colo": {"compare_timeout": "30 ms", "checkpoint_delay": "30 ms"},
+    },
+}
+#: of small real guests; limits that a loaded machine without KVM keeps
+LIVE: Mapping[str, Any] = {
+    **QUICK,
+    "name": "live",
+    "duration": "14 s",
+    "workload": {
+        "kind": "service",
+        "load": "closed",
+        "clients": 3,
+        "think_time": "20 ms",
+        "service_time": "1 ms",
+    },
+    "memory": {
+        "kind": "uniform",
+        "working_set_pages": 2000,
+        "touches": "5000 /s",
+        "guest_memory": "131080 KiB",
+    },
+    "divergence": {},
+    "guest": {"accelerator": "tcg"},
+    "client": {"kind": "echo"},
+    "limits": dict.fromkeys(QUICK["limits"], "5 s"),
+    "manager": {"heartbeat_interval": "50 ms", "heartbeat_timeout": "2 s"},
+    "policy": {
+        "remus": {"interval": "150 ms"},
+        "colo": {"compare_timeout": "1 s", "checkpoint_delay": "1 s"},
+    },
+}
+#: those to simulate, and the one to run on real guests
+BASES: Mapping[str, Mapping[str, Any]] = {"quick": QUICK, "lagging": LAGGING}
+ALL_BASES: Mapping[str, Mapping[str, Any]] = {**BASES, "live": LIVE}
 
 
 class PointError(ValueError):
@@ -313,8 +364,8 @@ class Point:
 @cache
 def base_scenario(name: str) -> Scenario:
     """A base by its name, or a scenario file; faults of its own are left out."""
-    if name in BASES:
-        return Scenario.from_mapping(BASES[name])
+    if name in ALL_BASES:
+        return Scenario.from_mapping(ALL_BASES[name])
     return load_scenario(name).replace({"fault": None})
 
 
@@ -466,19 +517,36 @@ PATIENT: Mapping[str, Any] = {
     "cost.stop": _ms(0.05, 2),
     "manager.vote_delay": _ms(0.1, 5),
     "manager.heartbeat_interval": _ms(2, 10),
+    **{f"limits.{name}": _ms(24, 60) for name in QUICK["limits"]},
     "policy.remus.interval": _ms(5, 30),
     "policy.colo.compare_timeout": _ms(8, 30),
     "policy.colo.checkpoint_delay": _ms(8, 30),
 }
 HARSH: Mapping[str, Any] = {
-    **{f"limits.{name}": _ms(0.5, 30) for name in QUICK["limits"]},
+    **{f"limits.{name}": _ms(0.5, 24) for name in QUICK["limits"]},
     "manager.heartbeat_timeout": _ms(11, 60),
     "manager.vote_timeout": _ms(5.5, 40),
     "manager.fence_fails": _some(True),
     "manager.switchover_at": _ms(10, 120),
-    "link.bandwidth": _some("100 Mbit/s", "300 Mbit/s", "10 Gbit/s"),
+    "link.bandwidth": _some("20 Mbit/s", "100 Mbit/s", "300 Mbit/s", "10 Gbit/s"),
+    "workload.response": _some("64 B", "16 kB", "64 kB"),
 }
-_CHANCE = {"manager.fence_fails": 0.03, "manager.switchover_at": 0.06}
+#: limits as short as this are still no second failure in a quick scenario
+LEAST_LIMIT_NS = 24_000_000
+
+
+def is_harsh(name: str, value: Any) -> bool:
+    """Whether a setting may make healthy parts fail, so that one fault more is one too many."""
+    if name.startswith("limits."):
+        return TIME.parse(value) < LEAST_LIMIT_NS
+    return name in HARSH
+
+
+_CHANCE = {
+    **{f"limits.{name}": 0.04 for name in QUICK["limits"]},
+    "manager.fence_fails": 0.03,
+    "manager.switchover_at": 0.06,
+}
 _LATEST_MS = 110.0
 
 
@@ -514,6 +582,27 @@ def _settings(
         if not others and draw.random() < _CHANCE.get(name, chance):
             drawn = value(draw)
             yield name, drawn.replace(" ", "") if isinstance(drawn, str) else drawn
+
+
+def live_point(number: int, seed: int, chosen: Sequence[Design], base: str = "live") -> Point:
+    """Point ``number`` of those to run on real guests: one of the singles, and each fourth time
+    with a second fault.
+    """
+    draw = random.Random(f"live {seed}/{number}")
+    design = draw.choice([each for each in chosen if each.protects])
+    one = draw.choice(_live_singles(design, base))
+    faults = one.faults
+    if number % 4 == 3:
+        second = draw.choice(_live_singles(design, base)).faults[0]
+        if second != faults[0]:
+            faults = (*faults, second)
+    return replace(one, faults=faults, seed=draw.randrange(1, 2**31))
+
+
+@cache
+def _live_singles(design: Design, base: str) -> Sequence[Point]:
+    found = singles((design,), base)
+    return [point for point in found if point.faults and point.faults[0].kind != "corrupt"]
 
 
 def _drawn(draw: random.Random, design: Design, kind: Mapping[str, str]) -> Fault:
