@@ -601,8 +601,13 @@ def live_point(number: int, seed: int, chosen: Sequence[Design], base: str = "li
 
 @cache
 def _live_singles(design: Design, base: str) -> Sequence[Point]:
-    found = singles((design,), base)
-    return [point for point in found if point.faults and point.faults[0].kind != "corrupt"]
+    """Not where the pair is still being made, and not what real links refuse."""
+    return [
+        point
+        for point in singles((design,), base)
+        for one in point.faults
+        if one.kind != "corrupt" and steps(design, side_of(one.target))[str(one.step)]
+    ]
 
 
 def _drawn(draw: random.Random, design: Design, kind: Mapping[str, str]) -> Fault:
