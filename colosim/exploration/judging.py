@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 
+from colosim.exploration.loops import Loops
 from colosim.exploration.space import Point, is_harsh, is_lasting
 from colosim.model.results import RunRecord
 from colosim.protocol import types as t
@@ -65,12 +66,16 @@ class EndlessTalk(Exception):
 
 
 class Watcher:
-    """Observes a run's trace lines; keeps what promises ask for, whatever the world."""
+    """Observes a run's trace lines; keeps what promises ask for, whatever the world.
+
+    on_time: time is simulated, so nobody is late.
+    """
 
     #: a healthy run of a quick scenario has some thousand
     limit = 200_000
 
-    def __init__(self) -> None:
+    def __init__(self, point: Point, scenario: Scenario, on_time: bool = True) -> None:
+        self.loops = Loops(_limits_ns(point, scenario), on_time)
         self.lines = 0
         self.now_ns = 0
         self.promoted: list[str] = []
@@ -89,9 +94,21 @@ class Watcher:
         self.now_ns = line.now_ns
         if self.lines > self.limit:
             raise EndlessTalk(f"more than {self.limit} trace lines")
+        self.loops.see(line)
         seen = self._seen.get(type(line.body))
         if seen is not None:
             seen(line)
+
+
+def _limits_ns(point: Point, scenario: Scenario) -> dict[tuple[str, str], int]:
+    """(node, step) -> its time limit."""
+    if not point.design.protects:
+        return {}
+    return {
+        (side.value, state.value): getattr(scenario.limits, name)
+        for side in t.Role
+        for state, name in point.design.machine(side).limits.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +182,10 @@ def _two_alone(run: Run) -> str:
     return "" if len(set(alone)) < 2 else f"{' and '.join(alone)} go on alone"
 
 
+def _leaves_the_loop_well(run: Run) -> str:
+    return run.watcher.loops.wrong
+
+
 def _replays(run: Run) -> str:
     return run.differences[0] if run.differences else ""
 
@@ -220,6 +241,7 @@ def _undisturbed(run: Run) -> str:
 PROMISES: tuple[Promise, ...] = (
     Promise("invariants", Claim.SAFE, _of_invariants(single=False)),
     Promise("one side alone", Claim.SAFE, _two_alone),
+    Promise("the loop is left well", Claim.SAFE, _leaves_the_loop_well),
     Promise("replays", Claim.NOTHING, _replays),
     Promise("nothing contradicted", Claim.SURVIVES, _of_invariants(single=True)),
     Promise("serves to the end", Claim.SURVIVES, _serves),

@@ -82,7 +82,8 @@ def run_live_point(point: Point, keep: Path | None = None) -> tuple[Run, list[Li
     """
     from backends.qemu.live import run_live
 
-    scenario, watcher = point.scenario(), Watcher()
+    scenario = point.scenario()
+    watcher = Watcher(point, scenario, on_time=False)
     limit_s = scenario.duration_ns / 1e9 + _MORE_S
     with TemporaryDirectory(prefix="colosim-") as scratch:
         outcome = asyncio.run(

@@ -33,7 +33,8 @@ def run_point(
 
     A core that raises is a finding like others.  Raises ScenarioError for what cannot be run.
     """
-    scenario, watcher, lines = point.scenario(), Watcher(), list[Line]()
+    scenario, lines = point.scenario(), list[Line]()
+    watcher = Watcher(point, scenario)
     watching = [watcher.see, *([lines.append] if replays else []), *observers]
     try:
         record = run_replication(scenario, point.design.policy, point.seed, 0, watching, stepped)
@@ -53,13 +54,17 @@ def entered_after(point: Point) -> tuple[Verdict, Entered]:
     """A point's verdict, and every step that was entered since its fault struck."""
     log: list[tuple[int, str, str, int]] = []
     seen: dict[tuple[str, str], int] = {}
-    watcher = Watcher()
+    now_ns = 0
+
+    def see(line: Line) -> None:
+        nonlocal now_ns
+        now_ns = line.now_ns
 
     def stepped(node: str, step: str) -> None:
         seen[node, step] = seen.get((node, step), 0) + 1
-        log.append((watcher.now_ns, node, step, seen[node, step]))
+        log.append((now_ns, node, step, seen[node, step]))
 
-    run = run_point(point, observers=[watcher.see], stepped=stepped)
+    run = run_point(point, observers=[see], stepped=stepped)
     record = run.record
     struck = [] if record is None else [e["at_ns"] for e in record.events if e["what"] == "fault"]
     if not struck:

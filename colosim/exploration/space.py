@@ -50,7 +50,11 @@ QUICK: Mapping[str, Any] = {
     },
     "memory": {"kind": "uniform", "working_set_pages": 100, "touches": "5000 /s"},
     "divergence": {"probability": 0.05},
-    "limits": dict.fromkeys((name.removesuffix("_ns") for name in Limits.model_fields), "30 ms"),
+    # each another, so that one can be told from another
+    "limits": {
+        name.removesuffix("_ns"): f"{number} ms"
+        for number, name in enumerate(Limits.model_fields, 28)
+    },
     "manager": {
         "heartbeat_interval": "8 ms",
         "heartbeat_timeout": "30 ms",
@@ -72,7 +76,7 @@ LAGGING: Mapping[str, Any] = {
     "execution": {"jitter": 0.5},
     "cost": {"load_fixed": "20 ms", "device_state": "10 kB", "fence": "2 ms"},
     "link": {"bandwidth": "100 Mbit/s", "delay": "500 us"},
-    "limits": dict.fromkeys(QUICK["limits"], "45 ms"),
+    "limits": {name: f"{number} ms" for number, name in enumerate(QUICK["limits"], 42)},
     "manager": {
         **QUICK["manager"],
         "heartbeat_interval": "3 ms",
