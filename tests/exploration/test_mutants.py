@@ -33,6 +33,21 @@ _ON_THE_WAY = {
 }
 
 
+#: what of these behaves as the original, as far as anybody outside can see
+EQUIVALENT = {
+    # in simulation output reaches the node as it is made, so the drain that is skipped did nothing
+    "primary: request, reply: to cut",
+    "secondary: wait-request, request: to cut",
+    # the loaded guest goes on without being stopped once more, or stopped later
+    "secondary: relaunch, done: to takeover",
+    "secondary: relaunch, done: to failover",
+    # it runs alone and has said so; nothing more happens to it, whatever the state is called
+    "secondary: takeover, done: to wait-request",
+    "primary: takeover, done: to run",
+    "primary: takeover, done: to idle",
+}
+
+
 def is_evident(planted: Planted) -> bool:
     """A row of the way through a checkpoint that is gone or leads elsewhere."""
     keys = [touched for touched in planted.mutant.touches if isinstance(touched, tuple)]
@@ -51,13 +66,16 @@ def hunt(planted: Planted, touched: Touched, most: int) -> str:
 
 
 def test_mutants_of_the_way_are_found(record_property):
-    """40 of them, drawn once."""
     touched = Touched(DESIGN, points([DESIGN], 15))
     chosen = [planted for planted in mutants(DESIGN) if is_evident(planted) and touched.by(planted)]
-    drawn = random.Random(1).sample(chosen, 40)
-    survivors = [planted.name for planted in drawn if hunt(planted, touched, 30) != "found"]
-    record_property("counted", f"{len(drawn)} of {len(chosen)} mutants of the way: {survivors}")
-    assert survivors == []
+    survivors = {
+        planted.name.partition(" ")[2]
+        for planted in chosen
+        if hunt(planted, touched, 30) != "found"
+    }
+    record_property("counted", f"{len(chosen)} mutants of the way, {len(survivors)} equivalent")
+    assert len(chosen) > 300
+    assert survivors == EQUIVALENT
 
 
 @pytest.mark.campaign
