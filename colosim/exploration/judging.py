@@ -26,12 +26,17 @@ def quiet_ns(scenario: Scenario) -> int:
     """How long a healthy pair may leave a request unanswered: a service that answers nobody for so
     long at the end of a run has ended.
 
-    Output waits at most for the next checkpoint, and that for its slowest step.
+    Output waits at most for the next checkpoint, and that for its slowest step; over a slow link
+    for the limit of each.
     """
     policy = scenario.policy.name
     params = asdict(scenario.policy_params(policy))
     period_ns = max((v for name, v in params.items() if name.endswith("_ns")), default=0)
-    return int(period_ns + scenario.limits.loaded_ns)
+    limits = scenario.limits
+    steps_ns = limits.loaded_ns
+    if any(fault.kind == "slow" for fault in scenario.fault):
+        steps_ns = sum(value for _, value in limits)
+    return int(period_ns + steps_ns)
 
 
 class Claim(IntEnum):

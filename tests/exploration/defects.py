@@ -195,10 +195,10 @@ def goes_on_without_asking_the_witness():
 
 
 def asks_though_its_guest_is_beyond_use():
-    def suspect(self, now_ns):
-        self._input(MVerb.SUSPECT, now_ns)
+    def on_takeover(self, signal, now_ns):
+        self._survival = t.Survival.CLEAN
 
-    return _method(Manager, "_suspect", suspect)
+    return _method(Manager, "_on_takeover", on_takeover)
 
 
 def does_not_mind_silence():

@@ -94,7 +94,7 @@ def test_the_second_fault_strikes_where_the_first_led_to():
     assert verdict.outcome == "secondary went on"
     pairs = list(followed(first, entered))
     struck = {pair.faults[1].step for pair in pairs if pair.faults[1].target == "secondary"}
-    assert {"exited", "takeover", "alone"} <= struck
+    assert {"failover", "takeover", "alone"} <= struck
     ended = next(p for p in pairs if str(p.faults[1].step) == "takeover")
     assert judge(run_point(ended)).struck == 2
 

@@ -38,9 +38,6 @@ EQUIVALENT = {
     # in simulation output reaches the node as it is made, so the drain that is skipped did nothing
     "primary: request, reply: to cut",
     "secondary: wait-request, request: to cut",
-    # the loaded guest goes on without being stopped once more, or stopped later
-    "secondary: relaunch, done: to takeover",
-    "secondary: relaunch, done: to failover",
     # it runs alone and has said so; nothing more happens to it, whatever the state is called
     "secondary: takeover, done: to wait-request",
     "primary: takeover, done: to run",
