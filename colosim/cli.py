@@ -456,29 +456,21 @@ def sweep(file: Path, out: str | None, jobs: int | None) -> int:
     return 1 if outcome.failures else 0
 
 
-_EXPLORE_EXAMPLE = """\b
-Examples: colosim explore
-  colosim explore --what swarm --runs 100000 --out out/swarm
-  colosim explore --live --points 5 --designs 'remus/upstream/stop-and-send/*'
-  colosim explore --point 'remus/upstream/stop-and-send/received seed=1: link cut @send#2'
-"""
-
-
-@cli.command(epilog=_EXPLORE_EXAMPLE)
+@cli.command(epilog="Example: colosim explore --what swarm --runs 100000 --out out/swarm")
 @click.argument("file", required=False, metavar="[FILE]", type=click.Path(path_type=Path))
 @click.option(
     "--what",
     type=click.Choice(["singles", "pairs", "swarm"]),
     default="singles",
     show_default=True,
-    help="Every fault at every step; with every second fault; or drawn from the seed.",
+    help="Every fault at every step; two; or drawn.",
 )
 @click.option(
     "--designs",
     metavar="PATTERNS",
     default="*",
     show_default=True,
-    help="POLICY/DIALECT/TRANSFER/COMMIT[/QUIRKS] with wildcards, separated by commas.",
+    help="Such as colo/*; separated by commas.",
 )
 @click.option(
     "--runs",
@@ -497,17 +489,17 @@ Examples: colosim explore
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Which time a step is entered, where that happens again and again.",
+    help="Which time a step is entered.",
 )
 @click.option("--replays", is_flag=True, help="Hold that every run's trace replays.")
-@click.option("--live", is_flag=True, help="On two real QEMU guests, one run after another.")
+@click.option("--live", is_flag=True, help="On real guests, some 25 s a run.")
 @click.option(
     "--points",
     metavar="N",
     type=click.IntRange(1),
     default=20,
     show_default=True,
-    help="How many runs, with --live.",
+    help="Runs with --live.",
 )
 @click.option("--point", metavar="POINT", help="Run this one point and show its trace.")
 @click.option("--out", metavar="DIR", help="Directory to write; goes on with what it holds.")
@@ -524,12 +516,9 @@ def explore(
 ) -> int:
     """Strike a protected guest with every fault at every step, and judge what becomes of it.
 
-    Every run must keep what its design promises; one that does not is made as small as it goes and
-    shown as a readable trace, with the command that runs it again. FILE is a scenario of your own;
-    without it a small one is used that notices failures within 30 ms.
-
-    --live runs single faults, and each fourth time two, on real guests: some 30 s a run. Exit
-    status is 1 if anything was violated.
+    A run that breaks what its design promises is made as small as it goes and shown as a readable
+    trace, with the command that runs it again; exit status is then 1. FILE is a scenario of your
+    own; without it a small one is used that notices failures within some 30 ms.
     """
     from colosim.exploration import exploring
 
