@@ -28,7 +28,9 @@ Promises to the core
 10. `VmGone` comes before every `Failed` and `LinkLost` that the guest's end causes, and `PeerGone`
    not before `Start`: a manager decides by what it has been told.
 11. A `Quiesce` that was cancelled takes no effect after a later `StartVm`.
-12. Nothing outlives the world: whoever starts a process or a socket ends it.
+12. A guest that does not take the state which it is handed is beyond use: `VmGone` comes before
+   the time limit of `receive` ends, or its node would take that for the peer's silence.
+13. Nothing outlives the world: whoever starts a process or a socket ends it.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from colosim.api import compare, live, replay, run_live, simulate, sweep
     from colosim.calibration import calibrate, validate
     from colosim.dependability import availability
+    from colosim.exploration.exploring import explore
     from colosim.pcap import compare_pcap
     from colosim.scenario import Scenario, ScenarioError, load_scenario
 
@@ -29,6 +30,7 @@ _HOME = {
     "replay": "colosim.api",
     "run_live": "colosim.api",
     "calibrate": "colosim.calibration",
+    "explore": "colosim.exploration.exploring",
     "validate": "colosim.calibration",
     "compare_pcap": "colosim.pcap",
     "availability": "colosim.dependability",
@@ -45,6 +47,7 @@ __all__ = [
     "calibrate",
     "compare",
     "compare_pcap",
+    "explore",
     "live",
     "load_scenario",
     "replay",

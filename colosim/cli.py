@@ -1,7 +1,8 @@
 """The command ``colosim``.
 
-Results go to stdout, all else to stderr.  Exit status: 0 done, 1 a replay differs or a point of a
-sweep failed, 2 something given cannot be used, 70 a defect of colosim, 130 Ctrl-C.
+Results go to stdout, all else to stderr.  Exit status: 0 done, 1 a replay differs, a point of a
+sweep failed or an exploration found a violation, 2 something given cannot be used, 70 a defect of
+colosim, 130 Ctrl-C.
 Whatever takes time to import is imported by the command that needs it.
 """
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
     from colosim.api import Comparison, Replay, Result
     from colosim.dependability import AvailabilityResult
+    from colosim.exploration.exploring import Exploration
     from colosim.pcap import PcapComparison
 
 _MOST_SHOWN = 10
+_MOST_KINDS = 30
 
 _Command = Callable[..., Any]
 
@@ -504,6 +507,90 @@ def sweep(file: Path, out: str | None, jobs: int | None) -> int:
     return 1 if outcome.failures else 0
 
 
+@cli.command(epilog="Example: colosim explore --what swarm --runs 100000 --out out/swarm")
+@click.argument("file", required=False, metavar="[FILE]", type=click.Path(path_type=Path))
+@click.option(
+    "--what",
+    type=click.Choice(["singles", "pairs", "swarm"]),
+    default="singles",
+    show_default=True,
+    help="Every fault at every step; two; or drawn.",
+)
+@click.option(
+    "--designs",
+    metavar="PATTERNS",
+    default="*",
+    show_default=True,
+    help="Such as colo/*; separated by commas.",
+)
+@click.option(
+    "--runs",
+    metavar="N",
+    type=click.IntRange(1),
+    default=10_000,
+    show_default=True,
+    help="Points of a swarm.",
+)
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(0, 2**63 - 1), default=1, show_default=True
+)
+@click.option(
+    "--occurrence",
+    metavar="N",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Which time a step is entered.",
+)
+@click.option("--replays", is_flag=True, help="Hold that every run's trace replays.")
+@click.option("--live", is_flag=True, help="On real guests, some 25 s a run.")
+@click.option(
+    "--points",
+    metavar="N",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Runs with --live.",
+)
+@click.option("--point", metavar="POINT", help="Run this one point and show its trace.")
+@click.option("--out", metavar="DIR", help="Directory to write; goes on with what it holds.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@_JOBS
+def explore(
+    file: Path | None,
+    designs: str,
+    point: str | None,
+    as_json: bool,
+    live: bool,
+    points: int,
+    **options: Any,
+) -> int:
+    """Strike a protected guest with every fault at every step, and judge what becomes of it.
+
+    A run that breaks what its design promises is made as small as it goes and shown as a readable
+    trace, with the command that runs it again; exit status is then 1. FILE is a scenario of your
+    own; without it a small one is used that notices failures within some 30 ms.
+    """
+    from colosim.exploration import exploring
+
+    if point is not None:
+        return _show_point(point, as_json, live)
+    patterns = designs.split(",")
+    if live:
+        from colosim.exploration.live import explore_live
+
+        patterns = ["*/upstream/*/*"] if designs == "*" else patterns
+        given = {name: options[name] for name in ("seed", "out")}
+        found = explore_live(points, patterns, file or "live", say=_say, **given)
+    else:
+        found = exploring.explore(options.pop("what"), patterns, file or "quick", **options)
+    (_show_exploration_json if as_json else _show_exploration)(found, options["out"])
+    if found.interrupted:
+        _say("interrupted; with --out the same command goes on with what was finished")
+        return 130
+    return 1 if found.found.violations else 0
+
+
 @cli.command()
 def policies() -> None:
     """List the policies and their parameters."""
@@ -686,6 +773,60 @@ def _show_pcap_json(found: PcapComparison, first: int, out: str | None) -> None:
     click.echo(json.dumps(body, allow_nan=False))
 
 
+def _show_point(text: str, as_json: bool, live: bool) -> int:
+    """One point, run again."""
+    import json
+
+    from colosim.exploration.exploring import look
+    from colosim.exploration.live import look_live
+    from colosim.exploration.space import Point
+
+    verdict, _, trace = (look_live if live else look)(Point.parse(text))
+    if as_json:
+        body = {
+            "point": str(verdict.point),
+            "outcome": verdict.outcome,
+            "violations": verdict.violations,
+            "trace": trace.splitlines(),
+        }
+        click.echo(json.dumps(body, allow_nan=False))
+    else:
+        click.echo(f"{trace}\n\n{verdict.point}\noutcome: {verdict.outcome}")
+        for promise, wrong in verdict.violations:
+            click.secho(f"VIOLATION: {promise}: {wrong}", fg="red", bold=True)
+    return 1 if verdict.violations else 0
+
+
+def _show_exploration(found: Exploration, out: str | None) -> None:
+    click.echo(f"{found.title}\n")
+    if found.found.points:
+        click.echo(f"{found.summary('design').to_string()}\n")
+        click.echo(f"{found.summary('faults').head(_MOST_KINDS).to_string()}\n")
+    for violation in found.violations:
+        first, *rest = violation.lines()
+        click.secho(first, fg="red", bold=True)
+        click.echo("\n".join([*rest, ""]))
+    click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the tables")
+
+
+def _show_exploration_json(found: Exploration, out: str | None) -> None:
+    import json
+
+    from colosim.exploration.exploring import as_mapping
+
+    body = {
+        "colosim": __version__,
+        "title": found.title,
+        "points": found.found.points,
+        "violated": found.found.violations,
+        "interrupted": found.interrupted,
+        "out": out,
+        "outcomes": _rows(found.table),
+        "violations": [as_mapping(each) for each in found.violations],
+    }
+    click.echo(json.dumps(body, allow_nan=False))
+
+
 def _rows(table: pd.DataFrame) -> list[Mapping[str, Any]]:
     """Rows for JSON, which has no NaN."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
@@ -740,6 +881,7 @@ def _is_expected(error: Exception) -> bool:
     """Something that was given cannot be used."""
     from backends.qemu.errors import LiveError
     from colosim.calibration.errors import CalibrationError
+    from colosim.exploration.space import PointError
     from colosim.model.errors import ModelError
     from colosim.pcap.errors import CaptureError
     from colosim.protocol.trace import TraceError
@@ -752,6 +894,7 @@ def _is_expected(error: Exception) -> bool:
         CaptureError,
         LiveError,
         ModelError,
+        PointError,
         ScenarioError,
         StoreError,
         SweepError,

@@ -460,8 +460,8 @@ class Fault(Section):
     scope: Literal["vm", "node", "host"] | None = option(
         None, "how much of it: the guest's process, the node, or the whole host; not for link"
     )
-    kind: Literal["crash", "hang", "cut", "slow"] = option(
-        ..., "crash (for ever) or hang of primary or secondary; cut or slow of the link"
+    kind: Literal["crash", "hang", "cut", "slow", "corrupt"] = option(
+        ..., "crash (for ever) or hang of primary or secondary; cut, slow or corrupt of the link"
     )
     at_ns: Time | None = option(None, "when, from the start of the run; instead of step")
     step: Annotated[str, OneOf(tuple(dict.fromkeys((*P, *S))))] | None = option(
@@ -475,6 +475,14 @@ class Fault(Section):
         None, "of a slow link, each direction; default as it was"
     )
     delay_ns: Time | None = option(None, "of a slow link, one way; default as it was")
+    part: Literal["framing", "payload"] | None = option(
+        None,
+        "in simulation, of a corrupt link: one byte of the next control bytes of the checkpoint "
+        "stream is another one, or one of the next state, where no checksum notices",
+    )
+    sender: Literal["primary", "secondary"] | None = option(
+        None, "of a corrupt link: whose bytes; default the primary's"
+    )
 
 
 class TimeLaw(Section):
@@ -941,9 +949,10 @@ _FaultConflict = tuple[Callable[[Scenario, Fault], bool], str, str]
 
 _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
     (
-        lambda s, f: (f.target == "link") != (f.kind in ("cut", "slow")),
+        lambda s, f: (f.target == "link") != (f.kind in ("cut", "slow", "corrupt")),
         "kind",
-        "a link is cut or slow, a primary or secondary crashes or hangs; change kind or target",
+        "a link is cut, slow or corrupt, a primary or secondary crashes or hangs; "
+        "change kind or target",
     ),
     (
         lambda s, f: f.kind != "slow" and (f.bandwidth_bps, f.delay_ns) != (None, None),
@@ -958,6 +967,26 @@ _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
         ),
         "kind",
         "how slow? give bandwidth, delay or both",
+    ),
+    (
+        lambda s, f: f.kind != "corrupt" and (f.part, f.sender) != (None, None),
+        "kind",
+        'part and sender are those of a corrupt link; give kind = "corrupt", or leave them out',
+    ),
+    (
+        lambda s, f: f.kind == "corrupt" and f.target == "link" and f.part is None,
+        "part",
+        "missing; give framing or payload",
+    ),
+    (
+        lambda s, f: f.part == "payload" and f.sender == "secondary",
+        "sender",
+        "only the primary sends a state; leave it out",
+    ),
+    (
+        lambda s, f: f.kind == "corrupt" and f.duration_ns is not None,
+        "duration",
+        "one byte is corrupt, once; leave it out",
     ),
     (
         lambda s, f: f.target == "link" and f.scope is not None,

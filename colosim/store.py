@@ -14,6 +14,7 @@ A directory appears complete or not at all, and replaces nothing but an older ru
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -142,6 +143,75 @@ def write(
         }
         text = json.dumps(body, indent=2, allow_nan=False)
         (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def resumable(
+    out: Path,
+    manifest: str,
+    kind: str,
+    identity: Mapping[str, Any],
+    error: type[ValueError] = StoreError,
+) -> Iterator[None]:
+    """Make a directory of results that come one by one, and keep other processes out of it.
+
+    ``identity`` is what must be equal for two runs to be the same ``kind`` ("sweep"); the file
+    ``manifest`` holds it.  Raises ``error``, one line, if the directory is in use or holds
+    something else, or the same made by other code.
+    """
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise error(f"{out}: another process is running {_a(kind)} there") from None
+        _claim(out, manifest, kind, identity, error)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def _claim(
+    out: Path, manifest: str, kind: str, identity: Mapping[str, Any], error: type[ValueError]
+) -> None:
+    """Make sure that the directory holds this, run by this code, or nothing yet."""
+    text = json.dumps({"kind": kind, "versions": versions(), **identity}, indent=2)
+    path = out / manifest
+    if not path.exists():
+        if any(out.iterdir()):
+            raise error(f"{out}: is a directory that no {kind} wrote; give a new or empty one")
+        with explained(out):
+            fresh = out / f".part-{manifest}"
+            fresh.write_text(text + "\n", "utf-8")
+            fresh.replace(path)
+        return
+    try:
+        theirs = dict(_leaves(json.loads(path.read_text("utf-8"))))
+    except (OSError, ValueError):
+        raise error(f"{path}: cannot be read; give another directory") from None
+    mine = dict(_leaves(json.loads(text)))
+    for key in {**theirs, **mine}:
+        there, here = theirs.get(key, "missing"), mine.get(key, "missing")
+        if there != here:
+            raise error(
+                f"{out}: holds another {kind}: {key} is {there} there and {here} here; "
+                "give another directory, or remove it"
+            )
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Everything in a mapping by its dotted name."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from _leaves(below, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
 
 
 @contextmanager

@@ -16,13 +16,12 @@ what is there is not run again.  ``pandas.read_parquet(directory)`` reads it too
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -208,8 +207,7 @@ def run(
     """
     parallel.check_jobs(jobs)
     out = Path(out)
-    with _locked(out):
-        _claim(out, sweep)
+    with store.resumable(out, _MANIFEST, "sweep", sweep.identity, SweepError):
         for leftover in out.glob(".part-*"):
             leftover.unlink(missing_ok=True)
         todo = [point for point in sweep.points if not (out / point.file).exists()]
@@ -313,54 +311,3 @@ def _column(name: str, values: Sequence[Any]) -> tuple[str, str, Callable[[Any],
         if types <= of_types:
             return name, kind, lambda value: value
     return name, "string", lambda value: value if isinstance(value, str) else json.dumps(value)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Make the directory and keep other processes' sweeps out of it while the block runs."""
-    with store.explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SweepError(f"{out}: another process is running a sweep there") from None
-        yield
-    finally:
-        os.close(handle)
-
-
-def _claim(out: Path, sweep: Plan) -> None:
-    """Make sure that the directory holds this sweep, run by this code, or nothing yet."""
-    text = json.dumps({"kind": "sweep", "versions": store.versions(), **sweep.identity}, indent=2)
-    manifest = out / _MANIFEST
-    if not manifest.exists():
-        if any(out.iterdir()):
-            raise SweepError(f"{out}: is a directory that no sweep wrote; give a new or empty one")
-        with store.explained(out):
-            fresh = out / f".part-{_MANIFEST}"
-            fresh.write_text(text + "\n", "utf-8")
-            fresh.replace(manifest)
-        return
-    try:
-        theirs = dict(_leaves(json.loads(manifest.read_text("utf-8"))))
-    except (OSError, ValueError):
-        raise SweepError(f"{manifest}: cannot be read; give another directory") from None
-    mine = dict(_leaves(json.loads(text)))
-    for key in {**theirs, **mine}:
-        there, here = theirs.get(key, "missing"), mine.get(key, "missing")
-        if there != here:
-            raise SweepError(
-                f"{out}: holds another sweep: {key} is {there} there and {here} here; "
-                "give another directory, or remove it"
-            )
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything in a mapping by its dotted name."""
-    if isinstance(value, dict):
-        for key, below in value.items():
-            yield from _leaves(below, f"{name}.{key}" if name else key)
-    else:
-        yield name, value

@@ -360,6 +360,7 @@ class SecondaryGuest(_Guest):
     def __init__(self, qmp: Qmp, paths: Paths, qemu: Qemu, limit_s: float, befell: Befell) -> None:
         super().__init__(qmp, limit_s, befell)
         self._is_over = True  # until clients talk to it, each load makes good what befalls it
+        self._read_limit_s = limit_s
         self._paths = paths
         self._greeting = greeting_of(qemu.version)
         self._socket: Stream | None = None
@@ -410,13 +411,17 @@ class SecondaryGuest(_Guest):
         stream.ended = lambda: self._messages.put_nowait(None)
         self._socket = stream
 
+    def must_read_within(self, limit_s: float) -> None:
+        """From now on it is beyond use if it leaves what it is handed unread for so long."""
+        self._read_limit_s = min(limit_s, self._limit_s)
+
     async def write(self, *parts: bytes | memoryview) -> None:
         """Hand on bytes of the primary's side."""
         if self._socket is None:
             raise LiveError("its migration socket is closed")
         self._socket.write(*parts)
         try:
-            await self._socket.taken(_BACKLOG_BYTES, self._limit_s)
+            await self._socket.taken(_BACKLOG_BYTES, self._read_limit_s)
         except TimeoutError:
             raise LiveError(f"{self.qmp.name}: it does not read its migration socket") from None
         except ConnectionError:

@@ -44,12 +44,14 @@ class LiveOutcome:
     """What a live run leaves: the record, and the merged trace it was made of.
 
     about: what ran it, such as QEMU's version.  interrupted: it was ended before its time.
+    start_ns: the record's time 0 as the lines have it.
     """
 
     record: RunRecord
     lines: list[Line]
     about: Mapping[str, str]
     interrupted: bool
+    start_ns: int = 0
 
 
 async def run_live(
@@ -127,7 +129,7 @@ async def run_live(
         phases=columns(phased(lines, saves, start_ns, run.ahead_ns()), PHASE_COLUMNS),
         holds=columns(held(lines, start_ns, run.ahead_ns()), HOLD_COLUMNS),
     )
-    return LiveOutcome(record, lines, _about(plan, run), interrupted)
+    return LiveOutcome(record, lines, _about(plan, run), interrupted, start_ns)
 
 
 def _about(plan: LivePlan, run: LiveRun | NativeRun) -> Mapping[str, str]:
@@ -196,6 +198,8 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     choices = {**scenario.choices(policy), "engine": scenario.guest.engine}
     for row in refusals(choices, NOT_LIVE):
         raise LiveError(f"{scenario.name}: {row.key}: {row.what(choices)}: {row.why}")
+    if any(fault.kind == "corrupt" for fault in scenario.fault):
+        raise LiveError("a corrupt link is simulated only; give another kind of fault")
     guest = scenario.guest
     for path in filter(None, (guest.kernel, guest.initrd, guest.disk)):
         if not Path(path).is_file():

@@ -613,6 +613,9 @@ class SecondaryHost(LiveHost):
 
     def start(self) -> None:
         super().start()
+        # Before the step's own limit ends, or its guest's silence would look like its peer's: this
+        # side would fence a healthy primary and go on with a guest that is beyond use.
+        self._guest.must_read_within(self._limits.receive_ns / 2 / NS_PER_S)
         if self._compares and self._port is not None:
             self._renumber()
             self._port.deliver()  # it executes what clients send, from the first synchronisation on

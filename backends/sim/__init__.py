@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from backends.sim.epoch.world import EpochWorld
 from backends.sim.packet.world import PacketWorld
@@ -29,16 +29,20 @@ def run_replication(
     seed: int,
     replication: int,
     observers: Sequence[Observer] = (),
+    stepped: Callable[[str, str], None] | None = None,
 ) -> RunRecord:
     """Simulate one replication; the same arguments give the same record, bit for bit.
 
     Invariants are watched where something can break them or somebody looks: in scenarios with
     faults, and whenever there are ``observers`` (each is called with every trace line).
+    ``stepped`` is called with (node, step) for every step that a node enters or passes through.
     Raises ModelError if a model is asked for what it refuses to say.
     """
     invariants = [invariant() for invariant in ALL] if scenario.fault or observers else []
     watchers = [*observers, *(invariant.see for invariant in invariants)]
-    world = WORLDS[scenario.fidelity](scenario, policy, Streams(seed, replication), watchers)
+    world = WORLDS[scenario.fidelity](
+        scenario, policy, Streams(seed, replication), watchers, stepped
+    )
     world.run()
     network, recorder = world.network, world.recorder
     batch = isinstance(scenario.workload, BatchJob)

@@ -44,7 +44,7 @@ class FaultPlan:
     def _strike(self, fault: Fault) -> None:
         world = self._world
         self.pending -= 1
-        what = " ".join(filter(None, (fault.scope, fault.kind)))
+        what = " ".join(filter(None, (fault.scope, fault.kind, fault.part)))
         world.recorder.event(fault.target, "fault", what)
         if fault.target == "link":
             self._link(fault, True)
@@ -67,8 +67,10 @@ class FaultPlan:
     def _link(self, fault: Fault, is_struck: bool) -> None:
         if fault.kind == "cut":
             self._world.cut_link(is_struck)
-        else:
+        elif fault.kind == "slow":
             self._world.slow_link(fault, is_struck)
+        else:
+            self._world.corrupt_link(fault)
 
     def _hang(self, fault: Fault, is_hung: bool) -> None:
         host = self._world.hosts[fault.target]

@@ -9,7 +9,7 @@ not who takes over.  Fidelity is ``response``: one object per response;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -58,6 +58,7 @@ class Host:
     rest_pages: int = 0  # of the state that was taken last
     hangs: int = 0  # of the node; hangs may overlap
     vm_hangs: int = 0
+    loads: int = 0  # of states that are under way into the guest
     link_open: bool = True  # this end of the checkpoint stream
     backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
     stuck: list[Callable[[], None]] = field(default_factory=list)  # while the guest hangs
@@ -87,6 +88,7 @@ class SimWorld:
         policy: str,
         streams: Streams,
         observers: Iterable[Observer] = (),
+        stepped: Callable[[str, str], None] | None = None,
     ) -> None:
         self._scenario = scenario
         self._streams = streams
@@ -123,19 +125,27 @@ class SimWorld:
         self._witness = Witness()
         self._cuts = 0
         self._slow: list[Fault] = []  # those that hold, the latest last
+        self._corrupt: list[Fault] = []  # those whose byte has yet to come
+        self._spoilt: set[str] = set()  # names of blobs that are not what was sent
+        self._struck_bytes = 0
         self._snapshots: dict[str, Snapshot] = {}
         self._owner = PRIMARY
         self._hazard_at_ns: int | None = None
         self._synchronisation = 0
         self.recorder = Recorder(self.clock)
+        if any(fault.kind == "corrupt" for fault in scenario.fault):
+            self.recorder.counters["undetected_corruptions"] = 0
         self.flags: set[str] = set()
         self.faults = FaultPlan(scenario.fault, self)
+        self._told_of_steps = [stepped] if stepped else []
+        if self.faults.by_step:
+            self._told_of_steps.append(self.faults.stepped)
         self.session = Session(
             [Node(config) for config in configs],
             self,
             observers,
             self._ears(),
-            self.faults.stepped if self.faults.by_step else None,
+            self._stepped if self._told_of_steps else None,
         )
         self._performers: dict[type, Callable[[Host, Any, Cause], None]] = {
             t.Precopy: self._precopy,
@@ -180,6 +190,10 @@ class SimWorld:
         )
         return Host(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
 
+    def _stepped(self, node_id: str, step: str) -> None:
+        for tell in self._told_of_steps:
+            tell(node_id, step)
+
     def run(self) -> None:
         """Start everything and run to the end of the scenario, or of its batch job."""
         scenario = self._scenario
@@ -200,7 +214,7 @@ class SimWorld:
         for name in self.hosts:
             self.tell(name, t.Start())
         self.clock.run(scenario.duration_ns)
-        if self.faults.pending:
+        if self.faults.pending or self._corrupt:
             self.flags.add("fault-did-not-happen")
 
     def _start_clients(self) -> None:
@@ -370,10 +384,16 @@ class SimWorld:
         own = 0
         if self._scenario.execution.executes:
             _, own = self._dirty(host.guest, "pages-secondary", action.checkpoint)
+        if not self._spoilt.isdisjoint((action.state.ram.id, action.state.device.id)):
+            self.recorder.counters["undetected_corruptions"] += 1
+            self.recorder.event(host.id, "undetected", f"state {action.checkpoint} is corrupt")
         restored = self._memory.union(snapshot.pages, own)
         self.recorder.restored(restored)
 
+        host.loads += 1
+
         def finish() -> None:
+            host.loads -= 1
             self._loaded(host, snapshot)
             self._synchronise(action.checkpoint)
 
@@ -389,6 +409,9 @@ class SimWorld:
 
     def _start_vm(self, host: Host, action: t.StartVm, cause: Cause) -> None:
         def finish() -> None:
+            if host.loads:  # half of one state and half of another: no guest can run from that
+                self.kill_vm(host)
+                return
             serves = host.id == self._owner
             if serves or self._scenario.execution.executes:
                 host.guest.start()
@@ -525,8 +548,8 @@ class SimWorld:
 
     def _send_message(self, host: Host, action: t.SendMessage, cause: Cause) -> None:
         if host.link_open:
-            size = MESSAGE_BYTES + len(action.data)
-            self._post(host, STATE, size, t.PeerBytes(action.data), cause)
+            data = self._control(host, action.data)
+            self._post(host, STATE, MESSAGE_BYTES + len(data), t.PeerBytes(data), cause)
 
     def _precopy(self, host: Host, action: t.Precopy, cause: Cause) -> None:
         """Send what is dirty while the guest runs; tracking starts anew, as for a cut."""
@@ -601,7 +624,11 @@ class SimWorld:
 
         all_left = last_of(len(chunks), left) if is_dealt else left
         for chunk in chunks:
-            event = t.PeerBytes(chunk) if isinstance(chunk, bytes) else t.PeerBlob(chunk)
+            event: t.PeerBytes | t.PeerBlob
+            if isinstance(chunk, bytes):
+                event = t.PeerBytes(self._control(host, chunk))
+            else:
+                event = t.PeerBlob(self._bulk(host, chunk))
             here = partial(arrived, event)
             gone = all_left if is_dealt or chunk is chunks[-1] else None
             size_bytes = self._size_of((chunk,))
@@ -626,6 +653,33 @@ class SimWorld:
         all_left = None if left is None else last_of(len(channels), left)
         for i, channel in enumerate(channels):
             self._out[host.id].send(channel, share + (i < more), all_arrived, all_left)
+
+    def _strikes(self, host: Host, part: str) -> bool:
+        """Whether what this host sends now is what a corrupt link waited for."""
+        for fault in self._corrupt:
+            if (fault.sender or PRIMARY, fault.part) == (host.id, part):
+                self._corrupt.remove(fault)
+                return True
+        return False
+
+    def _control(self, host: Host, data: bytes) -> bytes:
+        """Control bytes as they arrive: one of them may be another one."""
+        if not self._corrupt or not self._strikes(host, "framing"):
+            return data
+        draws, drawn = self._streams.uniform("corrupt"), 2 * self._struck_bytes
+        self._struck_bytes += 1
+        at = int(draws.at(drawn) * len(data))
+        other = data[at] ^ (1 + int(draws.at(drawn + 1) * 255))
+        self.recorder.event("link", "corrupted", f"byte {at} of {data.hex()} is {other:02x}")
+        return data[:at] + bytes((other,)) + data[at + 1 :]
+
+    def _bulk(self, host: Host, blob: t.Blob) -> t.Blob:
+        """A part of a state as it arrives; which byte is another one is all the same."""
+        if not self._corrupt or not self._strikes(host, "payload"):
+            return blob
+        self._spoilt.add(blob.id)
+        self.recorder.event("link", "corrupted", f"one of {blob.size} bytes of {blob.id}")
+        return replace(blob, digest=f"{blob.digest}!")
 
     @staticmethod
     def _size_of(chunks: Iterable[bytes | t.Blob]) -> int:
@@ -725,6 +779,10 @@ class SimWorld:
         delay_ns = link.delay_ns if last is None or last.delay_ns is None else last.delay_ns
         for direction in self._out.values():
             direction.change(bandwidth_bps, delay_ns)
+
+    def corrupt_link(self, fault: Fault) -> None:
+        """The next bytes of that kind; those that are under way already arrive as they are."""
+        self._corrupt.append(fault)
 
     # -- the end ---------------------------------------------------------------------------
 

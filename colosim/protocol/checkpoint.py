@@ -411,13 +411,15 @@ class _Primary:
         if self.rounds:
             own = (P.PRECOPY, *own)
         rows = _each(own, BAD, ((Do.ABORT, *self.leave), self.left))
-        # A guest that neither stops nor starts is beyond use, and so is one whose save never ends.
+        # A guest that neither stops nor starts is beyond use, and so is one whose save never ends
+        # or whose last output never comes: the peer is well, and this side must not fence it.
         resume = P.RESUME_EARLY if self.early else P.RESUME
         asked: tuple[State, ...] = (P.START, P.STOP, resume)
         for state in asked:
             rows |= _each((state,), BAD, self.dead(state))
         if self.failover:
             rows[self.saving, Verb.TIMEOUT] = self.dead(self.saving)
+            rows |= _each((P.CUT,), BAD, self.dead(P.CUT))
         for state in (*self.before, *self.in_flight, *self.after):
             rows[state, Verb.VM_GONE] = self.dead(state)
         if not self.early:
@@ -529,8 +531,12 @@ def secondary_machine(dialect: Dialect) -> Machine:
     for state in (S.WAIT_REQUEST, S.WAIT_SEND, S.RECEIVE):
         timeout = () if state is S.WAIT_REQUEST else (Verb.TIMEOUT,)
         rows |= _each((state,), (*LOST, *timeout), ((*abort(state), *leave), left))
-    rows |= _each((S.CUT,), BAD, ((Do.ABORT, *leave), left))
-    for state in (S.START, S.STOP, S.LOAD, S.RESUME):
+    asked: tuple[S, ...] = (S.START, S.STOP, S.LOAD, S.RESUME)
+    if dialect.failover:
+        asked = (*asked, S.CUT)  # whose last output never comes is as hung as one that never stops
+    else:
+        rows |= _each((S.CUT,), BAD, ((Do.ABORT, *leave), left))
+    for state in asked:
         rows |= _each((state,), BAD, ((*abort(state), Do.CLOSE_LINK, Do.EXIT), S.BROKEN))
     for state in (S.START, S.WAIT_REQUEST, *begun, S.RESUME):
         rows[state, Verb.VM_GONE] = ((*abort(state), Do.CLOSE_LINK, Do.EXIT), S.BROKEN)

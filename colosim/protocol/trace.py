@@ -230,8 +230,9 @@ def _node(name: str, config: NodeConfig) -> Node:
 def merge(traces: Iterable[Iterable[Line]]) -> list[Line]:
     """Merge traces of several nodes by happens-before; clocks are not looked at.
 
-    Each trace is in its own order, and a line with a cause comes after that line.  Among lines
-    that may come next, the one of the first trace given goes first.
+    Each trace is in its own order, and a line with a cause comes after that line.  What an event
+    led to comes with it: no action has an effect before all lines of its feed were written.  Among
+    lines that may come next, the one of the first trace given goes first.
     """
     queues = [deque(trace) for trace in traces]
     seen: dict[str, int] = {}
@@ -239,11 +240,17 @@ def merge(traces: Iterable[Iterable[Line]]) -> list[Line]:
     while any(queues):
         for queue in queues:
             if queue and ((cause := queue[0].cause) is None or seen.get(cause[0], -1) >= cause[1]):
-                line = queue.popleft()
-                seen[line.node] = line.n
-                merged.append(line)
+                _take_feed(queue, merged)
+                seen[merged[-1].node] = merged[-1].n
                 break
         else:
             stuck = next(queue[0] for queue in queues if queue)
             raise TraceError(f"line {stuck.n} of node {stuck.node!r} has a cause that never comes")
     return merged
+
+
+def _take_feed(queue: deque[Line], merged: list[Line]) -> None:
+    """Move one event, or header, and what it led to."""
+    merged.append(queue.popleft())
+    while queue and queue[0].node == merged[-1].node and queue[0].kind in ("signal", "action"):
+        merged.append(queue.popleft())

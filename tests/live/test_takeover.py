@@ -95,8 +95,11 @@ def test_an_agent_fails(tmp_path, host, step, survivor, kind):
 
 @needs_qemu
 @pytest.mark.parametrize("scope", ["vm", "host"])
-@pytest.mark.parametrize(("host", "step", "survivor"), [("a", "send", "b"), ("b", "load", "a")])
+@pytest.mark.parametrize(
+    ("host", "step", "survivor"), [("a", "send", "b"), ("b", "receive", "a"), ("b", "load", "a")]
+)
 def test_one_side_hangs(tmp_path, host, step, survivor, scope):
+    """At `receive` a hung QEMU must not pass for a silent primary, which would be fenced for it."""
     strike = StrikePlan(step, 3, scope, "hang", HANG_NS)
     struck(tmp_path, plan({host: strike}), lambda run: survives(run, survivor))
 

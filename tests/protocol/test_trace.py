@@ -192,6 +192,24 @@ def test_merge_puts_every_cause_first(trace, order: int, skew_ns: int) -> None:
     assert replay(merged) == []
 
 
+def test_merge_keeps_what_an_event_led_to_together() -> None:
+    """Found by exploring real guests: a Load that was asked for beside RECEIVED came after the
+    release that RECEIVED made happen, as if the state had not been in hand.
+    """
+    state = t.State(t.Blob("ram", 1, "r"), t.Blob("device", 1, "d"))
+    secondary = [
+        Line("b", 0, 0, "event", "load", t.PeerBlob(state.device)),
+        Line("b", 1, 0, "action", "load", t.SendMessage(b"RECEIVED")),
+        Line("b", 2, 0, "action", "load", t.Load(1, state, 1)),
+        Line("b", 3, 9, "event", "load", t.Tick()),
+    ]
+    primary = [
+        Line("a", 0, 5, "event", "wait-loaded", t.PeerBytes(b"RECEIVED"), ("b", 1)),
+        Line("a", 1, 5, "action", "wait-loaded", t.Release(())),
+    ]
+    assert merge([primary, secondary]) == [*secondary[:3], *primary, secondary[3]]
+
+
 def test_merge_says_which_line_has_no_cause() -> None:
     a, b = apart(recorded())
     orphan = next(line for line in b if line.cause is not None)

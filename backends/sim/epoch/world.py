@@ -86,6 +86,7 @@ class EpochWorld(SimWorld):
         policy: str,
         streams: Streams,
         observers: Iterable[Observer] = (),
+        stepped: Callable[[str, str], None] | None = None,
     ) -> None:
         self._log = self._log_of(scenario, policy, streams)
         self._is_planned = True
@@ -106,7 +107,7 @@ class EpochWorld(SimWorld):
         self._bits_per_ns = scenario.link.bandwidth_bps / NS_PER_S
         self._delay_ns = scenario.link.delay_ns
         self._arrived_ns = 0  # no witness is there before then: it would overtake others
-        super().__init__(scenario, policy, streams, observers)
+        super().__init__(scenario, policy, streams, observers, stepped)
         if isinstance(self._log, FeedbackLog):
             self._log.late_ns = self._costs.release_ns if self._tracked else 0
         params = dict(self.session.nodes[PRIMARY].config.policy_params)

@@ -91,10 +91,11 @@ class PacketWorld(SimWorld):
         policy: str,
         streams: Streams,
         observers: Iterable[Observer] = (),
+        stepped: Callable[[str, str], None] | None = None,
     ) -> None:
         self._service = service_of(scenario)
         self._acked = Acked()
-        super().__init__(scenario, policy, streams, observers)
+        super().__init__(scenario, policy, streams, observers, stepped)
         self.network.clients = self.clients = Clients(
             self.clock,
             self._service,
