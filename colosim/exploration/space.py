@@ -15,7 +15,7 @@ import random
 import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import product
 from typing import Any, get_args
@@ -37,6 +37,23 @@ from colosim.units import BANDWIDTH, TIME, UnitError
 LINK = "link"
 
 #: a failure is noticed within some tens of milliseconds, and a run takes as many to simulate
+
+
+def _paced(**values: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Tables of all policies, made of their parameters by name; what is not named is the default.
+
+    A policy that comes later is explored at the same pace, if its parameters are called alike.
+    """
+    return {
+        name: {
+            key: values[key]
+            for key in (field.name.removesuffix("_ns") for field in fields(policy.Params))
+            if key in values
+        }
+        for name, policy in POLICIES.items()
+    }
+
+
 QUICK: Mapping[str, Any] = {
     "name": "quick",
     "duration": "220 ms",
@@ -61,10 +78,16 @@ QUICK: Mapping[str, Any] = {
         "vote_timeout": "20 ms",
         "fence_timeout": "40 ms",
     },
-    "policy": {
-        "remus": {"interval": "12 ms"},
-        "colo": {"compare_timeout": "25 ms", "checkpoint_delay": "25 ms"},
-    },
+    "policy": _paced(
+        interval="12 ms",
+        minimum_interval="9 ms",
+        maximum_interval="14 ms",
+        compare_timeout="25 ms",
+        checkpoint_delay="25 ms",
+        storm_checkpoints=2,
+        storm_window="50 ms",
+        calm_epochs=2,
+    ),
 }
 #: a silent peer is noticed while a state is being loaded, and witnesses queue behind each other
 LAGGING: Mapping[str, Any] = {
@@ -82,10 +105,16 @@ LAGGING: Mapping[str, Any] = {
         "heartbeat_interval": "3 ms",
         "heartbeat_timeout": "14 ms",
     },
-    "policy": {
-        "remus": {"interval": "30 ms"},
-        "colo": {"compare_timeout": "30 ms", "checkpoint_delay": "30 ms"},
-    },
+    "policy": _paced(
+        interval="30 ms",
+        minimum_interval="25 ms",
+        maximum_interval="34 ms",
+        compare_timeout="30 ms",
+        checkpoint_delay="30 ms",
+        storm_checkpoints=2,
+        storm_window="120 ms",
+        calm_epochs=2,
+    ),
 }
 #: of small real guests; limits that a loaded machine without KVM keeps
 LIVE: Mapping[str, Any] = {
@@ -110,10 +139,13 @@ LIVE: Mapping[str, Any] = {
     "client": {"kind": "echo"},
     "limits": dict.fromkeys(QUICK["limits"], "5 s"),
     "manager": {"heartbeat_interval": "50 ms", "heartbeat_timeout": "2 s"},
-    "policy": {
-        "remus": {"interval": "150 ms"},
-        "colo": {"compare_timeout": "1 s", "checkpoint_delay": "1 s"},
-    },
+    "policy": _paced(
+        interval="150 ms",
+        minimum_interval="100 ms",
+        maximum_interval="200 ms",
+        compare_timeout="1 s",
+        checkpoint_delay="1 s",
+    ),
 }
 #: those to simulate, and the one to run on real guests
 BASES: Mapping[str, Mapping[str, Any]] = {"quick": QUICK, "lagging": LAGGING}
