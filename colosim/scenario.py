@@ -438,7 +438,10 @@ class Manager(Section):
 class Limits(Section):
     """The longest wait in each step of a checkpoint; beyond it the step has failed."""
 
-    ready_ns: Duration = option("10 s", "primary: until the secondary is ready")
+    ready_ns: Duration = option(
+        "10 s",
+        "until the other side is ready; by so much, and resume, may the first heartbeat be late",
+    )
     quiesce_ns: Duration = option("1 s", "primary: until client input is held back")
     request_ns: Duration = option("1 s", "primary: until the secondary has stopped and replied")
     stop_ns: Duration = option("1 s", "until the guest is stopped")

@@ -120,7 +120,8 @@ class Manager:
     """Runs `MANAGER_ROWS`; the only part that emits Heartbeat, AskVote, Fence and Promote.
 
     grace_ns: how much later than a time-out the peer's first heartbeat may come: a secondary is
-    protected before its primary's guest, and so its manager, has started.
+    protected before its primary's guest, and so its manager, has started.  A busy machine takes
+    long for that, and a primary that is only slow must not be fenced.
     """
 
     def __init__(

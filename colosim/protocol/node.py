@@ -165,7 +165,7 @@ class Node:
                 config.manager,
                 self._out,
                 machine.survival_in(machine.start),
-                grace_ns=0 if primary else config.limits.resume_ns,
+                grace_ns=0 if primary else config.limits.ready_ns + config.limits.resume_ns,
             )
             if dialect.failover
             else None
