@@ -158,7 +158,11 @@ def plan_of(
     every = space.designs()
     for pattern in patterns:
         if not any(fnmatchcase(str(design), pattern) for design in every):
-            raise PointError(f"{pattern}: no such design; there are {', '.join(map(str, every))}")
+            policies = ", ".join(dict.fromkeys(design.policy for design in every))
+            raise PointError(
+                f"{pattern}: no such design; write POLICY/DIALECT/TRANSFER/COMMIT[/QUIRKS], "
+                f"such as {every[0]} or colo/*; policies are {policies}"
+            )
     chosen = tuple(d for d in every if any(fnmatchcase(str(d), each) for each in patterns))
     for design in chosen:
         space.base_scenario(base).replace(design.changes, f"{base}, design {design}")

@@ -188,7 +188,7 @@ def test_a_scenario_of_your_own(tmp_path):
 
 
 def test_what_cannot_be_explored_is_told_in_a_line():
-    with pytest.raises(PointError, match="xen/\\*: no such design; there are adaptive/upstream"):
+    with pytest.raises(PointError, match="xen/\\*: no such design; write POLICY/"):
         plan_of("singles", ["xen/*"])
     with pytest.raises(PointError, match="triples: cannot be explored"):
         explore("triples")

@@ -80,7 +80,7 @@ def test_a_message_that_is_due_when_the_link_ends_does_not_break_the_guest(tmp_p
 
 
 def test_a_primary_whose_memory_is_gone_does_not_ask_for_the_vote():
-    """Of a killed QEMU the memory goes before the monitor: seen in 3 of 140 kills."""
+    """Of a killed QEMU the memory goes before the monitor: seen in 3 of about 120 kills."""
 
     async def save(checkpoint: int) -> None:
         raise GuestGone("its memory is not there any more")
