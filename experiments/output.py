@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,3 +74,9 @@ def markdown_table(table: pd.DataFrame, index: str | None = None) -> str:
     lines = ["| " + " | ".join(map(str, shown.columns)) + " |", "|" + "---|" * len(shown.columns)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in shown.itertuples(False, None)]
     return "\n".join(lines)
+
+
+def page(parts: Sequence[str], failures: Sequence[str], heading: str = "##") -> str:
+    """A page of its parts, and at its end what could not be run; heading: of that."""
+    missing = [f"{heading} What could not be run", "\n".join(f"* {each}" for each in failures)]
+    return "\n\n".join([*parts, *(missing if failures else [])]) + "\n"

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogFormatter
 
 from colosim.analysis.plots import COLOURS, Chart, styled
 from experiments.colo import DOWNLOAD_BYTES, kill_summary
-from experiments.output import markdown_table
+from experiments.output import markdown_table, page
 
 _MB = round(DOWNLOAD_BYTES / 1e6)
 
@@ -109,9 +109,7 @@ def markdown(
             "from the kill, medians. Other: the longest such time elsewhere in the same run.",
             markdown_table(kills_table(struck)),
         ]
-    if failures:
-        parts += ["### What could not be run", "\n".join(f"* {each}" for each in failures)]
-    return "\n\n".join(parts) + "\n"
+    return page(parts, failures, "###")
 
 
 @styled

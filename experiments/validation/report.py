@@ -10,7 +10,7 @@ import pandas as pd
 
 from colosim.analysis.plots import COLOURS, Chart, styled
 from colosim.calibration import title
-from experiments.output import markdown_table
+from experiments.output import markdown_table, page
 from experiments.validation import WIRE
 
 #: steps that make up a pause, in order; `copy` and others of copy-then-send are not run here
@@ -126,13 +126,17 @@ def markdown(
                     score=[f"{each:.1%}" for each in models["score"]]
                 )
             ),
-            "### Every comparison",
-            "`fitted` runs are those that were calibrated on: they prove nothing.",
-            markdown_table(rows_table(validation)),
+            *_every_comparison(validation),
         ]
-    if failures:
-        parts += ["## What could not be run", "\n".join(f"* {each}" for each in failures)]
-    return "\n\n".join(parts) + "\n"
+    return page(parts, failures)
+
+
+def _every_comparison(validation: pd.DataFrame) -> tuple[str, ...]:
+    return (
+        "### Every comparison",
+        "`fitted` runs are those that were calibrated on: they prove nothing.",
+        markdown_table(rows_table(validation)),
+    )
 
 
 def hazards_table(hazards: pd.DataFrame) -> pd.DataFrame:
@@ -190,13 +194,9 @@ def colo_markdown(
             "What the calibrated scenario says of runs that it has not seen. `few`: fewer events "
             "than 10 were measured, so only the interval is compared.",
             markdown_table(errors_table(validation)),
-            "### Every comparison",
-            "`fitted` runs are those that were calibrated on: they prove nothing.",
-            markdown_table(rows_table(validation)),
+            *_every_comparison(validation),
         ]
-    if failures:
-        parts += ["## What could not be run", "\n".join(f"* {each}" for each in failures)]
-    return "\n\n".join(parts) + "\n"
+    return page(parts, failures)
 
 
 @styled
