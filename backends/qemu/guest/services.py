@@ -43,6 +43,8 @@ events { worker_connections 512; }
 http {
   access_log off;
   sendfile on;
+  # header and body in one segment: passt would hold the second until the first is acknowledged
+  tcp_nopush on;
   tcp_nodelay on;
   keepalive_requests 1000000;
   default_type application/octet-stream;
