@@ -36,6 +36,20 @@ class Clock:
         Timeout(self.env, delay_ns, (call, argument)).callbacks.append(_call)
         self.events += 1
 
+    def next_ns(self) -> float:
+        """When something is due next."""
+        return self.env.peek()
+
+    def catch_up(self) -> None:
+        """Let happen what is due by now."""
+        env = self.env
+        while env.peek() <= env.now:
+            env.step()
+
+    def put_forward(self, at_ns: int) -> None:
+        """Let it be then; nothing may be due before."""
+        self.env._now = at_ns
+
     def stop(self) -> None:
         """End `run` now."""
         if not self._end.triggered:
