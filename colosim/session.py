@@ -68,9 +68,8 @@ class Session:
 
     def settle(self, node_id: str, now_ns: int) -> None:
         """The same without an event, after effects that were done in one go; nobody observes."""
-        node = self.nodes[node_id]
+        node, ears = self.nodes[node_id], self._ears
         node.route(now_ns)
-        ears = self._ears
         for signal in node.signals():
             ear = ears.get(type(signal))
             if ear is not None:

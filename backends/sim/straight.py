@@ -60,16 +60,17 @@ class _Step:
     """
 
     index: int
-    input: Input
+    comes_ns: Callable[[_Step, int], int | None]
     side: _Side
+    sender: _Side
     waits: tuple[State, State]
-    enters: tuple[tuple[_Side, State], ...]
+    enters: tuple[tuple[Checkpointer, State], ...]
     signals: tuple[Callable[[], None], ...]
     begins: tuple[tuple[Do, int], ...]  # operations, and the input that will end each
     # of the message that it is, or of a state's parts: those that are control bytes, -1 for RAM,
     # -2 for devices
     sizes_bytes: tuple[int, ...]
-    is_state: bool
+    finishes: bool  # an operation's end does something in the world
     hears_out: bool  # what the guest said until it stopped is heard first
     under_way: tuple[int, ...]
     others: tuple[int, ...]  # operations among them that do not end by this step
@@ -103,7 +104,10 @@ class Straight:
         self._ends_ns = [0] * len(inputs)  # of operations, by the input that ends them
         self._finish: list[Callable[[], t.State | None]] = [lambda: None] * len(inputs)
         self._state: t.State | None = None
-        self._left_ns = 0  # when the last bit of what came last had left
+        self._sent: State = inputs[0].state  # the sender's, once the last bit has left
+        self._began_ns = 0  # this checkpoint
+        both = self._sides.values()
+        self._least_limit_ns = min(side.checkpointer.least_limit_ns for side in both)
         self._message_bytes = message_bytes
         self._framing = self._framing_bytes()
         self._steps = tuple(self._steps_of())
@@ -137,21 +141,29 @@ class Straight:
             each, side = inputs[last], self._sides[inputs[last].role]
             message = _MESSAGES.get(each.by) if each.by else None
             sizes: tuple[int, ...] = ()
+            comes_ns = self._is_held_back if i == 1 else self._is_done
             if is_state:
-                sizes = self._framing
+                sizes, comes_ns = self._framing, self._is_in
+                self._sent = inputs[i].state
             elif message is not None:
                 sizes = (self._message_bytes + len(encode(self._dialect, message)),)
+                comes_ns = self._arrives
             steps.append(
                 _Step(
                     last,
-                    each,
+                    comes_ns,
                     side,
+                    self._sides[inputs[each.cause].role],
                     waits,
-                    tuple((self._sides[one.role], one.state) for one in together),
+                    tuple(
+                        (self._sides[one.role].checkpointer, one.state)
+                        for one in together
+                        if one.role is each.role
+                    ),
                     tuple(self._signals_of(side, each)),
                     tuple(self._operations_of(last)),
                     sizes,
-                    is_state,
+                    each.by in (Do.SAVE, Do.COPY, Do.LOAD, Do.START_VM),
                     Do.CUT in each.effects,
                     tuple(n for n in range(i, len(inputs)) if inputs[n].cause < i),
                     tuple(n for n in range(last + 1, len(inputs)) if inputs[n].cause < i),
@@ -206,35 +218,30 @@ class Straight:
             and self._is_well(secondary.host)
         ):
             return False
-        world, session = self._world, self._world.session
-        now_ns = clock.now_ns()
+        settle, ends_ns, begin = self._world.session.settle, self._ends_ns, self._begin
+        self._ends_ns[1] = self._began_ns = now_ns = clock.now_ns()
         for step in self._steps:
-            at_ns = now_ns if step.index == 1 else self._comes_ns(step, now_ns)
+            at_ns = step.comes_ns(step, now_ns)
             if at_ns is None:
-                self._put_back(step, now_ns)
+                self._put_back(step, clock.now_ns())
                 return True
-            if at_ns > now_ns:
-                clock.put_forward(at_ns)
-                now_ns = at_ns
-            each, side = step.input, step.side
-            if each.verb is Verb.DONE:
-                saved = self._finish[step.index]()
-                if saved is not None:
-                    side.checkpointer.holds(saved)
-            if step.hears_out:
-                world.hear_out(side.host)
+            now_ns = clock.now_ns() if at_ns <= now_ns else clock.put_forward(at_ns)
+            checkpointer, name = step.side.checkpointer, step.side.host.id
             for entering, state in step.enters:
-                is_sender = step.is_state and entering is not side
-                entering.checkpointer.enter(state, self._left_ns if is_sender else now_ns)
+                entering.enter(state, now_ns)
+            if step.finishes and (saved := self._finish[step.index]()) is not None:
+                checkpointer.holds(saved)
             if step.signals:
+                if step.hears_out:
+                    self._world.hear_out(step.side.host)
                 for say in step.signals:
                     say()
-                session.settle(side.host.id, now_ns)
+                settle(name, now_ns)
             for do, n in step.begins:
-                self._ends_ns[n] = now_ns + self._begin[do](side, n)
+                ends_ns[n] = now_ns + begin[do](step.side, n)
         primary.checkpointer.rest(now_ns)
-        session.settle(PRIMARY, now_ns)
-        session.wake(PRIMARY)
+        settle(PRIMARY, now_ns)
+        self._world.session.wake(PRIMARY)
         return True
 
     @staticmethod
@@ -242,40 +249,64 @@ class Straight:
         guest = host.guest
         return host.alive and host.link_open and not (host.hung or guest.hung or guest.dead)
 
-    def _comes_ns(self, step: _Step, now_ns: int) -> int | None:
-        """When it comes; None if something else does before."""
-        clock, own = self._clock, (self._primary.checkpointer, self._secondary.checkpointer)
-        clock.catch_up()
-        if (own[0].state, own[1].state) != step.waits:
-            return None
-        sizes, begins_ns = step.sizes_bytes, now_ns
-        sender = self._secondary if step.side is self._primary else self._primary
-        if step.is_state:
-            assert self._state is not None
-            parts = (self._state.ram.size, self._state.device.size)
-            sizes = tuple(parts[~size] if size < 0 else size for size in sizes)
-            begins_ns = self._ends_ns[step.under_way[0]]
-        at_ns = self._ends_ns[step.index]
-        if sizes:
-            alone = sender.out.alone_ns(begins_ns, sizes)
-            if alone is None:
+    # -- when a step comes; None if something else may come before -------------------------
+
+    def _is_held_back(self, step: _Step, now_ns: int) -> int | None:
+        """The first of all: it is now."""
+        return now_ns
+
+    def _is_done(self, step: _Step, now_ns: int) -> int | None:
+        """An operation of a host: what else happens until then may, if it does not concern us."""
+        at_ns, clock = self._ends_ns[step.index], self._clock
+        while (next_ns := clock.next_ns()) < at_ns or next_ns == now_ns:
+            clock.step()
+            if not self._stands(step):
                 return None
-            self._left_ns, at_ns = alone
-        if at_ns < now_ns or clock.next_ns() <= at_ns:
+        return at_ns if self._is_next(step, at_ns) else None
+
+    def _arrives(self, step: _Step, now_ns: int) -> int | None:
+        """A message that is sent now."""
+        if self._clock.catch_up() and not self._stands(step):
             return None
-        if any(self._ends_ns[n] <= at_ns for n in step.others):
+        out = step.sender.out
+        alone = out.alone_ns(now_ns, step.sizes_bytes)
+        if alone is None or not self._is_next(step, alone[1]):
             return None
-        for checkpointer in own:
-            due_ns = checkpointer.deadline_ns()
-            if due_ns is not None and due_ns <= at_ns:
-                return None
-        if sizes:
-            size_bytes = sum(sizes)
-            sender.out.passed(size_bytes, at_ns)
-            if step.is_state:
-                sender.checkpointer.sends()
-                self._world.recorder.sent(size_bytes + sender.host.ahead.sent_bytes)
-        return at_ns
+        out.passed(step.sizes_bytes[0], alone[1])
+        return alone[1]
+
+    def _is_in(self, step: _Step, now_ns: int) -> int | None:
+        """A state that is sent now, or a moment later, has arrived."""
+        if self._clock.catch_up() and not self._stands(step):
+            return None
+        state, sender = self._state, step.sender
+        assert state is not None
+        parts = (state.ram.size, state.device.size)
+        sizes = [parts[~size] if size < 0 else size for size in step.sizes_bytes]
+        alone = sender.out.alone_ns(self._ends_ns[step.under_way[0]], sizes)
+        if alone is None or not self._is_next(step, alone[1]):
+            return None
+        size_bytes = sum(sizes)
+        sender.out.passed(size_bytes, alone[1])
+        sender.checkpointer.sends()
+        sender.checkpointer.enter(self._sent, alone[0])
+        self._world.recorder.sent(size_bytes + sender.host.ahead.sent_bytes)
+        return alone[1]
+
+    def _is_next(self, step: _Step, at_ns: int) -> bool:
+        """Nothing comes before it, no other operation ends, and no limit is near."""
+        if at_ns - self._began_ns >= self._least_limit_ns or self._clock.next_ns() <= at_ns:
+            return False
+        return not step.others or all(self._ends_ns[n] > at_ns for n in step.others)
+
+    def _stands(self, step: _Step) -> bool:
+        """Both sides are as they were before others had their turn."""
+        primary, secondary = self._primary, self._secondary
+        return (
+            (primary.checkpointer.state, secondary.checkpointer.state) == step.waits
+            and self._is_well(primary.host)
+            and self._is_well(secondary.host)
+        )
 
     def _put_back(self, step: _Step, now_ns: int) -> None:
         """What is under way is the world's again."""

@@ -628,7 +628,9 @@ class Checkpointer:
         self.entered: list[State] = []  # in this feed, which may pass several
         self._machine = machine
         self._dialect = dialect
-        self._limits = {state: getattr(limits, name) for state, name in machine.limits.items()}
+        self._limits: dict[State, int] = {
+            state: getattr(limits, name) for state, name in machine.limits.items()
+        }
         self._out = out
         self._rounds = rounds
         self._round = 0  # of this checkpoint's pre-copy, begun
@@ -744,9 +746,11 @@ class Checkpointer:
 
     def say_survival(self) -> None:
         survival = self._machine.survival_in(self.state)
-        said = t.Takeover(t.Survival.BROKEN if self._vm_gone else survival, self._safe)
-        if said != self._said:
-            self._said = said
+        if self._vm_gone:
+            survival = t.Survival.BROKEN
+        said = self._said
+        if survival is not said.survival or self._safe != said.checkpoint:
+            self._said = said = t.Takeover(survival, self._safe)
             self._out.signal(said)
 
     def _settle(self, now_ns: int) -> None:
@@ -772,6 +776,11 @@ class Checkpointer:
     def checkpoint(self) -> int:
         """The one under way or, between two, the last."""
         return self._checkpoint
+
+    @property
+    def least_limit_ns(self) -> int:
+        """No wait may be longer than its own limit, and none of those is shorter."""
+        return min(self._limits.values())
 
     def effect(self, do: Do) -> Callable[[], None]:
         """What an effect of a row does here."""

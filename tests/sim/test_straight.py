@@ -20,7 +20,7 @@ from colosim.model.results import HOW, RunRecord
 from colosim.model.streams import Streams
 from colosim.protocol import straight
 from colosim.protocol.checkpoint import Do, Machine, P, Verb, primary_machine, secondary_machine
-from colosim.protocol.dialect import DIALECTS, UPSTREAM, Message
+from colosim.protocol.dialect import UPSTREAM, Message
 from colosim.protocol.types import Role, Transfer
 from colosim.scenario import Scenario
 from tests.sim.worlds import QUIET
@@ -57,9 +57,8 @@ def small(**tables: Any) -> Scenario:
     """The base with changes: a table's fields are put over the base's."""
     merged = dict(BASE)
     for name, value in tables.items():
-        known = BASE.get(name)
-        is_table = isinstance(known, dict) and isinstance(value, dict)
-        merged[name] = {**known, **value} if is_table else value
+        known = BASE.get(name, {})
+        merged[name] = {**known, **value} if isinstance(value, dict) else value
     if "clients" in merged["workload"]:
         merged["workload"]["load"] = "closed"
         del merged["workload"]["rate"]
