@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import cache
 
 from colosim.protocol.checkpoint import Limits, Quirks, Rounds
 from colosim.protocol.dialect import Message
@@ -21,6 +22,7 @@ def node_id(role: Role, pair: int = 1) -> str:
     return role.value if pair == 1 else f"{role.value}.{pair}"
 
 
+@cache
 def role_of(node: str) -> str:
     """The role in a node's id."""
     return node.partition(".")[0]

@@ -66,6 +66,22 @@ class Session:
         self._due_ns[node_id] = due_ns = node.deadline_ns()
         world.wake_at(node_id, due_ns)
 
+    def settle(self, node_id: str, now_ns: int) -> None:
+        """The same without an event, after effects that were done in one go; nobody observes."""
+        node, ears = self.nodes[node_id], self._ears
+        node.route(now_ns)
+        for signal in node.signals():
+            ear = ears.get(type(signal))
+            if ear is not None:
+                ear(node_id, signal)
+        for action in node.actions():
+            self._world.perform(node_id, action, (node_id, -1))
+
+    def wake(self, node_id: str) -> None:
+        """Tell the world anew when the node wants its Tick."""
+        self._due_ns[node_id] = due_ns = self.nodes[node_id].deadline_ns()
+        self._world.wake_at(node_id, due_ns)
+
     def _feed(
         self, node: Node, node_id: str, event: Event, cause: Cause | None, now_ns: int
     ) -> None:

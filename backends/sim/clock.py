@@ -24,6 +24,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.env = simpy.Environment(initial_time=0)
+        self._queue = self.env._queue
         self.events = 0
         self._end = self.env.event()
         self._end.callbacks.append(StopSimulation.callback)
@@ -35,6 +36,28 @@ class Clock:
         """Call ``call(argument)`` in ``delay_ns``; equal times keep the order of asking."""
         Timeout(self.env, delay_ns, (call, argument)).callbacks.append(_call)
         self.events += 1
+
+    def next_ns(self) -> int:
+        """When something is due next; while it runs something is, the run's end."""
+        return self._queue[0][0]  # type: ignore[return-value]
+
+    def step(self) -> None:
+        """Let the next thing happen."""
+        self.env.step()
+
+    def catch_up(self) -> bool:
+        """Let happen what is due by now; False if nothing was."""
+        env, queue = self.env, self._queue
+        if queue[0][0] > env._now:
+            return False
+        while queue[0][0] <= env._now:
+            env.step()
+        return True
+
+    def put_forward(self, at_ns: int) -> int:
+        """Let it be then; nothing may be due before."""
+        self.env._now = at_ns
+        return at_ns
 
     def stop(self) -> None:
         """End `run` now."""

@@ -9,12 +9,13 @@ their share; what they leave is the others' (max-min fair).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from backends.sim.clock import Clock
 
 NS_PER_S = 1_000_000_000
+_RESIDUE_BITS = 1e-6  # less is nothing
 #: the channel of the checkpoint stream; a state may have further ones beside it
 STATE = "colo"
 
@@ -99,6 +100,26 @@ class Direction:
         self._channels.setdefault(channel, deque()).append(parcel)
         self._plan()
 
+    def alone_ns(self, begins_ns: int, sizes_bytes: Iterable[int]) -> tuple[int, int] | None:
+        """When the last bit of messages that are sent then, one after the other, has left, and when
+        it is there, if nothing else is sent; None if something is under way, or the link is cut.
+        """
+        if self._channels or self._cut or self._most_per_ns is not None:
+            return None
+        per_ns, left_ns = self._bits_per_ns, begins_ns
+        for size_bytes in sizes_bytes:
+            bits = size_bytes * 8.0
+            while bits > _RESIDUE_BITS:  # as `_plan` and `_flow` have it, to the last bit
+                wait_ns = -int(-bits // per_ns)
+                left_ns += wait_ns
+                bits -= per_ns * wait_ns
+        return left_ns, max(left_ns + self._delay_ns, self._arrives_ns.get(STATE, 0))
+
+    def passed(self, size_bytes: int, at_ns: int) -> None:
+        """That is how it was."""
+        self.sent_bytes += size_bytes
+        self._arrives_ns[STATE] = at_ns
+
     def forget(self, channel: str) -> None:
         """Drop what has not left yet: its sender is gone."""
         self._flow()
@@ -165,7 +186,7 @@ class Direction:
         """Send off the parcels whose last bit has left by now."""
         for channel in list(self._channels):
             queue = self._channels[channel]
-            if queue[0].bits > 1e-6:
+            if queue[0].bits > _RESIDUE_BITS:
                 continue
             parcel = queue.popleft()
             if not queue:

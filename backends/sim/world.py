@@ -20,6 +20,7 @@ from backends.sim.clock import Clock
 from backends.sim.faults import FaultPlan
 from backends.sim.guest import Guest, Snapshot
 from backends.sim.link import STATE, Direction, InOrder, last_of, state_channels
+from backends.sim.straight import Straight
 from backends.sim.traffic import Demand, Jitter, Network, start_clients
 from colosim.model.cost import Slowdown, varied_ns, varied_ratio
 from colosim.model.divergence import Divergence
@@ -82,6 +83,8 @@ class Host:
 class SimWorld:
     """One replication of one scenario under one policy."""
 
+    _may_go_straight = True  # checkpoints in which nothing intervenes (`backends.sim.straight`)
+
     def __init__(
         self,
         scenario: Scenario,
@@ -137,9 +140,13 @@ class SimWorld:
             self.recorder.counters["undetected_corruptions"] = 0
         self.flags: set[str] = set()
         self.faults = FaultPlan(scenario.fault, self)
+        observers = tuple(observers)
         self._told_of_steps = [stepped] if stepped else []
         if self.faults.by_step:
             self._told_of_steps.append(self.faults.stepped)
+        # where somebody looks at the steps, they are taken one by one
+        self._may_go_straight &= not observers and not self._told_of_steps
+        self._may_go_straight &= len(self._channels) == 1 and not self._costs.wake_up_ns
         self.session = Session(
             [Node(config) for config in configs],
             self,
@@ -147,13 +154,18 @@ class SimWorld:
             self._ears(),
             self._stepped if self._told_of_steps else None,
         )
+        self._straight = (
+            Straight.of(self, MESSAGE_BYTES)
+            if self._may_go_straight and SECONDARY in self.hosts
+            else None
+        )
         self._performers: dict[type, Callable[[Host, Any, Cause], None]] = {
             t.Precopy: self._precopy,
             t.Quiesce: self._quiesce,
             t.StopVm: self._stop_vm,
             t.Drain: self._drain,
             t.Save: self._save,
-            t.Copy: self._copy,
+            t.Copy: self._save,
             t.SendMessage: self._send_message,
             t.SendState: self._send_state,
             t.Load: self._load,
@@ -189,6 +201,13 @@ class SimWorld:
             self._primary_finished if name == PRIMARY else self._secondary_finished,
         )
         return Host(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
+
+    def direction_of(self, name: str) -> Direction:
+        """What carries what that host sends."""
+        return self._out[name]
+
+    def hear_out(self, host: Host) -> None:
+        """Its guest was stopped for a cut: the node hears what it has not heard of yet."""
 
     def _stepped(self, node_id: str, step: str) -> None:
         for tell in self._told_of_steps:
@@ -274,7 +293,7 @@ class SimWorld:
 
     # -- operations on a guest -------------------------------------------------------------
 
-    def _takes(
+    def takes(
         self,
         host: Host,
         op: int,
@@ -306,33 +325,32 @@ class SimWorld:
     def _quiesce(self, host: Host, action: t.Quiesce, cause: Cause) -> None:
         self.network.pause()
         delay_ns = self._cost_ns(host, "quiesce", self._costs.quiesce_ns)
-        self.clock.after(delay_ns, lambda _: self.tell(host.id, t.Done(action.op), cause))
+        self.clock.after(delay_ns, self._quiesced, (host, action.op, cause))
+
+    def _quiesced(self, asked: tuple[Host, int, Cause]) -> None:
+        host, op, cause = asked
+        if self._straight is None or not self._straight(host, op):
+            self.tell(host.id, t.Done(op), cause)
 
     def _stop_vm(self, host: Host, action: t.StopVm, cause: Cause) -> None:
+        self.takes(host, action.op, cause, self.begin_stop(host))
+
+    def begin_stop(self, host: Host) -> int:
+        """How long it takes."""
         host.guest.stop()
         self.recorder.stopped(host.id)
-        self._takes(host, action.op, cause, self._cost_ns(host, "stop", self._costs.stop_ns))
+        return self._cost_ns(host, "stop", self._costs.stop_ns)
 
     def _drain(self, host: Host, action: t.Drain, cause: Cause) -> None:
-        self._takes(host, action.op, cause, 0)  # output reaches the node as it is made
+        self.takes(host, action.op, cause, 0)  # output reaches the node as it is made
 
-    def _save(self, host: Host, action: t.Save, cause: Cause) -> None:
-        costs = self._costs
-        self._take_state(
-            host, action, cause, lambda pages: costs.save_ns(pages) + self._delta_ns(pages)
-        )
+    def _save(self, host: Host, action: t.Save | t.Copy, cause: Cause) -> None:
+        delay_ns, state = self.begin_save(host, action.checkpoint)
+        self.takes(host, action.op, cause, delay_ns, lambda: state)
 
-    def _copy(self, host: Host, action: t.Copy, cause: Cause) -> None:
-        self._take_state(host, action, cause, self._costs.copy_ns)
-
-    def _take_state(
-        self,
-        host: Host,
-        action: t.Save | t.Copy,
-        cause: Cause,
-        takes_ns: Callable[[int], int],
-    ) -> None:
-        guest, checkpoint = host.guest, action.checkpoint
+    def begin_save(self, host: Host, checkpoint: int) -> tuple[int, t.State]:
+        """Save the state, or copy it; how long that takes, and what then is in hand."""
+        guest = host.guest
         ahead, served = host.ahead, guest.served_since_cut
         exposure_ns, pages = self._dirty(guest, "pages-primary", checkpoint)
         host.rest_pages = whole = pages
@@ -348,8 +366,12 @@ class SimWorld:
         device = t.Blob(f"device-{checkpoint}", device_bytes, f"k{checkpoint}")
         self._snapshots[device.id] = snapshot
         self.recorder.saved(exposure_ns, ahead.pages + pages)
-        save_ns = self._cost_ns(host, "save", takes_ns(pages))
-        self._takes(host, action.op, cause, save_ns, lambda: t.State(ram, device))
+        costs = self._costs
+        if self._is_early:
+            mean_ns = costs.copy_ns(pages)
+        else:
+            mean_ns = costs.save_ns(pages) + self._delta_ns(pages)
+        return self._cost_ns(host, "save", mean_ns), t.State(ram, device)
 
     def _snapshot(self, host: Host, pages: int) -> Snapshot:
         return host.guest.snapshot(pages, {**host.repeats, **host.owed})
@@ -380,13 +402,19 @@ class SimWorld:
         return self._costs.delta_ns(pages) if self._is_delta else 0
 
     def _load(self, host: Host, action: t.Load, cause: Cause) -> None:
-        snapshot = self._snapshots.pop(action.state.device.id)
+        self.takes(host, action.op, cause, *self.begin_load(host, action.state, action.checkpoint))
+
+    def begin_load(
+        self, host: Host, state: t.State, checkpoint: int
+    ) -> tuple[int, Callable[[], None]]:
+        """How long it takes, and what is to be done at its end."""
+        snapshot = self._snapshots.pop(state.device.id)
         own = 0
         if self._scenario.execution.executes:
-            _, own = self._dirty(host.guest, "pages-secondary", action.checkpoint)
-        if not self._spoilt.isdisjoint((action.state.ram.id, action.state.device.id)):
+            _, own = self._dirty(host.guest, "pages-secondary", checkpoint)
+        if not self._spoilt.isdisjoint((state.ram.id, state.device.id)):
             self.recorder.counters["undetected_corruptions"] += 1
-            self.recorder.event(host.id, "undetected", f"state {action.checkpoint} is corrupt")
+            self.recorder.event(host.id, "undetected", f"state {checkpoint} is corrupt")
         restored = self._memory.union(snapshot.pages, own)
         self.recorder.restored(restored)
 
@@ -395,34 +423,37 @@ class SimWorld:
         def finish() -> None:
             host.loads -= 1
             self._loaded(host, snapshot)
-            self._synchronise(action.checkpoint)
+            self._synchronise(checkpoint)
 
         mean_ns = self._costs.load_ns(restored)
         if self._is_delta:
             mean_ns += self._costs.delta_load_per_page_ns * snapshot.pages
-        load_ns = self._cost_ns(host, "load", mean_ns)
-        self._takes(host, action.op, cause, load_ns, finish)
+        return self._cost_ns(host, "load", mean_ns), finish
 
     def _loaded(self, host: Host, snapshot: Snapshot) -> None:
         host.guest.load(snapshot)
         host.repeats = dict(snapshot.unanswered)
 
     def _start_vm(self, host: Host, action: t.StartVm, cause: Cause) -> None:
-        def finish() -> None:
-            if host.loads:  # half of one state and half of another: no guest can run from that
-                self.kill_vm(host)
-                return
-            serves = host.id == self._owner
-            if serves or self._scenario.execution.executes:
-                host.guest.start()
-            if serves:
-                self.network.resume()
-            if host.id == PRIMARY and serves and self._mirrored:
-                self._plan_unprompted(self._synchronisation)
-            self.network.catch_up(host.guest)
+        self.takes(host, action.op, cause, self.begin_start(host), partial(self.started, host))
 
-        resume_ns = self._cost_ns(host, "resume", self._costs.resume_ns)
-        self._takes(host, action.op, cause, resume_ns, finish)
+    def begin_start(self, host: Host) -> int:
+        """How long it takes."""
+        return self._cost_ns(host, "resume", self._costs.resume_ns)
+
+    def started(self, host: Host) -> None:
+        """The guest runs from now on."""
+        if host.loads:  # half of one state and half of another: no guest can run from that
+            self.kill_vm(host)
+            return
+        serves = host.id == self._owner
+        if serves or self._scenario.execution.executes:
+            host.guest.start()
+        if serves:
+            self.network.resume()
+        if host.id == PRIMARY and serves and self._mirrored:
+            self._plan_unprompted(self._synchronisation)
+        self.network.catch_up(host.guest)
 
     # -- output ----------------------------------------------------------------------------
 
@@ -577,19 +608,30 @@ class SimWorld:
             host,
             action.op,
             cause,
-            mean_ns,
+            self._transfer_ns(host, mean_ns),
             lambda: self._spread(host, size_bytes, lambda: None, left),
         )
 
     def _send_state(self, host: Host, action: t.SendState, cause: Cause) -> None:
+        self.send_after(self.begin_send(host), host, action, cause)
+
+    def begin_send(self, host: Host) -> int:
+        """What moving the state takes the hosts themselves, before the link has it."""
         mean_ns = self._costs.transfer_ns(host.rest_pages)
         if self._is_early:
             mean_ns += self._delta_ns(host.rest_pages)
+        return self._transfer_ns(host, mean_ns)
+
+    def _transfer_ns(self, host: Host, mean_ns: int) -> int:
+        return self._cost_ns(host, "transfer", mean_ns) if mean_ns else 0
+
+    def send_after(self, delay_ns: int, host: Host, action: t.SendState, cause: Cause) -> None:
+        """Put a state on the link."""
         put = partial(self._put_state, host, action, cause)
-        self._move(host, action.op, cause, mean_ns, put)
+        self._move(host, action.op, cause, delay_ns, put)
 
     def _move(
-        self, host: Host, op: int, cause: Cause, mean_ns: int, put: Callable[[], None]
+        self, host: Host, op: int, cause: Cause, delay_ns: int, put: Callable[[], None]
     ) -> None:
         """Put pages on the link, after the time that the hosts themselves need for them."""
 
@@ -602,8 +644,8 @@ class SimWorld:
                 failed = t.Failed(op, "the stream is closed")
                 self.clock.after(0, lambda _: self.tell(host.id, failed, cause))
 
-        if mean_ns:
-            self.clock.after(self._cost_ns(host, "transfer", mean_ns), begin)
+        if delay_ns:
+            self.clock.after(delay_ns, begin)
         else:
             begin()
 

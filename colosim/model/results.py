@@ -33,6 +33,8 @@ CHECKPOINT_COLUMNS = (
     "restored_pages",
     "sent_bytes",
 )
+#: counters that say how a run was done, not what happened in it
+HOW = ("simulated_events", "node_events")
 _WORDS = ("reason", "phase", "how")  # columns of strings; all others are integers
 PHASE_COLUMNS = ("checkpoint", "phase", "start_ns", "duration_ns")
 HOLD_COLUMNS = ("made_ns", "hold_ns", "frames", "how")
@@ -86,7 +88,8 @@ class RunRecord:
         return replace(self, phases=dict(phases), holds=dict(holds))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) over every field but ``violations``, ``phases`` and ``holds``.
+        """SHA-256 (hexadecimal) over every field but ``violations``, ``phases`` and ``holds``, and
+        the counters `HOW`.
 
         Those depend on being watched.
 
@@ -96,8 +99,11 @@ class RunRecord:
         for each in fields(self):
             if each.name in ("violations", "phases", "holds"):
                 continue
+            value = getattr(self, each.name)
+            if each.name == "counters":
+                value = {name: count for name, count in value.items() if name not in HOW}
             _feed(digest, each.name)
-            _feed(digest, getattr(self, each.name))
+            _feed(digest, value)
         return digest.hexdigest()
 
     def metrics(self) -> dict[str, tuple[float, str]]:

@@ -628,7 +628,9 @@ class Checkpointer:
         self.entered: list[State] = []  # in this feed, which may pass several
         self._machine = machine
         self._dialect = dialect
-        self._limits = {state: getattr(limits, name) for state, name in machine.limits.items()}
+        self._limits: dict[State, int] = {
+            state: getattr(limits, name) for state, name in machine.limits.items()
+        }
         self._out = out
         self._rounds = rounds
         self._round = 0  # of this checkpoint's pre-copy, begun
@@ -725,23 +727,30 @@ class Checkpointer:
             row = rows.get((before, Verb.PEER_FAULT))
         if row is None:
             raise t.ProtocolError(f"{verb} must not happen in step {before}")
-        effects, self.state = row
+        effects, after = row
         self._why = why or self._why  # an operation that is done changes no reason
-        if self.state is not before:
-            self.entered.append(self.state)
-            limit = self._limits.get(self.state)
-            self._deadline_ns = None if limit is None else now_ns + limit
-            if self.state is not S.RELAUNCH:  # which waits for the load that is under way
-                self._op = None
+        if after is not before:
+            self.enter(after, now_ns)
         for effect in effects:
             self._do[effect]()
-        self._say_survival()
+        self.say_survival()
 
-    def _say_survival(self) -> None:
+    def enter(self, state: State, now_ns: int) -> None:
+        """Wait there, as long as its limit allows."""
+        self.state = state
+        self.entered.append(state)
+        limit = self._limits.get(state)
+        self._deadline_ns = None if limit is None else now_ns + limit
+        if state is not S.RELAUNCH:  # which waits for the load that is under way
+            self._op = None
+
+    def say_survival(self) -> None:
         survival = self._machine.survival_in(self.state)
-        said = t.Takeover(t.Survival.BROKEN if self._vm_gone else survival, self._safe)
-        if said != self._said:
-            self._said = said
+        if self._vm_gone:
+            survival = t.Survival.BROKEN
+        said = self._said
+        if survival is not said.survival or self._safe != said.checkpoint:
+            self._said = said = t.Takeover(survival, self._safe)
             self._out.signal(said)
 
     def _settle(self, now_ns: int) -> None:
@@ -760,6 +769,44 @@ class Checkpointer:
                 self._step(Verb.TRIGGER, now_ns, wish)
             else:
                 return
+
+    # -- a checkpoint in one go (`colosim.protocol.straight`) --------------------------------
+
+    @property
+    def checkpoint(self) -> int:
+        """The one under way or, between two, the last."""
+        return self._checkpoint
+
+    @property
+    def least_limit_ns(self) -> int:
+        """No wait may be longer than its own limit, and none of those is shorter."""
+        return min(self._limits.values())
+
+    def effect(self, do: Do) -> Callable[[], None]:
+        """What an effect of a row does here."""
+        return self._do[do]
+
+    def begin(self, why: str) -> None:
+        """The effect of that name, with its reason."""
+        self._why = why
+        self._begin()
+
+    def holds(self, state: t.State) -> None:
+        """What was saved, to be sent."""
+        self._in_hand = state
+
+    def sends(self) -> None:
+        """What it holds goes out."""
+        assert self._in_hand is not None
+        self._sent_bytes += self._in_hand.ram.size + self._in_hand.device.size
+
+    def awaits(self, state: State) -> int:
+        """The number of a new operation that ends the wait in that state, if this is one."""
+        return self._new_op() if self.state is state else self._out.new_op()
+
+    def rest(self, now_ns: int) -> None:
+        """Between two checkpoints: start the one that was remembered."""
+        self._settle(now_ns)
 
     # -- effects: actions ------------------------------------------------------------------
 
@@ -787,8 +834,8 @@ class Checkpointer:
         self._out.act(t.Copy(self._new_op(), self._checkpoint))
 
     def _send_state(self) -> None:
+        self.sends()
         assert self._in_hand is not None
-        self._sent_bytes += self._in_hand.ram.size + self._in_hand.device.size
         chunks = encode_state(self._dialect, self._in_hand)
         self._out.act(t.SendState(self._new_op(), chunks))
 
@@ -852,7 +899,7 @@ class Checkpointer:
         self._out.signal(t.Aborted(self._checkpoint))
 
     def _exit(self) -> None:
-        self._say_survival()  # first: at Exit the manager asks for the vote, or must not
+        self.say_survival()  # first: at Exit the manager asks for the vote, or must not
         self._out.signal(t.Exit(self._why))
 
     def _alone(self) -> None:

@@ -221,9 +221,10 @@ class Node:
         self.checkpointer.entered.clear()
         self._feeders[type(event)](event, now_ns)
         if self._out.signals:
-            self._route(now_ns)
+            self.route(now_ns)
 
-    def _route(self, now_ns: int) -> None:
+    def route(self, now_ns: int) -> None:
+        """Let the parts hear signals until there are none."""
         signals, ears, heard = self._out.signals, self._ears, self._heard
         while signals:
             signal = signals.popleft()
@@ -350,4 +351,4 @@ class Node:
             due_ns = part.deadline_ns()
             if due_ns is not None and due_ns <= now_ns:
                 part.tick(now_ns)
-                self._route(now_ns)  # or the manager might act on what is no longer so
+                self.route(now_ns)  # or the manager might act on what is no longer so

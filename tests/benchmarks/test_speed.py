@@ -39,9 +39,9 @@ def test_rows_are_well_formed(result: dict[str, Any]) -> None:
 def test_the_trace_changes_nothing_that_is_counted(result: dict[str, Any]) -> None:
     rows = iter(result["rows"])
     for off, on in zip(rows, rows, strict=True):
-        assert [off[key] for key in ("case", "count", "simulated_events")] == [
-            on[key] for key in ("case", "count", "simulated_events")
-        ]
+        assert [off[key] for key in ("case", "count")] == [on[key] for key in ("case", "count")]
+        # who looks gets every step of a checkpoint
+        assert off["simulated_events"] <= on["simulated_events"]
 
 
 def test_the_counts_are_as_asked_for() -> None:

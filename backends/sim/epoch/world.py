@@ -763,6 +763,9 @@ class EpochWorld(SimWorld):
 
         self.clock.after(self._retransmit_ns, repeat)
 
+    def hear_out(self, host: Host) -> None:
+        self._last_words(host)
+
     # -- what faults do --------------------------------------------------------------------
 
     def _last_words(self, host: Host) -> None:

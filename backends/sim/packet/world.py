@@ -85,6 +85,8 @@ class PacketWorld(SimWorld):
 
     network: PacketNetwork
 
+    _may_go_straight = False  # frames are under way all the time
+
     def __init__(
         self,
         scenario: Scenario,

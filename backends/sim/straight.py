@@ -1,0 +1,355 @@
+"""Checkpoints in which nothing intervenes, in one go.
+
+A checkpoint is some thirty events and twenty inputs of two nodes, and mostly nothing else happens
+between them.  Then the clock may as well be put forward: what the tables say is done at the moments
+at which it would be done, by the same checkpointers and the same halves of the world's operations,
+but without an event, a message or a completion in between.
+
+The way is read off the tables (`colosim.protocol.straight.walk`).  Before each step it is looked
+whether anything else is due before the next one.  If so, what is under way is put back into the
+hands of the world, and all goes on as ever.  Tests hold both ways equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from backends.nodes import PRIMARY, SECONDARY
+from backends.sim.clock import Clock
+from backends.sim.link import Direction
+from colosim.protocol import types as t
+from colosim.protocol.checkpoint import Checkpointer, Do, S, State, Verb
+from colosim.protocol.codec import encode, encode_state
+from colosim.protocol.dialect import DIALECTS, Dialect, Message
+from colosim.protocol.node import machine_of
+from colosim.protocol.straight import Input, walk
+
+if TYPE_CHECKING:
+    from backends.sim.world import Host, SimWorld
+
+_CAUSE = (PRIMARY, -1)  # of what is put back; nobody traces it
+_MESSAGES = {
+    Do.SEND_REQUEST: Message.REQUEST,
+    Do.SEND_REPLY: Message.REPLY,
+    Do.SEND_RECEIVED: Message.RECEIVED,
+    Do.SEND_LOADED: Message.LOADED,
+}
+_SIGNALS = frozenset((Do.BEGIN, Do.CUT, Do.COMMIT, Do.LOADED, Do.RESUMED, Do.COMPLETE))
+#: what a state brings about: its sender's end of sending, and its two parts at the other side
+_STATE_COMES = (Verb.DONE, Verb.SEND, Verb.STATE)
+
+
+@dataclass(slots=True)
+class _Side:
+    """A host as the way needs it."""
+
+    host: Host
+    checkpointer: Checkpointer
+    out: Direction
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One input, or the three of a state that comes.
+
+    waits: the states of both sides before it.  enters: those that it leads to.
+    under_way: inputs that are brought about already and not here, this one first.
+    """
+
+    index: int
+    comes_ns: Callable[[_Step, int], int | None]
+    side: _Side
+    sender: _Side
+    waits: tuple[State, State]
+    enters: tuple[tuple[Checkpointer, State], ...]
+    signals: tuple[Callable[[], None], ...]
+    begins: tuple[tuple[Do, int], ...]  # operations, and the input that will end each
+    # of the message that it is, or of a state's parts: those that are control bytes, -1 for RAM,
+    # -2 for devices
+    sizes_bytes: tuple[int, ...]
+    finishes: bool  # an operation's end does something in the world
+    hears_out: bool  # what the guest said until it stopped is heard first
+    under_way: tuple[int, ...]
+    others: tuple[int, ...]  # operations among them that do not end by this step
+
+
+class Straight:
+    """The way of one world; call it when client input is held back for a checkpoint."""
+
+    def __init__(self, world: SimWorld, inputs: tuple[Input, ...], message_bytes: int) -> None:
+        self._world = world
+        self._clock: Clock = world.clock
+        self._inputs = inputs
+        self._dialect: Dialect = DIALECTS[world.session.nodes[PRIMARY].config.dialect]
+        self._sides = {
+            t.Role(name): _Side(
+                host, world.session.nodes[name].checkpointer, world.direction_of(name)
+            )
+            for name, host in world.hosts.items()
+        }
+        self._primary = self._sides[t.Role.PRIMARY]
+        self._secondary = self._sides[t.Role.SECONDARY]
+        self._begin: dict[Do, Callable[[_Side, int], int]] = {
+            Do.STOP_VM: lambda side, n: world.begin_stop(side.host),
+            Do.DRAIN: lambda side, n: 0,
+            Do.SAVE: self._begin_save,
+            Do.COPY: self._begin_save,
+            Do.LOAD: self._begin_load,
+            Do.START_VM: self._begin_start,
+            Do.SEND_STATE: lambda side, n: world.begin_send(side.host),
+        }
+        self._ends_ns = [0] * len(inputs)  # of operations, by the input that ends them
+        self._finish: list[Callable[[], t.State | None]] = [lambda: None] * len(inputs)
+        self._state: t.State | None = None
+        self._sent: State = inputs[0].state  # the sender's, once the last bit has left
+        self._began_ns = 0  # this checkpoint
+        both = self._sides.values()
+        self._least_limit_ns = min(side.checkpointer.least_limit_ns for side in both)
+        self._message_bytes = message_bytes
+        self._framing = self._framing_bytes()
+        self._steps = tuple(self._steps_of())
+
+    @classmethod
+    def of(cls, world: SimWorld, message_bytes: int) -> Straight | None:
+        """None if the tables say nothing that can be done so."""
+        primary, secondary = (world.session.nodes[name].config for name in (PRIMARY, SECONDARY))
+        inputs = walk(machine_of(primary), machine_of(secondary))
+        return cls(world, inputs, message_bytes) if inputs and _is_simple(inputs) else None
+
+    # -- made once -------------------------------------------------------------------------
+
+    def _framing_bytes(self) -> tuple[int, ...]:
+        """Sizes of what a state is sent as: of control bytes, and -1 for RAM, -2 for devices."""
+        ram, device = t.Blob("ram", 1, ""), t.Blob("device", 1, "")
+        marks = {ram: -1, device: -2}
+        chunks = encode_state(self._dialect, t.State(ram, device))
+        return tuple(len(c) if isinstance(c, bytes) else marks[c] for c in chunks)
+
+    def _steps_of(self) -> list[_Step]:
+        """From the end of holding input back on."""
+        inputs, steps, i = self._inputs, [], 1
+        states = {t.Role.PRIMARY: inputs[0].state, t.Role.SECONDARY: S.WAIT_REQUEST}
+        while i < len(inputs):
+            is_state = inputs[i].by is Do.SEND_STATE
+            together = inputs[i : i + len(_STATE_COMES)] if is_state else inputs[i : i + 1]
+            waits = (states[t.Role.PRIMARY], states[t.Role.SECONDARY])
+            states |= {each.role: each.state for each in together}
+            last = i + len(together) - 1
+            each, side = inputs[last], self._sides[inputs[last].role]
+            message = _MESSAGES.get(each.by) if each.by else None
+            sizes: tuple[int, ...] = ()
+            comes_ns = self._is_held_back if i == 1 else self._is_done
+            if is_state:
+                sizes, comes_ns = self._framing, self._is_in
+                self._sent = inputs[i].state
+            elif message is not None:
+                sizes = (self._message_bytes + len(encode(self._dialect, message)),)
+                comes_ns = self._arrives
+            steps.append(
+                _Step(
+                    last,
+                    comes_ns,
+                    side,
+                    self._sides[inputs[each.cause].role],
+                    waits,
+                    tuple(
+                        (self._sides[one.role].checkpointer, one.state)
+                        for one in together
+                        if one.role is each.role
+                    ),
+                    tuple(self._signals_of(side, each)),
+                    tuple(self._operations_of(last)),
+                    sizes,
+                    each.by in (Do.SAVE, Do.COPY, Do.LOAD, Do.START_VM),
+                    Do.CUT in each.effects,
+                    tuple(n for n in range(i, len(inputs)) if inputs[n].cause < i),
+                    tuple(n for n in range(last + 1, len(inputs)) if inputs[n].cause < i),
+                )
+            )
+            i = last + 1
+        return steps
+
+    def _signals_of(self, side: _Side, each: Input) -> list[Callable[[], None]]:
+        own = side.checkpointer
+        begin = partial(own.begin, f"message {each.verb}")  # the primary's was its own input
+        called = [
+            begin if do is Do.BEGIN else own.effect(do) for do in each.effects if do in _SIGNALS
+        ]
+        return called if each.survival is None else [*called, own.say_survival]
+
+    def _operations_of(self, i: int) -> list[tuple[Do, int]]:
+        return [
+            (do, next(n for n, one in enumerate(self._inputs) if (one.cause, one.by) == (i, do)))
+            for do in self._inputs[i].effects
+            if do in self._begin
+        ]
+
+    # -- operations ------------------------------------------------------------------------
+
+    def _begin_save(self, side: _Side, n: int) -> int:
+        delay_ns, state = self._world.begin_save(side.host, side.checkpointer.checkpoint)
+        self._state, self._finish[n] = state, lambda: state
+        return delay_ns
+
+    def _begin_load(self, side: _Side, n: int) -> int:
+        assert self._state is not None
+        checkpoint = side.checkpointer.checkpoint
+        delay_ns, self._finish[n] = self._world.begin_load(side.host, self._state, checkpoint)
+        return delay_ns
+
+    def _begin_start(self, side: _Side, n: int) -> int:
+        self._finish[n] = lambda: self._world.started(side.host)
+        return self._world.begin_start(side.host)
+
+    # -- the way ---------------------------------------------------------------------------
+
+    def __call__(self, host: Host, op: int) -> bool:
+        """Client input is held back, by that operation; False if the way is not open at all."""
+        primary, secondary, clock = self._primary, self._secondary, self._clock
+        if not (
+            host is primary.host
+            and primary.checkpointer.state is self._inputs[0].state
+            and primary.checkpointer.owns(op)
+            and secondary.checkpointer.state is S.WAIT_REQUEST
+            and self._is_well(primary.host)
+            and self._is_well(secondary.host)
+        ):
+            return False
+        settle, ends_ns, begin = self._world.session.settle, self._ends_ns, self._begin
+        self._ends_ns[1] = self._began_ns = now_ns = clock.now_ns()
+        for step in self._steps:
+            at_ns = step.comes_ns(step, now_ns)
+            if at_ns is None:
+                self._put_back(step, clock.now_ns())
+                return True
+            now_ns = clock.now_ns() if at_ns <= now_ns else clock.put_forward(at_ns)
+            checkpointer, name = step.side.checkpointer, step.side.host.id
+            for entering, state in step.enters:
+                entering.enter(state, now_ns)
+            if step.finishes and (saved := self._finish[step.index]()) is not None:
+                checkpointer.holds(saved)
+            if step.signals:
+                if step.hears_out:
+                    self._world.hear_out(step.side.host)
+                for say in step.signals:
+                    say()
+                settle(name, now_ns)
+            for do, n in step.begins:
+                ends_ns[n] = now_ns + begin[do](step.side, n)
+        primary.checkpointer.rest(now_ns)
+        settle(PRIMARY, now_ns)
+        self._world.session.wake(PRIMARY)
+        return True
+
+    @staticmethod
+    def _is_well(host: Host) -> bool:
+        guest = host.guest
+        return host.alive and host.link_open and not (host.hung or guest.hung or guest.dead)
+
+    # -- when a step comes; None if something else may come before -------------------------
+
+    def _is_held_back(self, step: _Step, now_ns: int) -> int | None:
+        """The first of all: it is now."""
+        return now_ns
+
+    def _is_done(self, step: _Step, now_ns: int) -> int | None:
+        """An operation of a host: what else happens until then may, if it does not concern us."""
+        at_ns, clock = self._ends_ns[step.index], self._clock
+        while (next_ns := clock.next_ns()) < at_ns or next_ns == now_ns:
+            clock.step()
+            if not self._stands(step):
+                return None
+        return at_ns if self._is_next(step, at_ns) else None
+
+    def _arrives(self, step: _Step, now_ns: int) -> int | None:
+        """A message that is sent now."""
+        if self._clock.catch_up() and not self._stands(step):
+            return None
+        out = step.sender.out
+        alone = out.alone_ns(now_ns, step.sizes_bytes)
+        if alone is None or not self._is_next(step, alone[1]):
+            return None
+        out.passed(step.sizes_bytes[0], alone[1])
+        return alone[1]
+
+    def _is_in(self, step: _Step, now_ns: int) -> int | None:
+        """A state that is sent now, or a moment later, has arrived."""
+        if self._clock.catch_up() and not self._stands(step):
+            return None
+        state, sender = self._state, step.sender
+        assert state is not None
+        parts = (state.ram.size, state.device.size)
+        sizes = [parts[~size] if size < 0 else size for size in step.sizes_bytes]
+        alone = sender.out.alone_ns(self._ends_ns[step.under_way[0]], sizes)
+        if alone is None or not self._is_next(step, alone[1]):
+            return None
+        size_bytes = sum(sizes)
+        sender.out.passed(size_bytes, alone[1])
+        sender.checkpointer.sends()
+        sender.checkpointer.enter(self._sent, alone[0])
+        self._world.recorder.sent(size_bytes + sender.host.ahead.sent_bytes)
+        return alone[1]
+
+    def _is_next(self, step: _Step, at_ns: int) -> bool:
+        """Nothing comes before it, no other operation ends, and no limit is near."""
+        if at_ns - self._began_ns >= self._least_limit_ns or self._clock.next_ns() <= at_ns:
+            return False
+        return not step.others or all(self._ends_ns[n] > at_ns for n in step.others)
+
+    def _stands(self, step: _Step) -> bool:
+        """Both sides are as they were before others had their turn."""
+        primary, secondary = self._primary, self._secondary
+        return (
+            (primary.checkpointer.state, secondary.checkpointer.state) == step.waits
+            and self._is_well(primary.host)
+            and self._is_well(secondary.host)
+        )
+
+    def _put_back(self, step: _Step, now_ns: int) -> None:
+        """What is under way is the world's again."""
+        world, inputs = self._world, self._inputs
+        for n in step.under_way:
+            each = inputs[n]
+            sender = self._sides[inputs[each.cause].role]
+            waiting = inputs[each.cause].state
+            assert each.by is not None
+            if each.by is Do.SEND_STATE:
+                if each.verb is Verb.DONE:
+                    self._send(sender, waiting, self._ends_ns[n] - now_ns)
+            elif each.by in _MESSAGES:
+                sender.checkpointer.effect(each.by)()
+                world.session.settle(sender.host.id, now_ns)
+            else:
+                op = sender.checkpointer.awaits(waiting)
+                left_ns = self._ends_ns[n] - now_ns
+                world.takes(sender.host, op, _CAUSE, left_ns, self._finish[n])
+        for name in (PRIMARY, SECONDARY):
+            world.session.wake(name)
+
+    def _send(self, sender: _Side, waiting: State, delay_ns: int) -> None:
+        assert self._state is not None
+        sender.checkpointer.sends()
+        op = sender.checkpointer.awaits(waiting)
+        action = t.SendState(op, encode_state(self._dialect, self._state))
+        self._world.send_after(delay_ns, sender.host, action, _CAUSE)
+
+
+def _is_simple(inputs: tuple[Input, ...]) -> bool:
+    """Begins with client input held back; and while a message or a state is under way, nothing
+    else comes.
+    """
+    if len(inputs) < 2 or (inputs[1].verb, inputs[1].by) != (Verb.DONE, Do.QUIESCE):
+        return False
+    for i, each in enumerate(inputs):
+        if each.by in _MESSAGES and each.cause != i - 1:
+            return False
+        if each.by is Do.SEND_STATE and each.verb is Verb.DONE:
+            comes = inputs[i : i + len(_STATE_COMES)]
+            if tuple(one.verb for one in comes) != _STATE_COMES or each.cause != i - 1:
+                return False
+            if any(one.effects for one in comes[:-1]):
+                return False
+    return True
