@@ -100,7 +100,10 @@ class EpochWorld(SimWorld):
         self._offered = 0  # responses that the secondary has sent as witnesses
         self._offer: Cause | None = None  # the action by which it sent the latest
         self._leaving: tuple[int, int, Times] | None = None  # rows, and when they may leave
-        self._block = _LEAST_BLOCK
+        self._block = _LEAST_BLOCK  # of rows of clients that wait
+        #: of others, while both guests run and while one does, which is soon over
+        self._blocks = {True: _LEAST_BLOCK, False: _LEAST_BLOCK}
+        self._is_whole = True  # the last block was of the first kind
         self._block_first = self._horizon = 0
         self._turns = {"block": 0, "difference": 0}
         self._age_is_called = False  # the same of the look at the ages of responses
@@ -240,15 +243,16 @@ class EpochWorld(SimWorld):
 
     def _look_ahead(self, now_ns: int, ran_out: bool) -> None:
         """How far to plan: twice as far as the last plan held, or to the next difference."""
-        log = self._log
+        log, kind = self._log, self._is_whole
         arrived = log.arrived(now_ns)
         used, planned = arrived - self._block_first, self._horizon - self._block_first
         if ran_out or 2 * used > planned:
-            self._block = min(2 * self._block, _LARGEST_BLOCK)
+            self._blocks[kind] = min(2 * self._blocks[kind], _LARGEST_BLOCK)
         elif used > _LEAST_BLOCK:
-            self._block = min(2 * used, _LARGEST_BLOCK)
+            self._blocks[kind] = min(2 * used, _LARGEST_BLOCK)
+        self._is_whole = not self._compares or all(guest.lane.moves for guest in self._guests)
         self._block_first = arrived
-        horizon = arrived + self._block
+        horizon = arrived + self._blocks[self._is_whole]
         log.ensure(horizon + 1)
         if self._is_comparing:
             row = log.differing(max(arrived, self._of(PRIMARY).told))
@@ -897,9 +901,10 @@ class _Sooner:
         """The lanes have ends up to there."""
         world = self._world
         for lane, goes in zip(self._lanes, self._goes, strict=True):
-            lane.planned = end if goes else lane.planned
+            if goes:
+                lane.planned_to(end)
         if self._is_offered:
-            world._witness_lane.planned = end
+            world._witness_lane.planned_to(end)
         if self._meets:
             world._met = end
             world._watch_drift()
