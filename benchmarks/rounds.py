@@ -115,9 +115,8 @@ def table(found: Sequence[Row]) -> list[tuple[str, ...]]:
 def markdown(lines: Sequence[tuple[str, ...]]) -> str:
     """A table, the heading first."""
     heading, *rest = lines
-    return "\n".join(
-        f"| {' | '.join(line)} |" for line in (heading, ("---",) * len(heading), *rest)
-    )
+    rule = ("---",) * len(heading)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heading, rule, *rest))
 
 
 def context(peers: Mapping[str, str]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
     python -m benchmarks.transfers [--checkpoints N] [--rounds N] [--json FILE]
 
 Ours are checkpoints through the whole core: a policy, two nodes that talk the wire protocol,
-comparator, gate and managers with their heartbeats.  SimGrid's (Debian: libsimgrid-dev) are those of
-`simgrid_transfers.cpp`, which is compiled once, into the user's cache: as many bytes over a link of
-the same bandwidth and delay, after the same interval, and an answer; and live migrations of a busy
-VM, to and fro, beside our checkpoints with pre-copy.  No protocol, no output that waits.  The cases
-take turns; times are CPU times.  Nothing here is a test.
+comparator, gate and managers with their heartbeats.  SimGrid's (Debian: libsimgrid-dev) are those
+of `simgrid_transfers.cpp`, which is compiled once, into the user's cache: as many bytes over a link
+of the same bandwidth and delay, after the same interval, and an answer; and live migrations of a
+busy VM, to and fro, beside our checkpoints with pre-copy.  No protocol, no output that waits.  The
+cases take turns; times are CPU times.  Nothing here is a test.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def cache_folder() -> Path:
 
 
 def compiled() -> Path:
-    """SimGrid's program, compiled unless that was done.  Raises Missing: no compiler, or SimGrid."""
+    """SimGrid's program, compiled unless that was done.
+
+    Raises Missing where there is no compiler, or no SimGrid.
+    """
     name = os.environ.get("CXX", "g++")
     compiler = shutil.which(name)
     if compiler is None:

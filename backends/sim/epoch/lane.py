@@ -101,7 +101,7 @@ class Lane:
 
     def plan(self, now_ns: int, horizon: int) -> int | None:
         """Give an end to the rows that it can take before ``horizon``; the first that got one."""
-        first, end = self.planned, horizon if self.reads else self.taken
+        first, end = self.planned, horizon if self.reads else min(self.taken, horizon)
         if not self.moves or end <= first:
             return None
         log = self._log

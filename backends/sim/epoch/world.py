@@ -218,18 +218,22 @@ class EpochWorld(SimWorld):
             guest.settle()
         if isinstance(self._log, FeedbackLog):
             self._forget_plans(self._log, now_ns)
-        elif any(guest.lane.moves and guest.lane.reads for guest in guests):
-            self._look_ahead(now_ns, ran_out)
+        moving = [guest.lane for guest in guests if guest.lane.moves]
+        is_ahead = bool(moving) and not isinstance(self._log, FeedbackLog)
+        if is_ahead:
+            self._look_ahead(ran_out, max(lane.position for lane in moving))
         if link.planned > guests[-1].lane.planned:  # what they wait for does not hold any more
             link.settle(now_ns)
             link.disturb(now_ns)
-        idle = not any(guest.lane.moves for guest in guests) and link.position >= link.taken
+        idle = not moving and link.position >= link.taken
         if idle and not isinstance(self._log, FeedbackLog):
             self._turn("difference")
             if self._compares:
                 self._expect_age()
             return
         fresh = [guest.lane.plan(now_ns, self._horizon) for guest in guests]
+        if is_ahead:
+            self._expect_end(now_ns, moving)
         if self._is_comparing:
             fresh.append(self._plan_witnesses(now_ns))
             self._meet(min((row for row in fresh if row is not None), default=self._met))
@@ -241,29 +245,39 @@ class EpochWorld(SimWorld):
         if self._compares:
             self._expect_age()
 
-    def _look_ahead(self, now_ns: int, ran_out: bool) -> None:
-        """How far to plan: twice as far as the last plan held, or to the next difference."""
+    def _look_ahead(self, ran_out: bool, reached: int) -> None:
+        """How far to plan: twice as far as the last plan held, or to the next difference.
+
+        From the row on that the guests have reached: others may wait behind it.
+        """
         log, kind = self._log, self._is_whole
-        arrived = log.arrived(now_ns)
-        used, planned = arrived - self._block_first, self._horizon - self._block_first
+        used, planned = reached - self._block_first, self._horizon - self._block_first
         if ran_out or 2 * used > planned:
             self._blocks[kind] = min(2 * self._blocks[kind], _LARGEST_BLOCK)
         elif used > _LEAST_BLOCK:
             self._blocks[kind] = min(2 * used, _LARGEST_BLOCK)
-        self._is_whole = not self._compares or all(guest.lane.moves for guest in self._guests)
-        self._block_first = arrived
-        horizon = arrived + self._blocks[self._is_whole]
+        self._is_whole = all(guest.lane.moves for guest in self._guests)
+        self._block_first = reached
+        horizon = reached + self._blocks[self._is_whole]
         log.ensure(horizon + 1)
         if self._is_comparing:
-            row = log.differing(max(arrived, self._of(PRIMARY).told))
+            row = log.differing(max(reached, self._of(PRIMARY).told))
             if row is not None:
                 horizon = min(horizon, row + _BEYOND)
         self._horizon = horizon
         log.forget(self._needed_from())
+
+    def _expect_end(self, now_ns: int, moving: Iterable[Lane]) -> None:
+        """When the first row that is not planned arrives, or a guest that has it comes to it."""
         turn = self._turn("block")
-        ends_ns = int(log.view("at", horizon, horizon + 1)[0])
-        if ends_ns < self._scenario.duration_ns:
-            self.clock.after(ends_ns - now_ns, self._ran_out, turn)
+        arrives_ns = int(self._log.view("at", self._horizon, self._horizon + 1)[0])
+        ends_ns = [
+            arrives_ns if lane.reads and arrives_ns > now_ns else lane.free_from(now_ns)
+            for lane in moving
+            if lane.reads or lane.planned < lane.taken
+        ]
+        if ends_ns and min(ends_ns) < self._scenario.duration_ns:
+            self.clock.after(min(ends_ns) - now_ns, self._ran_out, turn)
 
     # -- clients that wait -----------------------------------------------------------------
 
