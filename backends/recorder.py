@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,11 +21,15 @@ class Clock(Protocol):
 
 
 class Recorder:
-    """One dictionary per checkpoint of the primary, a list of events, and counters."""
+    """Columns with a row per checkpoint of the primary, a list of events, and counters.
+
+    Only the last row changes.  A checkpoint takes 96 bytes: an hour may have a million of them.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.checkpoints: list[dict[str, Any]] = []
+        self.columns = {name: array("q") for name in CHECKPOINT_COLUMNS if name != "reason"}
+        self.reasons: list[str] = []
         self.events: list[dict[str, Any]] = []
         self.counters = {"mismatches": 0, "compare_timeouts": 0}
 
@@ -46,38 +51,39 @@ class Recorder:
         self.events.append({"at_ns": at_ns, "node": node, "what": what, "detail": detail})
 
     def stopped(self, node: str) -> None:
-        if role_of(node) == PRIMARY and self.checkpoints:
-            self._first(self.checkpoints[-1], "stopped_ns", self._clock.now_ns())
+        if role_of(node) == PRIMARY and self.reasons:
+            self._first(self.columns["stopped_ns"], self._clock.now_ns())
 
     def saved(self, exposure_ns: int, pages: int) -> None:
-        self.checkpoints[-1].update(exposure_ns=exposure_ns, pages=pages)
+        self.columns["exposure_ns"][-1] = exposure_ns
+        self.columns["pages"][-1] = pages
 
     def sent(self, size_bytes: int) -> None:
-        self.checkpoints[-1]["sent_bytes"] = size_bytes
+        self.columns["sent_bytes"][-1] = size_bytes
 
     def restored(self, pages: int) -> None:
-        self.checkpoints[-1]["restored_pages"] = pages
+        self.columns["restored_pages"][-1] = pages
 
     def table(self) -> dict[str, NDArray[Any]]:
         """Columns for `RunRecord.checkpoints`."""
-        return {
-            name: np.array(
-                [row[name] for row in self.checkpoints], object if name == "reason" else np.int64
-            )
-            for name in CHECKPOINT_COLUMNS
-        }
+        reasons = np.array(self.reasons, object)
+        columns = {name: np.array(column, np.int64) for name, column in self.columns.items()}
+        return {name: columns.get(name, reasons) for name in CHECKPOINT_COLUMNS}
 
     def _started(self, node: str, signal: t.CheckpointStarted) -> None:
         if role_of(node) == PRIMARY:
-            row: dict[str, Any] = dict.fromkeys(CHECKPOINT_COLUMNS, -1)
-            row.update(checkpoint=signal.checkpoint, reason=signal.reason)
-            row["started_ns"] = self._clock.now_ns()
-            self.checkpoints.append(row)
+            for column in self.columns.values():
+                column.append(-1)
+            self.columns["checkpoint"][-1] = signal.checkpoint
+            self.columns["started_ns"][-1] = self._clock.now_ns()
+            self.reasons.append(signal.reason)
 
-    def _at(self, column: str) -> Callable[[str, Any], None]:
+    def _at(self, name: str) -> Callable[[str, Any], None]:
+        column = self.columns[name]
+
         def hear(node: str, signal: Any) -> None:
             if role_of(node) == PRIMARY:
-                self._first(self.checkpoints[-1], column, self._clock.now_ns())
+                self._first(column, self._clock.now_ns())
 
         return hear
 
@@ -88,6 +94,6 @@ class Recorder:
         return hear
 
     @staticmethod
-    def _first(row: dict[str, Any], column: str, value: int) -> None:
-        if row[column] < 0:
-            row[column] = value
+    def _first(column: array[int], value: int) -> None:
+        if column[-1] < 0:
+            column[-1] = value

@@ -89,7 +89,7 @@ def recorded(
             continue
         if isinstance(line.body, t.Protected | t.Resumed):
             running_ns = now_ns
-        if line.kind != "action" or not recorder.checkpoints:
+        if line.kind != "action" or not recorder.reasons:
             continue
         saved = rows.get(line.node, {})
         match line.body:
@@ -164,17 +164,18 @@ def timed(recorder: Recorder, phases: Path, start_ns: int) -> None:
     if not phases.exists():
         return
     seen = {row["checkpoint"]: row for row in map(json.loads, phases.read_text().splitlines())}
-    cut_ns = start_ns
-    for row in recorder.checkpoints:
-        times = seen.get(row["checkpoint"], {})
+    cut_ns, columns = start_ns, recorder.columns
+    for row, checkpoint in enumerate(columns["checkpoint"]):
+        times = seen.get(checkpoint, {})
         for column, name in _SEEN.items():
-            if name in times and row[column] != -1:
-                row[column] = times[name] - start_ns
+            if name in times and columns[column][row] != -1:
+                columns[column][row] = times[name] - start_ns
         if "stop_ns" in times:
-            row["stopped_ns"] = times["stop_ns"] - start_ns
-            row["exposure_ns"], cut_ns = times["stop_ns"] - cut_ns, times["stop_ns"]
+            columns["stopped_ns"][row] = times["stop_ns"] - start_ns
+            columns["exposure_ns"][row] = times["stop_ns"] - cut_ns
+            cut_ns = times["stop_ns"]
         if "pages" in times:
-            row["pages"] = times["pages"]
+            columns["pages"][row] = times["pages"]
 
 
 #: column of a record -> that of a native pair's phases

@@ -46,7 +46,8 @@ def run_replication(
     world.run()
     network, recorder = world.network, world.recorder
     batch = isinstance(scenario.workload, BatchJob)
-    return RunRecord(
+    lost = world.lost_responses()  # first: a table may end what it is made from
+    record = RunRecord(
         policy=policy,
         seed=seed,
         replication=replication,
@@ -59,7 +60,7 @@ def run_replication(
         flags=sorted(world.flags),
         counters={
             **recorder.counters,
-            "lost_responses": world.lost_responses(),
+            "lost_responses": lost,
             "duplicate_responses": network.duplicates,
             "link_bytes": world.link_bytes(),
             "simulated_events": world.clock.events,
@@ -69,3 +70,14 @@ def run_replication(
         },
         completion_ns=network.released_ns[0] if batch and network.released_ns else -1,
     )
+    _end(world)
+    return record
+
+
+def _end(world: SimWorld) -> None:
+    """Free what is large at once: it is in rings, and the collector that finds those by and by
+    counts objects, not their bytes.
+    """
+    guests = [host.guest for host in world.hosts.values()]
+    for part in (*guests, world.network, world.clock.env, world):
+        vars(part).clear()

@@ -11,6 +11,7 @@ variates, not kept.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from zlib import crc32
 
@@ -46,7 +47,7 @@ class Draws:
     def __init__(self, generator: np.random.Generator, sampler: _Sampler) -> None:
         self._generator = generator
         self._sampler = sampler
-        self._values: list[float] = []
+        self._values = array("d")  # a list of numbers takes four times as much
         self._filled = False
 
     def at(self, i: int) -> float:
@@ -79,7 +80,7 @@ class Draws:
             count = min(max(len(values), _FIRST_BLOCK), _LARGEST_BLOCK)
             block = np.empty(count)
             self._sampler(self._generator, block)
-            values.extend(block.tolist())
+            values.frombytes(block.tobytes())
 
 
 class Streams:

@@ -6,6 +6,7 @@ nothing: every column is equal to the nanosecond.  With everything on, means are
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Mapping
 from itertools import product
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 
 from backends.sim import run_replication
+from backends.sim.epoch.lane import Lane
+from backends.sim.epoch.log import Log
 from backends.sim.epoch.world import EpochWorld
 from colosim import api
 from colosim.analysis.stats import equivalence, holm
@@ -401,6 +404,43 @@ def test_memory_beside_the_record_does_not_grow_with_the_run(policy):
         world.run()
         sizes.append(world._log.window_rows)
     assert sizes[1] <= 1.5 * sizes[0]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_queue_that_grows_is_planned_a_block_at_a_time(policy, monkeypatch):
+    """More comes than is served: what waits is planned when its turn comes, and the same."""
+    planned = []
+    planned_to = Lane.planned_to
+
+    def count(lane: Lane, end: int) -> None:
+        planned.append(end - lane.planned)
+        planned_to(lane, end)
+
+    monkeypatch.setattr(Lane, "planned_to", count)
+    what = epochs(
+        workload={"rate": "20000 /s", "service_time": "100 us", "client_delay": "20 us"},
+        divergence={"probability": 0.01},
+        link={"bandwidth": "10 Gbit/s"},
+    )
+    was, now = both(what, policy)
+    check_same(was, now)
+    assert np.count_nonzero(now.responses["served_ns"] < 0) > 2_000  # they wait at the end
+    assert sum(planned) < 8 * now.responses["served_ns"].size, policy
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_nothing_large_is_left_of_a_run(policy):
+    """Its parts are in rings; a collector would find them by and by."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = {id(each) for each in gc.get_objects() if isinstance(each, Log)}
+        record = run_replication(epochs(), policy, 1, 0)
+        left = [each for each in gc.get_objects() if isinstance(each, Log)]
+    finally:
+        gc.enable()
+    assert record.responses["served_ns"].size
+    assert not [each for each in left if id(each) not in before]
 
 
 # -- limits of the model -----------------------------------------------------------------------

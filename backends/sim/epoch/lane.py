@@ -54,9 +54,13 @@ class Lane:
         self._sums, self._steps = np.empty(0, np.int64), np.empty(0, np.int64)
         self.moves = False
         self.reads = False  # takes what arrives
+        self._settled_ns = -1  # and nothing intervened since
 
     def settle(self, now_ns: int) -> int:
         """Bring it up to date; return how many more rows are through."""
+        if now_ns == self._settled_ns:
+            return 0
+        self._settled_ns = now_ns
         through = 0
         if self.planned > self.position:
             ends = self._log.view(self._ends, self.position, self.planned)
@@ -70,6 +74,7 @@ class Lane:
 
     def disturb(self, now_ns: int) -> None:
         """What is planned does not hold from now on (after `settle`)."""
+        self._settled_ns = -1
         if self.planned > self.position:
             if self.position < self.taken:
                 self.left_ns = int(self._log.view(self._ends, self.position, self.position + 1)[0])
@@ -84,13 +89,19 @@ class Lane:
 
     def put(self, position: int, taken: int, left_ns: int) -> None:
         """Go on from there."""
+        self._settled_ns = -1
         self.position = self.planned = position
         self.taken = taken
         self.left_ns = left_ns
 
+    def planned_to(self, end: int) -> None:
+        """Somebody else has given an end to the rows before ``end``."""
+        self._settled_ns = -1
+        self.planned = end
+
     def plan(self, now_ns: int, horizon: int) -> int | None:
         """Give an end to the rows that it can take before ``horizon``; the first that got one."""
-        first, end = self.planned, horizon if self.reads else self.taken
+        first, end = self.planned, horizon if self.reads else min(self.taken, horizon)
         if not self.moves or end <= first:
             return None
         log = self._log
@@ -100,7 +111,7 @@ class Lane:
         work = self._works(first, end, left_ns)
         at = log.view(self._arrivals, first, end)
         lindley(at, self._sums_of(work, end - first), work, from_ns, out)
-        self.planned = end
+        self.planned_to(end)
         return first
 
     def _sums_of(self, work: Times | int, count: int) -> Times:

@@ -22,6 +22,8 @@ Reals = NDArray[np.float64]
 NS_PER_S = 1_000_000_000
 _FIRST_ROWS = 1_024
 _LARGEST_ROWS = 32768
+#: numbers between the draws of two clients: else a round's would all be in one set of the cache
+_APART = 8
 #: columns that are kept for the record, and those that only rows in work need
 KEPT = ("at", "served", "released")
 WINDOW = (
@@ -68,7 +70,9 @@ class Log:
         self._window = {name: np.empty(0, np.int64) for name in columns}
         # memory that is touched for the first time is slow
         most = max(_LARGEST_ROWS, self.connections)
-        self._row_buffer, self._draw_buffer = np.empty(most), np.empty(most)
+        self._row_buffer = np.empty(most)
+        rounds = most // self.connections + _APART
+        self._draw_buffers = np.empty((2, self.connections, rounds))
         #: rows whose responses differ on their own, in order
         self._differing: list[int] = []
 
@@ -129,17 +133,21 @@ class Log:
         return np.arange(first, end, dtype=np.int64) % self.connections
 
     def table(self, end_ns: int, delay_ns: int) -> dict[str, Times]:
-        """Columns for `RunRecord.responses`: what arrived before the end."""
+        """Columns for `RunRecord.responses`: what arrived before the end.
+
+        They are the log's own, for memory that is touched for the first time is slow: it ends here.
+        """
         self.arrived(end_ns)
         rows = int(self._kept["at"][: self.size].searchsorted(end_ns, "left"))
+        kept, self._kept = self._kept, {}
         each = self.connections
         rounds = -(-rows // each)
         return {
             "client": _filled((rounds, each), np.arange(each))[:rows],
             "request": _filled((rounds, each), np.arange(rounds)[:, None])[:rows],
-            "arrival_ns": self.view("at", 0, rows) - delay_ns,
-            "served_ns": self.view("served", 0, rows),
-            "released_ns": self.view("released", 0, rows),
+            "arrival_ns": np.subtract(kept["at"][:rows], delay_ns, out=kept["at"][:rows]),
+            "served_ns": kept["served"][:rows],
+            "released_ns": kept["released"][:rows],
         }
 
     # -- making rows -----------------------------------------------------------------------
@@ -155,9 +163,9 @@ class Log:
             self.view(name, first, self.size).fill(-1)
         self._services(first, rounds)
         if self.has_jitter:
-            draws = self._block("client-jitter", self._streams.exponential, rounds)
+            draws = self._by_client("client-jitter", self._streams.exponential, rounds)
             draws *= self._workload.client_jitter_ns
-            self.view("jitter", first, self.size)[:] = np.rint(draws, out=draws)
+            self._put(np.rint(draws, out=draws), "jitter", first)
         if self._probability:
             u = self._by_client("divergence", self._streams.uniform, rounds)
             client, request = np.nonzero(u < self._probability)
@@ -187,44 +195,47 @@ class Log:
         at[0] += self._at_ns
         np.cumsum(at, out=at)
         self._at_ns = float(at[-1])
-        out[:] = np.rint(at, out=at)
+        np.rint(at, out=out, casting="unsafe")
 
     def _services(self, first: int, rounds: int) -> None:
         workload = self._workload
-        work = self.view("primary_work", first, self.size)
+        work: Reals | int = workload.service_time_ns
         if workload.service_distribution == "deterministic":
-            work[:] = workload.service_time_ns
+            self.view("primary_work", first, self.size).fill(workload.service_time_ns)
         else:
-            draws = self._block("service", self._streams.exponential, rounds)
-            draws *= workload.service_time_ns
-            np.rint(draws, out=draws)
-            work[:] = np.maximum(draws, 1.0, out=draws)
+            work = self._by_client("service", self._streams.exponential, rounds)
+            work *= workload.service_time_ns
+            self._put(_whole(work), "primary_work", first)
         if self._sigma:
-            draws = self._block("jitter", self._streams.normal, rounds)
+            draws = self._by_client("jitter", self._streams.normal, rounds, 1)
             draws *= self._sigma
             draws -= self._sigma**2 / 2
             np.exp(draws, out=draws)
             draws *= work
-            np.rint(draws, out=draws)
-            second = self.view("secondary_work", first, self.size)
-            second[:] = np.maximum(draws, 1.0, out=draws)
+            self._put(_whole(draws), "secondary_work", first)
 
-    def _block(self, purpose: str, kind: Callable[[str, int], Draws], rounds: int) -> Reals:
-        """The next draws of every client, in the order of rows; they hold until the next call."""
-        draws = self._by_client(purpose, kind, rounds)
-        rows = self._row_buffer[: draws.size]
-        rows.reshape(rounds, self.connections)[:] = draws.T
-        return rows
+    def _put(self, draws: Reals, name: str, first: int) -> None:
+        """Whole numbers by client into a column's last rows, in the order of rows."""
+        self.view(name, first, self.size).reshape(draws.T.shape)[:] = draws.T
 
-    def _by_client(self, purpose: str, kind: Callable[[str, int], Draws], rounds: int) -> Reals:
+    def _by_client(
+        self, purpose: str, kind: Callable[[str, int], Draws], rounds: int, buffer: int = 0
+    ) -> Reals:
+        """The next draws of every client, a row each; they hold until the buffer's next use."""
         sources = self._sources.get(purpose)
         if sources is None:
             sources = [kind(purpose, client) for client in range(self.connections)]
             self._sources[purpose] = sources
-        draws = self._draw_buffer[: rounds * self.connections].reshape(self.connections, rounds)
+        draws = self._draw_buffers[buffer, :, :rounds]
         for source, out in zip(sources, draws, strict=True):
             source.fill(out)
         return draws
+
+
+def _whole(work: Reals) -> Reals:
+    """Work in whole nanoseconds, at least one; in place."""
+    np.rint(work, out=work)
+    return np.maximum(work, 1.0, out=work)
 
 
 def _larger(column: Times, least: int, used: int) -> Times:

@@ -100,7 +100,10 @@ class EpochWorld(SimWorld):
         self._offered = 0  # responses that the secondary has sent as witnesses
         self._offer: Cause | None = None  # the action by which it sent the latest
         self._leaving: tuple[int, int, Times] | None = None  # rows, and when they may leave
-        self._block = _LEAST_BLOCK
+        self._block = _LEAST_BLOCK  # of rows of clients that wait
+        #: of others, while both guests run and while one does, which is soon over
+        self._blocks = {True: _LEAST_BLOCK, False: _LEAST_BLOCK}
+        self._is_whole = True  # the last block was of the first kind
         self._block_first = self._horizon = 0
         self._turns = {"block": 0, "difference": 0}
         self._age_is_called = False  # the same of the look at the ages of responses
@@ -215,18 +218,22 @@ class EpochWorld(SimWorld):
             guest.settle()
         if isinstance(self._log, FeedbackLog):
             self._forget_plans(self._log, now_ns)
-        elif any(guest.lane.moves and guest.lane.reads for guest in guests):
-            self._look_ahead(now_ns, ran_out)
+        moving = [guest.lane for guest in guests if guest.lane.moves]
+        is_ahead = bool(moving) and not isinstance(self._log, FeedbackLog)
+        if is_ahead:
+            self._look_ahead(ran_out, max(lane.position for lane in moving))
         if link.planned > guests[-1].lane.planned:  # what they wait for does not hold any more
             link.settle(now_ns)
             link.disturb(now_ns)
-        idle = not any(guest.lane.moves for guest in guests) and link.position >= link.taken
+        idle = not moving and link.position >= link.taken
         if idle and not isinstance(self._log, FeedbackLog):
             self._turn("difference")
             if self._compares:
                 self._expect_age()
             return
         fresh = [guest.lane.plan(now_ns, self._horizon) for guest in guests]
+        if is_ahead:
+            self._expect_end(now_ns, moving)
         if self._is_comparing:
             fresh.append(self._plan_witnesses(now_ns))
             self._meet(min((row for row in fresh if row is not None), default=self._met))
@@ -238,28 +245,39 @@ class EpochWorld(SimWorld):
         if self._compares:
             self._expect_age()
 
-    def _look_ahead(self, now_ns: int, ran_out: bool) -> None:
-        """How far to plan: twice as far as the last plan held, or to the next difference."""
-        log = self._log
-        arrived = log.arrived(now_ns)
-        used, planned = arrived - self._block_first, self._horizon - self._block_first
+    def _look_ahead(self, ran_out: bool, reached: int) -> None:
+        """How far to plan: twice as far as the last plan held, or to the next difference.
+
+        From the row on that the guests have reached: others may wait behind it.
+        """
+        log, kind = self._log, self._is_whole
+        used, planned = reached - self._block_first, self._horizon - self._block_first
         if ran_out or 2 * used > planned:
-            self._block = min(2 * self._block, _LARGEST_BLOCK)
+            self._blocks[kind] = min(2 * self._blocks[kind], _LARGEST_BLOCK)
         elif used > _LEAST_BLOCK:
-            self._block = min(2 * used, _LARGEST_BLOCK)
-        self._block_first = arrived
-        horizon = arrived + self._block
+            self._blocks[kind] = min(2 * used, _LARGEST_BLOCK)
+        self._is_whole = all(guest.lane.moves for guest in self._guests)
+        self._block_first = reached
+        horizon = reached + self._blocks[self._is_whole]
         log.ensure(horizon + 1)
         if self._is_comparing:
-            row = log.differing(max(arrived, self._of(PRIMARY).told))
+            row = log.differing(max(reached, self._of(PRIMARY).told))
             if row is not None:
                 horizon = min(horizon, row + _BEYOND)
         self._horizon = horizon
         log.forget(self._needed_from())
+
+    def _expect_end(self, now_ns: int, moving: Iterable[Lane]) -> None:
+        """When the first row that is not planned arrives, or a guest that has it comes to it."""
         turn = self._turn("block")
-        ends_ns = int(log.view("at", horizon, horizon + 1)[0])
-        if ends_ns < self._scenario.duration_ns:
-            self.clock.after(ends_ns - now_ns, self._ran_out, turn)
+        arrives_ns = int(self._log.view("at", self._horizon, self._horizon + 1)[0])
+        ends_ns = [
+            arrives_ns if lane.reads and arrives_ns > now_ns else lane.free_from(now_ns)
+            for lane in moving
+            if lane.reads or lane.planned < lane.taken
+        ]
+        if ends_ns and min(ends_ns) < self._scenario.duration_ns:
+            self.clock.after(min(ends_ns) - now_ns, self._ran_out, turn)
 
     # -- clients that wait -----------------------------------------------------------------
 
@@ -900,9 +918,10 @@ class _Sooner:
         """The lanes have ends up to there."""
         world = self._world
         for lane, goes in zip(self._lanes, self._goes, strict=True):
-            lane.planned = end if goes else lane.planned
+            if goes:
+                lane.planned_to(end)
         if self._is_offered:
-            world._witness_lane.planned = end
+            world._witness_lane.planned_to(end)
         if self._meets:
             world._met = end
             world._watch_drift()
