@@ -311,6 +311,9 @@ class Execution(Section):
         0.05, "spread of the secondary's service times around the primary's (lognormal, mean 1)"
     )
     executes: bool = option(True, "the secondary's guest runs between checkpoints")
+    secondary_speed: Annotated[float, number("times the primary's", 0.01, 100.0)] = option(
+        1.0, "speed of the secondary's CPU: its guest needs 1/speed of the primary's time"
+    )
 
 
 class Divergence(Section):

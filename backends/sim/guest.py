@@ -14,6 +14,11 @@ from backends.sim.clock import Clock
 from colosim.model.cost import Slowdown
 
 
+def slowed_ns(work_ns: int, speed: float) -> int:
+    """What the primary's work takes on a CPU of that speed (1: the primary's)."""
+    return work_ns if speed == 1.0 else round(work_ns / speed)
+
+
 @dataclass(slots=True)
 class Job:
     """One request inside a guest; ``work_ns`` of guest time is left."""
@@ -46,7 +51,8 @@ class Guest:
     """First come, first served on ``vcpus`` servers; each connection is answered in order.
 
     work_of(client, request) gives the guest time a new request needs; finished(client, request)
-    is called when it is served.
+    is called when it is served.  speed: of its CPU, for the work left in states that it loads,
+    which are the primary's.
     """
 
     def __init__(
@@ -56,8 +62,10 @@ class Guest:
         vcpus: int,
         work_of: Callable[[int, int], int],
         finished: Callable[[int, int], None],
+        speed: float = 1.0,
     ) -> None:
         self._clock = clock
+        self.speed = speed
         self._slowdown = slowdown
         self._vcpus = vcpus
         self._work_of = work_of
@@ -160,8 +168,8 @@ class Guest:
         self.input_position = snapshot.input_position
         for client, request in sorted((*(job[:2] for job in snapshot.jobs), *snapshot.done)):
             self._asked.setdefault(client, deque()).append(request)
-        for job in snapshot.jobs:
-            self._admit(Job(*job))
+        for client, request, work_ns, charged in snapshot.jobs:
+            self._admit(Job(client, request, slowed_ns(work_ns, self.speed), charged))
         self.cut()
 
     # -- requests --------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.sim.clock import Clock
-from backends.sim.guest import Guest
+from backends.sim.guest import Guest, slowed_ns
 from colosim.model.results import RESPONSE_COLUMNS
 from colosim.model.streams import Streams
 from colosim.protocol.types import Range
@@ -153,11 +153,17 @@ class Jitter:
 
 
 class Demand:
-    """Guest time that each request needs, the same for whoever asks."""
+    """Guest time that each request needs, the same for whoever asks.
 
-    def __init__(self, workload: Workload, streams: Streams, jitter: float) -> None:
+    speed: of the secondary's CPU, times the primary's.
+    """
+
+    def __init__(
+        self, workload: Workload, streams: Streams, jitter: float, speed: float = 1.0
+    ) -> None:
         self._workload = workload
         self._streams = streams
+        self._speed = speed
         self._sigma = math.sqrt(math.log1p(jitter**2))  # jitter: relative standard deviation
 
     def primary_ns(self, client: int, request: int) -> int:
@@ -170,12 +176,13 @@ class Demand:
         return max(1, round(workload.service_time_ns * draw))
 
     def secondary_ns(self, client: int, request: int) -> int:
-        """The same work, a little faster or slower: lognormal with mean 1."""
+        """The same work at that CPU's speed, a little faster or slower: lognormal with mean 1."""
         work_ns = self.primary_ns(client, request)
         if not self._sigma:
-            return work_ns
+            return max(1, slowed_ns(work_ns, self._speed))
         z = self._streams.normal("jitter", client).at(request)
-        return max(1, round(work_ns * math.exp(self._sigma * z - self._sigma**2 / 2)))
+        factor = math.exp(self._sigma * z - self._sigma**2 / 2)
+        return max(1, round(work_ns * factor / self._speed))
 
 
 def start_clients(workload: Workload, clock: Clock, streams: Streams, network: Network) -> None:

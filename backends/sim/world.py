@@ -179,16 +179,25 @@ class SimWorld:
         return {**self.recorder.ears(), t.Alone: self._alone}
 
     def _host(self, name: str) -> Host:
-        scenario = self._scenario
-        demand = Demand(scenario.workload, self._streams, scenario.execution.jitter)
+        demand = self._demand()
         guest = Guest(
             self.clock,
             Slowdown(self._memory, self._costs.first_write_ns if self._tracked else 0),
             self._vcpus,
             demand.primary_ns if name == PRIMARY else demand.secondary_ns,
             self._primary_finished if name == PRIMARY else self._secondary_finished,
+            self._speed(name),
         )
         return Host(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
+
+    def _demand(self) -> Demand:
+        execution = self._scenario.execution
+        workload = self._scenario.workload
+        return Demand(workload, self._streams, execution.jitter, execution.secondary_speed)
+
+    def _speed(self, name: str) -> float:
+        """Of a host's CPU."""
+        return 1.0 if name == PRIMARY else self._scenario.execution.secondary_speed
 
     def _stepped(self, node_id: str, step: str) -> None:
         for tell in self._told_of_steps:
@@ -357,7 +366,8 @@ class SimWorld:
     def _dirty(self, guest: Guest, purpose: str, checkpoint: int) -> tuple[int, int]:
         """(exposure, distinct dirty pages) of a guest since its cut."""
         exposure_ns = guest.exposure_ns
-        return exposure_ns, self._drawn(exposure_ns, guest.served_since_cut, purpose, checkpoint)
+        written_ns = round(exposure_ns * guest.speed)  # a slow guest writes slowly
+        return exposure_ns, self._drawn(written_ns, guest.served_since_cut, purpose, checkpoint)
 
     def _drawn(self, exposure_ns: int, served: int, purpose: str, checkpoint: int) -> int:
         """Distinct dirty pages; one draw a checkpoint, whatever is asked about."""

@@ -30,10 +30,11 @@ class FeedbackLog(Log):
         jitter: float,
         probability: float,
         paired: bool,
+        speed: float = 1.0,
     ) -> None:
         self._streams = streams
         self._probability = probability if paired else 0.0
-        self._demand = Demand(workload, streams, jitter if paired else 0.0)
+        self._demand = Demand(workload, streams, jitter if paired else 0.0, speed)
         self._jitter_ns = Jitter(workload.client_jitter_ns, streams)
         self._think_ns = workload.think_time_ns
         self._delay_ns = workload.client_delay_ns

@@ -48,7 +48,9 @@ class Log:
         jitter: float,
         probability: float,
         paired: bool,
+        speed: float = 1.0,
     ) -> None:
+        self._speed = speed
         self._workload = workload
         self._duration_ns = duration_ns
         self._streams = streams
@@ -74,7 +76,8 @@ class Log:
 
     def _has(self, name: str) -> bool:
         """Whether a column is needed; equal work is in one column."""
-        return {"secondary_work": bool(self._sigma), "jitter": self.has_jitter}.get(name, True)
+        own_work = bool(self._sigma) or self._speed != 1.0
+        return {"secondary_work": own_work, "jitter": self.has_jitter}.get(name, True)
 
     @property
     def has_jitter(self) -> bool:
@@ -205,9 +208,14 @@ class Log:
             draws -= self._sigma**2 / 2
             np.exp(draws, out=draws)
             draws *= work
+            if self._speed != 1.0:
+                draws /= self._speed
             np.rint(draws, out=draws)
             second = self.view("secondary_work", first, self.size)
             second[:] = np.maximum(draws, 1.0, out=draws)
+        elif self._speed != 1.0:
+            second = self.view("secondary_work", first, self.size)
+            second[:] = np.maximum(np.rint(work / self._speed), 1.0)
 
     def _block(self, purpose: str, kind: Callable[[str, int], Draws], rounds: int) -> Reals:
         """The next draws of every client, in the order of rows; they hold until the next call."""

@@ -125,12 +125,13 @@ class EpochWorld(SimWorld):
 
     def _log_of(self, scenario: Scenario, policy: str, streams: Streams) -> Log:
         workload, jitter = scenario.workload, scenario.execution.jitter
+        speed = scenario.execution.secondary_speed if POLICIES[policy].protects() else 1.0
         paired = POLICIES[policy].protects() and scenario.execution.executes
         probability = scenario.divergence.probability
         if isinstance(workload, ClosedService):
-            return FeedbackLog(workload, streams, jitter, probability, paired)
+            return FeedbackLog(workload, streams, jitter, probability, paired, speed)
         assert isinstance(workload, OpenService)  # so says the scenario
-        return Log(workload, scenario.duration_ns, streams, jitter, probability, paired)
+        return Log(workload, scenario.duration_ns, streams, jitter, probability, paired, speed)
 
     def _network(self, delay_ns: int, jitter: Jitter) -> Network:
         return EpochNetwork(self.clock, delay_ns, self._log, self._scenario.duration_ns)
@@ -143,6 +144,7 @@ class EpochWorld(SimWorld):
             "primary_work" if first else "secondary_work",
             "made" if first else "mirrored",
             self._log.arrived,
+            self._speed(name),
         )
         guest = EpochGuest(
             self.clock,
@@ -150,6 +152,7 @@ class EpochWorld(SimWorld):
             lane,
             lambda first, end: self._made(name, first, end),
             self._changed,
+            self._speed(name),
         )
         return EpochHost(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
 

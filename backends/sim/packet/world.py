@@ -21,7 +21,7 @@ from backends.sim.packet.frames import GUEST_IP, NOBODY_IP, Path
 from backends.sim.packet.guest import PacketGuest, PacketSnapshot
 from backends.sim.packet.server import Service, Stack
 from backends.sim.packet.tcp import Limits
-from backends.sim.traffic import Demand, Jitter, Network
+from backends.sim.traffic import Jitter, Network
 from backends.sim.world import Host, SimWorld
 from colosim.model.cost import Slowdown
 from colosim.model.streams import Streams
@@ -114,8 +114,7 @@ class PacketWorld(SimWorld):
         return PacketNetwork(self.clock, delay_ns, jitter, self._needed_from)
 
     def _host(self, name: str) -> Host:
-        scenario = self._scenario
-        demand = Demand(scenario.workload, self._streams, scenario.execution.jitter)
+        demand = self._demand()
         nature = self._nature(name)
         guest = PacketGuest(
             self.clock,
@@ -127,6 +126,7 @@ class PacketWorld(SimWorld):
             nature,
             lambda frames: self._said(self._of(name), frames),
             StrictRewriter() if name == SECONDARY and self._mirrored else None,
+            self._speed(name),
         )
         return PacketHost(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
 
