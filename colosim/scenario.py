@@ -314,6 +314,12 @@ class Execution(Section):
     secondary_speed: Annotated[float, number("times the primary's", 0.01, 100.0)] = option(
         1.0, "speed of the secondary's CPU: its guest needs 1/speed of the primary's time"
     )
+    start_skew_ns: Time = option(
+        "0 s", "how much later than the protocol holds the secondary's guest really runs, mean"
+    )
+    start_skew_spread: Annotated[float, number("relative standard deviation", high=10.0)] = option(
+        0.0, "of start_skew from one start to the next (lognormal)"
+    )
 
 
 class Divergence(Section):
@@ -330,6 +336,11 @@ class Divergence(Section):
     unprompted_per_s: Rate = option(
         "0 /s",
         "rate at which the guests say different things that nobody asked for, while both run",
+    )
+    timed: Ratio = option(0.0, "part of the responses that say what time it is")
+    clock_offset_ns: Time = option("0 s", "by how much the secondary's clock is ahead")
+    clock_resolution_ns: Duration = option(
+        "1 s", "step of the time that a response says (1 s: as in HTTP's Date)"
     )
 
 
@@ -832,6 +843,22 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         lambda s: s.fidelity == "epoch" and s.divergence.unprompted_per_s > 0,
         "divergence.unprompted",
         'fidelity "epoch" has no output but responses; give 0 /s, or fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and s.divergence.timed > 0,
+        "divergence.timed",
+        'fidelity "epoch" draws what differs before it knows when; give 0, or '
+        'fidelity = "response"',
+    ),
+    (
+        lambda s: s.divergence.timed == 0 and s.divergence.clock_offset_ns > 0,
+        "divergence.clock_offset",
+        "no response says what time it is, so nobody would notice; give timed too",
+    ),
+    (
+        lambda s: s.execution.start_skew_ns == 0 and s.execution.start_skew_spread > 0,
+        "execution.start_skew_spread",
+        "there is no start_skew to vary; give start_skew too",
     ),
     (
         lambda s: s.fidelity == "epoch" and s.divergence.connection_probability > 0,

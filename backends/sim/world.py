@@ -59,6 +59,7 @@ class Host:
     hangs: int = 0  # of the node; hangs may overlap
     vm_hangs: int = 0
     loads: int = 0  # of states that are under way into the guest
+    begun: int = 0  # how often its guest was told to start or stop
     link_open: bool = True  # this end of the checkpoint stream
     backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
     stuck: list[Callable[[], None]] = field(default_factory=list)  # while the guest hangs
@@ -318,6 +319,7 @@ class SimWorld:
         self.clock.after(delay_ns, lambda _: self.tell(host.id, t.Done(action.op), cause))
 
     def _stop_vm(self, host: Host, action: t.StopVm, cause: Cause) -> None:
+        host.begun += 1
         host.guest.stop()
         self.recorder.stopped(host.id)
         self._takes(host, action.op, cause, self._cost_ns(host, "stop", self._costs.stop_ns))
@@ -423,7 +425,10 @@ class SimWorld:
                 self.kill_vm(host)
                 return
             serves = host.id == self._owner
-            if serves or self._scenario.execution.executes:
+            host.begun += 1
+            if not serves and self._skew_ns():
+                self.clock.after(self._skew_ns(), self._start_late, (host, host.begun))
+            elif serves or self._scenario.execution.executes:
                 host.guest.start()
             if serves:
                 self.network.resume()
@@ -433,6 +438,24 @@ class SimWorld:
 
         resume_ns = self._cost_ns(host, "resume", self._costs.resume_ns)
         self._takes(host, action.op, cause, resume_ns, finish)
+
+    def _skew_ns(self) -> int:
+        """By how much the secondary's guest starts behind what its node believes, this time."""
+        execution = self._scenario.execution
+        if not execution.executes or not execution.start_skew_ns:
+            return 0
+        z = self._streams.normal("start-skew").at(self._synchronisation)
+        return varied_ns(execution.start_skew_ns, execution.start_skew_spread, z)
+
+    def _start_late(self, started: tuple[Host, int]) -> None:
+        host, begun = started
+        if host.guest.dead or begun != host.begun:
+            return
+        if host.guest.hung:
+            host.stuck.append(lambda: self._start_late(started))
+            return
+        host.guest.start()
+        self.network.catch_up(host.guest)
 
     # -- output ----------------------------------------------------------------------------
 
@@ -461,7 +484,8 @@ class SimWorld:
         self.tell(host.id, t.GuestOutput(range_, f"{number} of {host.id}"))
 
     def _primary_finished(self, client: int, request: int) -> None:
-        self._finished(self.hosts[PRIMARY], client, request, "")
+        host = self.hosts[PRIMARY]
+        self._finished(host, client, request, self._time_said(host, client, request))
 
     def _secondary_finished(self, client: int, request: int) -> None:
         host = self.hosts[SECONDARY]
@@ -470,7 +494,16 @@ class SimWorld:
         each = self._per_connection
         opens = request % each == 0 if each else request == 0
         differs = drifted or self._divergence.response_differs(u, opens)
-        self._finished(host, client, request, f"!{self._synchronisation}" if differs else "")
+        difference = f"!{self._synchronisation}" if differs else ""
+        self._finished(host, client, request, difference + self._time_said(host, client, request))
+
+    def _time_said(self, host: Host, client: int, request: int) -> str:
+        """What a response says of the time, as a mark on it."""
+        if not self._divergence.timed:
+            return ""
+        u = self._streams.uniform("timed", client).at(request)
+        said = self._divergence.time_said(u, self.now_ns(), host.id == SECONDARY)
+        return "" if said is None else f"@{said}"
 
     def _finished(self, host: Host, client: int, request: int, difference: str) -> None:
         if host.id == self._owner:

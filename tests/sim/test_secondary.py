@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from backends.sim import run_replication
+from colosim.model.divergence import Divergence
+from colosim.scenario import Scenario, ScenarioError
 from tests.sim.test_epoch import WATCHED, check_same, epochs
-from tests.sim.worlds import check_mean, replicate, scenario, service, waiting_s
+from tests.sim.worlds import (
+    NS_PER_MS,
+    check_mean,
+    poisson,
+    replicate,
+    scenario,
+    service,
+    waiting_s,
+)
 
 # -- speed -------------------------------------------------------------------------------------
 
@@ -69,3 +80,128 @@ def test_fidelity_epoch_has_the_same_speed(policy, jitter, workload):
         usual = run_replication(what.replace({"execution.secondary_speed": 1.0}), policy, 1, 0)
         differs = bool(fault) or policy == "colo"  # else nobody hears of the secondary
         assert (usual.fingerprint() != now.fingerprint()) == differs
+
+
+# -- a late start ------------------------------------------------------------------------------
+
+SKEW_NS, PERIOD_NS = 6 * NS_PER_MS, 20 * NS_PER_MS
+
+
+def test_a_late_start_holds_back_what_comes_meanwhile():
+    """A request that arrives y after a start leaves at L if y < L: L^2 / (2 T) on average.
+
+    Starts are every T, for checkpoints take no time; T is the same for all.
+    """
+    what = scenario(
+        poisson(500),
+        "1250 ms",
+        execution={"jitter": 0.0, "start_skew": "6 ms"},
+        policy={"colo": {"checkpoint_delay": "20 ms", "compare_timeout": "1 s"}},
+    )
+    means = []
+    for run in replicate(what, "colo", 12):
+        starts = np.concatenate(([0], run.checkpoints["completed_ns"][:-1]))
+        assert np.ptp(np.diff(starts)[1:]) <= 100
+        arrival, released = run.responses["arrival_ns"], run.responses["released_ns"]
+        chosen = (arrival < starts[-1] - 1_000_000) & (released >= 0)
+        arrival, released = arrival[chosen], released[chosen]
+        start = starts[np.searchsorted(starts, arrival, side="right") - 1]
+        predicted = np.maximum(arrival, start + SKEW_NS) + 1_000
+        assert np.abs(released - predicted).max() <= 100
+        means.append((released - arrival - 1_000).mean())
+    check_mean(means, SKEW_NS**2 / (2 * PERIOD_NS), within=0.15)
+
+
+def test_skews_vary_around_their_mean_and_are_the_same_for_both_fidelities():
+    skews = {"start_skew": "2 ms", "start_skew_spread": 0.5}
+    what = epochs(execution={"jitter": 0.1, **skews})
+    plain = run_replication(what.replace({"fidelity": "response"}), "colo", 1, 0)
+    now = run_replication(what, "colo", 1, 0)
+    check_same(plain, now, within_ns=1_000)
+    fixed = run_replication(what.replace({"execution.start_skew_spread": 0.0}), "colo", 1, 0)
+    assert fixed.fingerprint() != now.fingerprint()
+
+
+@pytest.mark.parametrize("step", ["run", "wait-loaded", "send"])
+def test_a_primary_that_fails_before_the_late_start(step):
+    """The secondary has yet to start, or is stopped before it has; it serves all the same."""
+    fault = {"target": "primary", "scope": "host", "kind": "crash", "step": step, "occurrence": 2}
+    what = epochs(
+        fidelity="response",
+        execution={"jitter": 0.1, "start_skew": "30 ms"},
+        manager=WATCHED,
+        policy={"name": "colo", "colo": {"checkpoint_delay": "25 ms"}},
+        fault=[fault],
+        duration="1 s",
+    )
+    run = run_replication(what, "colo", 1, 0)
+    assert run.violations == []
+    assert run.counters["lost_responses"] == 0
+    assert (run.responses["released_ns"] > 900 * NS_PER_MS).sum() > 50
+
+
+# -- another clock -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offset", "timed", "chance"), [("300 us", 1.0, 0.3), ("900 us", 0.5, 0.45)]
+)
+def test_responses_that_say_the_time(offset, timed, chance):
+    """A step of the clock lies between two readings d apart with chance d / r, r = 1 ms here."""
+    what = timing(timed, offset)
+    runs = replicate(what, "colo", 10)
+    parts = [run.counters["mismatches"] / len(run.responses["client"]) for run in runs]
+    check_mean(parts, chance, within=0.1)
+
+
+def timing(timed: float, offset: str, **more: object) -> Scenario:
+    clock = {"timed": timed, "clock_offset": offset, "clock_resolution": "1 ms"}
+    return scenario(poisson(600), "2 s", divergence=clock, **more)
+
+
+def test_clocks_that_agree_make_no_difference_unless_the_secondary_is_late():
+    (same,) = replicate(timing(1.0, "0 s"), "colo", 1)
+    assert same.counters["mismatches"] == 0
+    (late,) = replicate(
+        timing(1.0, "0 s", execution={"jitter": 0.0, "secondary_speed": 0.01}), "colo", 1
+    )
+    # 1 us of work takes 100 us there: 0.1 of the responses
+    assert late.counters["mismatches"] / len(late.responses["client"]) == pytest.approx(
+        0.1, rel=0.3
+    )
+
+
+def test_frames_say_the_time_too():
+    workload = service("open", "100 us", rate="300 /s", service_distribution="deterministic")
+    clock = {"timed": 1.0, "clock_offset": "4 ms", "clock_resolution": "10 ms"}
+    what = scenario(workload, "1 s", fidelity="packet", divergence=clock)
+    (run,) = replicate(what, "colo", 1)
+    assert 0.2 < run.counters["mismatches"] / len(run.responses["client"]) < 0.6
+    assert run.counters["wrong_responses"] == run.counters["resets"] == 0
+    (same,) = replicate(what.replace({"divergence.clock_offset": "0 s"}), "colo", 1)
+    assert same.counters["mismatches"] == 0
+
+
+def test_what_the_clock_says():
+    clock = Divergence(timed=0.5, clock_offset_ns=3, clock_resolution_ns=10)
+    assert [clock.time_said(0.4, at, is_ahead=False) for at in (0, 9, 10)] == [0, 0, 1]
+    assert [clock.time_said(0.4, at, is_ahead=True) for at in (0, 6, 7)] == [0, 0, 1]
+    assert clock.time_said(0.5, 100, is_ahead=True) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fidelity": "epoch", "divergence": {"timed": 0.1}}, "divergence.timed"),
+        ({"divergence": {"clock_offset": "1 ms"}}, "divergence.clock_offset"),
+        ({"execution": {"start_skew_spread": 0.5}}, "execution.start_skew_spread"),
+        ({"execution": {"secondary_speed": 0.0}}, "execution.secondary_speed"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes, says):
+    workload = service("open", "100 us", rate="300 /s")
+    with pytest.raises(ScenarioError) as told:
+        scenario(workload, "1 s", **changes)
+    (line,) = str(told.value).splitlines()
+    assert says in line
+    assert ";" in line

@@ -174,7 +174,7 @@ class PacketWorld(SimWorld):
     def _finished(self, host: Host, client: int, request: int, difference: str) -> None:
         if host.id == self._owner:
             self.network.served(client, request)
-        mark = int(difference[1:]) + 1 if difference else 0
+        mark = _mark(difference)
         at, size = self._field_at(client, request), self._service.response_bytes
         data = content.response_of(client, request, size, at, mark)
         self._guest(host).respond(client, request, data)
@@ -303,6 +303,13 @@ class PacketWorld(SimWorld):
             "repeated_datagrams": clients.repeated,
             "client_retransmissions": clients.sent_again(),
         }
+
+
+def _mark(difference: str) -> int:
+    """How a response has parted, as a number that it holds; 0: not at all."""
+    if "@" in difference:  # it says what time it is
+        return crc32(difference.encode()) | 1 << 31
+    return int(difference[1:]) + 1 if difference else 0
 
 
 def _digest(frames: Iterable[bytes]) -> str:
