@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import Field, ValidationError, create_model, model_validator
 
 from colosim.guest import Client, Guest, Hosts
+from colosim.model import schedule
 from colosim.model.cost import Costs
 from colosim.model.errors import ModelError
 from colosim.model.memory import (
@@ -31,6 +32,7 @@ from colosim.model.memory import (
     ZipfTouch,
     curve_names,
 )
+from colosim.model.schedule import Schedule
 from colosim.protocol.checkpoint import P, Quirks, S, Transfer, primary_machine, secondary_machine
 from colosim.protocol.combinations import refusals
 from colosim.protocol.compare import ELSEWHERE, MODES
@@ -502,6 +504,25 @@ class Fault(Section):
     )
 
 
+_Factor = Annotated[float, number("factor", high=1e6)]
+
+
+class Phase(Section):
+    """A time in which rates are others: factors on those of the scenario."""
+
+    duration_ns: Duration = option(..., "how long it lasts")
+    load: _Factor = option(
+        1.0, "of arrivals, or of the rate at which clients end their thinking; 0: nobody asks"
+    )
+    clients: Annotated[int, number("clients")] | None = option(
+        None, "closed load: how many of the clients ask, the others' thinking stands; default all"
+    )
+    touches: _Factor = option(1.0, "of memory.touches")
+    divergence: _Factor = option(
+        1.0, "of all rates and chances of divergence but the clocks'; a chance stays at most 1"
+    )
+
+
 class TimeLaw(Section):
     """A recovery time: its mean, and how it is distributed around it."""
 
@@ -627,13 +648,24 @@ class Scenario(Section):
     availability: Availability = option(
         Availability(), "for colosim availability: failures and repairs over years"
     )
+    phase: Annotated[tuple[Phase, ...], Field(strict=False)] = option(
+        (), "phases in turn, one table [[phase]] each; none: rates never change", max_length=1_000
+    )
+    after_phases: Literal["repeat", "stay"] = option(
+        "repeat", "after the last phase: begin again, or stay as it was"
+    )
     fault: Annotated[tuple[Fault, ...], Field(strict=False)] = option(
         (), "faults, one table [[fault]] each", max_length=1_000
     )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        found = [*_conflicts(self), *_fault_conflicts(self), *_memory_conflicts(self)]
+        found = [
+            *_conflicts(self),
+            *_fault_conflicts(self),
+            *_memory_conflicts(self),
+            *_phase_conflicts(self),
+        ]
         if found:
             raise invalid(found)
         return self
@@ -692,6 +724,11 @@ class Scenario(Section):
     def costs(self) -> Costs:
         """The table ``[cost]`` as the model takes it."""
         return Costs(**self.cost.model_dump())
+
+    def schedule(self) -> Schedule:
+        """How rates change in time."""
+        phases = (schedule.Phase(*(value for _, value in phase)) for phase in self.phase)
+        return Schedule(tuple(phases), self.after_phases == "repeat")
 
     def memory_model(self) -> MemoryModel:
         """The memory model of this scenario."""
@@ -1127,6 +1164,77 @@ def _memory_conflicts(scenario: Scenario) -> Iterator[Problem]:
             f"missing; {curve.label} was measured at {curve.load_per_s:.6g} /s and the workload "
             f"has {load}; give how many distinct pages a further request dirties, or that load",
         )
+
+
+_PhaseConflict = tuple[Callable[[Scenario, Phase], bool], str, str]
+
+_PHASE_CONFLICTS: tuple[_PhaseConflict, ...] = (
+    (
+        lambda s, p: isinstance(s.workload, BatchJob) and p.load != 1.0,
+        "load",
+        "a batch job asks for nothing; leave it out",
+    ),
+    (
+        lambda s, p: p.clients is not None and not isinstance(s.workload, ClosedService),
+        "clients",
+        'a number of clients needs workload.load = "closed"; give load instead',
+    ),
+    (
+        lambda s, p: (
+            isinstance(s.workload, ClosedService)
+            and p.clients is not None
+            and p.clients > s.workload.clients
+        ),
+        "clients",
+        "more than there are; give at most workload.clients",
+    ),
+    (
+        lambda s, p: p.touches != 1.0 and not isinstance(s.memory, TouchedMemory),
+        "touches",
+        "a measured curve has one rate of its own; leave it out, or give another memory.kind",
+    ),
+    (
+        lambda s, p: (
+            p.touches != 1.0
+            and isinstance(s.memory, TouchedMemory)
+            and s.memory.background != "none"
+        ),
+        "touches",
+        'the background is measured at one rate; leave it out, or give memory.background = "none"',
+    ),
+    (
+        lambda s, p: p.touches != 1.0 and s.costs().first_write_ns > 0,
+        "touches",
+        "what first writes cost is reckoned at one rate; leave it out, or cost.first_write",
+    ),
+    (
+        lambda s, p: p.divergence != 1.0 and s.fidelity == "epoch",
+        "divergence",
+        'fidelity "epoch" draws what differs before it knows when; leave it out, or give '
+        'fidelity = "response"',
+    ),
+    (
+        lambda s, p: (
+            p.load != 1.0
+            and isinstance(s.memory, MeasuredMemory)
+            and s.memory.pages_per_request is None
+        ),
+        "load",
+        "the curve was measured at one load; give memory.pages_per_request",
+    ),
+)
+
+
+def _phase_conflicts(scenario: Scenario) -> Iterator[Problem]:
+    for i, phase in enumerate(scenario.phase):
+        for holds, key, text in _PHASE_CONFLICTS:
+            if holds(scenario, phase):
+                yield f"phase.{i}.{key}", text
+    asking = [phase.load > 0 and phase.clients != 0 for phase in scenario.phase]
+    if asking and not any(asking):
+        yield "phase.0.load", "nobody ever asks, in none of the phases; give more than 0 in one"
+    if not scenario.phase and scenario.after_phases != "repeat":
+        yield "after_phases", "there are no phases; give some [[phase]], or leave it out"
 
 
 def _load_unlike(workload: Workload, measured_per_s: float) -> str:

@@ -19,6 +19,20 @@ def slowed_ns(work_ns: int, speed: float) -> int:
     return work_ns if speed == 1.0 else round(work_ns / speed)
 
 
+class Meter:
+    """Adds up something over a guest's running time since its last cut.
+
+    of(from_ns, to_ns, done_ns, busy) is what it grows by in a stretch of time: from when to when
+    the guest ran, how far it got, and how many requests it served at the same time meanwhile.
+    """
+
+    __slots__ = ("of", "value")
+
+    def __init__(self, of: Callable[[int, int, int, int], float]) -> None:
+        self.of = of
+        self.value = 0.0
+
+
 @dataclass(slots=True)
 class Job:
     """One request inside a guest; ``work_ns`` of guest time is left."""
@@ -66,6 +80,7 @@ class Guest:
     ) -> None:
         self._clock = clock
         self.speed = speed
+        self.meters: list[Meter] = []
         self._slowdown = slowdown
         self._vcpus = vcpus
         self._work_of = work_of
@@ -100,6 +115,8 @@ class Guest:
             return
         done_ns = self._slowdown.progress_ns(self._progress_ns, elapsed_ns, self.served_since_cut)
         self._progress_ns += done_ns
+        for meter in self.meters:
+            meter.value += meter.of(now_ns - elapsed_ns, now_ns, done_ns, len(self._busy))
         for job in self._busy:
             job.work_ns = max(0, job.work_ns - done_ns)
 
@@ -136,6 +153,8 @@ class Guest:
         self._advance()
         self._progress_ns = 0
         self.served_since_cut = 0
+        for meter in self.meters:
+            meter.value = 0.0
 
     def track_anew(self) -> None:
         """The same for a guest that may run: what it is at takes other first writes from now on."""

@@ -18,7 +18,7 @@ from backends.nodes import PRIMARY, SECONDARY, node_configs
 from backends.recorder import Recorder
 from backends.sim.clock import Clock
 from backends.sim.faults import FaultPlan
-from backends.sim.guest import Guest, Snapshot
+from backends.sim.guest import Guest, Meter, Snapshot
 from backends.sim.link import STATE, Direction, InOrder, last_of, state_channels
 from backends.sim.traffic import Demand, Jitter, Network, start_clients
 from colosim.model.cost import Slowdown, varied_ns, varied_ratio
@@ -41,6 +41,7 @@ class Ahead:
     """What went ahead of a checkpoint's state while the guest ran, all rounds together."""
 
     exposure_ns: int = 0
+    written_ns: int = 0  # the same as the memory model takes it
     served: int = 0  # requests
     pages: int = 0  # sent; some of them more than once
     sent_bytes: int = 0
@@ -60,6 +61,8 @@ class Host:
     vm_hangs: int = 0
     loads: int = 0  # of states that are under way into the guest
     begun: int = 0  # how often its guest was told to start or stop
+    touched: Meter | None = None  # running time by the rate of the guest's own writes
+    risk: Meter | None = None  # expected number of times that the guests have parted
     link_open: bool = True  # this end of the checkpoint stream
     backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
     stuck: list[Callable[[], None]] = field(default_factory=list)  # while the guest hangs
@@ -93,6 +96,7 @@ class SimWorld:
     ) -> None:
         self._scenario = scenario
         self._streams = streams
+        self._schedule = scenario.schedule()
         self._tracked = POLICIES[policy].protects()  # nobody tracks writes without a reader
         self._mirrored = POLICIES[policy].output is t.Output.WITNESS
         self._memory = scenario.memory_model()
@@ -113,7 +117,10 @@ class SimWorld:
             Jitter(service.client_jitter_ns if service else 0, streams),
         )
         configs = self._configs(scenario, policy)
+        self._apart = self._schedule.divergence()
         self.hosts = {config.id: self._host(config.id) for config in configs}
+        for host in self.hosts.values():
+            self._meter(host)
         self._out = {
             name: Direction(
                 self.clock,
@@ -132,6 +139,7 @@ class SimWorld:
         self._snapshots: dict[str, Snapshot] = {}
         self._owner = PRIMARY
         self._hazard_at_ns: int | None = None
+        self._risk_taken = 0.0  # the expected number at which they part, this time
         self._synchronisation = 0
         self.recorder = Recorder(self.clock)
         if any(fault.kind == "corrupt" for fault in scenario.fault):
@@ -191,6 +199,24 @@ class SimWorld:
         )
         return Host(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
 
+    def _meter(self, host: Host) -> None:
+        """Have what changes in time added up while the host's guest runs."""
+        if touches := self._schedule.touches():
+            host.touched = Meter(
+                lambda from_ns, to_ns, done_ns, busy: (
+                    (touches.done(to_ns) - touches.done(from_ns)) * done_ns / (to_ns - from_ns)
+                )
+            )
+            host.guest.meters.append(host.touched)
+        apart, divergence = self._apart, self._divergence
+        if apart and host.id == SECONDARY:
+            host.risk = Meter(
+                lambda from_ns, to_ns, done_ns, busy: divergence.partings(
+                    apart.done(to_ns) - apart.done(from_ns)
+                )
+            )
+            host.guest.meters.append(host.risk)
+
     def _demand(self) -> Demand:
         execution = self._scenario.execution
         workload = self._scenario.workload
@@ -228,7 +254,9 @@ class SimWorld:
             self.flags.add("fault-did-not-happen")
 
     def _start_clients(self) -> None:
-        start_clients(self._scenario.workload, self.clock, self._streams, self.network)
+        start_clients(
+            self._scenario.workload, self.clock, self._streams, self.network, self._schedule
+        )
 
     def _hand_over(self, _: object) -> None:
         self.recorder.event(PRIMARY, "switchover", "asked for")
@@ -345,11 +373,12 @@ class SimWorld:
     ) -> None:
         guest, checkpoint = host.guest, action.checkpoint
         ahead, served = host.ahead, guest.served_since_cut
-        exposure_ns, pages = self._dirty(guest, "pages-primary", checkpoint)
+        exposure_ns, written_ns, pages = self._dirty(host, "pages-primary", checkpoint)
         host.rest_pages = whole = pages
         if ahead.exposure_ns:
             exposure_ns += ahead.exposure_ns
-            distinct = self._drawn(exposure_ns, ahead.served + served, "pages-primary", checkpoint)
+            written_ns += ahead.written_ns
+            distinct = self._drawn(written_ns, ahead.served + served, "pages-primary", checkpoint)
             whole = min(max(distinct, pages), ahead.pages + pages)
         snapshot = self._snapshot(host, whole)
         guest.cut()
@@ -365,11 +394,14 @@ class SimWorld:
     def _snapshot(self, host: Host, pages: int) -> Snapshot:
         return host.guest.snapshot(pages, {**host.repeats, **host.owed})
 
-    def _dirty(self, guest: Guest, purpose: str, checkpoint: int) -> tuple[int, int]:
-        """(exposure, distinct dirty pages) of a guest since its cut."""
+    def _dirty(self, host: Host, purpose: str, checkpoint: int) -> tuple[int, int, int]:
+        """(exposure, the same as the memory model takes it, distinct dirty pages) since the cut."""
+        guest = host.guest
         exposure_ns = guest.exposure_ns
-        written_ns = round(exposure_ns * guest.speed)  # a slow guest writes slowly
-        return exposure_ns, self._drawn(written_ns, guest.served_since_cut, purpose, checkpoint)
+        touched_ns = exposure_ns if host.touched is None else host.touched.value
+        written_ns = round(touched_ns * guest.speed)  # a slow guest writes slowly
+        pages = self._drawn(written_ns, guest.served_since_cut, purpose, checkpoint)
+        return exposure_ns, written_ns, pages
 
     def _drawn(self, exposure_ns: int, served: int, purpose: str, checkpoint: int) -> int:
         """Distinct dirty pages; one draw a checkpoint, whatever is asked about."""
@@ -395,7 +427,7 @@ class SimWorld:
         snapshot = self._snapshots.pop(action.state.device.id)
         own = 0
         if self._scenario.execution.executes:
-            _, own = self._dirty(host.guest, "pages-secondary", action.checkpoint)
+            _, _, own = self._dirty(host, "pages-secondary", action.checkpoint)
         if not self._spoilt.isdisjoint((action.state.ram.id, action.state.device.id)):
             self.recorder.counters["undetected_corruptions"] += 1
             self.recorder.event(host.id, "undetected", f"state {action.checkpoint} is corrupt")
@@ -464,11 +496,15 @@ class SimWorld:
         self._synchronisation = checkpoint
         e = self._streams.exponential("hazard").at(checkpoint)
         self._hazard_at_ns = self._divergence.first_ns(e)
+        self._risk_taken = e
 
     def _plan_unprompted(self, synchronisation: int) -> None:
         """Both guests run; when they will say different things that nobody asked for."""
         e = self._streams.exponential("unprompted").at(synchronisation)
         at_ns = self._divergence.unprompted_ns(e)
+        if at_ns is not None and self._apart is not None:
+            now_ns = self.now_ns()
+            at_ns = round(self._apart.when(self._apart.done(now_ns) + at_ns)) - now_ns
         if at_ns is not None:
             self.clock.after(at_ns, self._speak_unprompted, synchronisation)
 
@@ -489,13 +525,21 @@ class SimWorld:
 
     def _secondary_finished(self, client: int, request: int) -> None:
         host = self.hosts[SECONDARY]
-        drifted = self._hazard_at_ns is not None and host.guest.exposure_ns >= self._hazard_at_ns
+        drifted = self._has_drifted(host)
         u = self._streams.uniform("divergence", client).at(request)
         each = self._per_connection
         opens = request % each == 0 if each else request == 0
-        differs = drifted or self._divergence.response_differs(u, opens)
+        factor = 1.0 if self._apart is None else self._apart.factor(self.now_ns())
+        differs = drifted or self._divergence.response_differs(u, opens, factor)
         difference = f"!{self._synchronisation}" if differs else ""
         self._finished(host, client, request, difference + self._time_said(host, client, request))
+
+    def _has_drifted(self, host: Host) -> bool:
+        """The guests' states are not the same any more."""
+        exposure_ns = host.guest.exposure_ns  # which brings its meters up to date
+        if host.risk is not None:
+            return host.risk.value >= self._risk_taken
+        return self._hazard_at_ns is not None and exposure_ns >= self._hazard_at_ns
 
     def _time_said(self, host: Host, client: int, request: int) -> str:
         """What a response says of the time, as a mark on it."""
@@ -599,9 +643,10 @@ class SimWorld:
         if action.round == 1:
             host.ahead = Ahead()
         guest, ahead, checkpoint = host.guest, host.ahead, action.checkpoint
-        exposure_ns, pages = self._dirty(guest, "pages-primary", checkpoint)
+        exposure_ns, written_ns, pages = self._dirty(host, "pages-primary", checkpoint)
         size_bytes = self._ram_bytes(pages, checkpoint)
         ahead.exposure_ns += exposure_ns
+        ahead.written_ns += written_ns
         ahead.served += guest.served_since_cut
         ahead.pages += pages
         ahead.sent_bytes += size_bytes
@@ -611,7 +656,7 @@ class SimWorld:
             if guest.dead:
                 self.tell(host.id, t.Failed(action.op, "the guest's process has ended"), cause)
                 return
-            _, more = self._dirty(guest, "pages-primary", checkpoint)
+            _, _, more = self._dirty(host, "pages-primary", checkpoint)
             left_bytes = self._ram_bytes(more, checkpoint)
             self.tell(host.id, t.Precopied(action.op, size_bytes, left_bytes), cause)
 

@@ -41,14 +41,15 @@ class Divergence:
         check_range("clock_offset_ns", self.clock_offset_ns)
         check_range("clock_resolution_ns", self.clock_resolution_ns, 1)
 
-    def response_differs(self, u: float, opens: bool = False) -> bool:
+    def response_differs(self, u: float, opens: bool = False, factor: float = 1.0) -> bool:
         """Whether a response differs on its own; ``u`` is a uniform variate in [0, 1).
 
         opens: it is the first of its connection, so it differs by either cause.
+        factor: on both chances, each of which stays at most 1.
         """
-        chance = self.probability
+        chance = min(self.probability * factor, 1.0)
         if opens:
-            chance += (1 - chance) * self.connection_probability
+            chance += (1 - chance) * min(self.connection_probability * factor, 1.0)
         return u < chance
 
     def time_said(self, u: float, now_ns: int, is_ahead: bool) -> int | None:
@@ -67,6 +68,10 @@ class Divergence:
         ``e`` is an exponential variate of mean 1.
         """
         return _at_ns(self.hazard_per_s, e)
+
+    def partings(self, running_ns: float) -> float:
+        """How often the states part in so much running time, if they are equal; a mean."""
+        return self.hazard_per_s * running_ns / 1e9
 
     def unprompted_ns(self, e: float) -> int | None:
         """The same to the first thing that nobody asked for and that differs."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from colosim.model.schedule import TimeChange
 from colosim.model.streams import Draws, Streams
 from colosim.scenario import OpenService
 
@@ -49,8 +50,11 @@ class Log:
         probability: float,
         paired: bool,
         speed: float = 1.0,
+        change: TimeChange | None = None,
     ) -> None:
+        """change: of the rate of arrivals."""
         self._speed = speed
+        self._change = change
         self._workload = workload
         self._duration_ns = duration_ns
         self._streams = streams
@@ -190,6 +194,11 @@ class Log:
         at[0] += self._at_ns
         np.cumsum(at, out=at)
         self._at_ns = float(at[-1])
+        if self._change is not None:
+            delay_ns = self._workload.client_delay_ns
+            at -= delay_ns
+            at = self._change.when_each(at)
+            at += delay_ns
         out[:] = np.rint(at, out=at)
 
     def _services(self, first: int, rounds: int) -> None:

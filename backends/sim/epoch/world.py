@@ -129,9 +129,12 @@ class EpochWorld(SimWorld):
         paired = POLICIES[policy].protects() and scenario.execution.executes
         probability = scenario.divergence.probability
         if isinstance(workload, ClosedService):
-            return FeedbackLog(workload, streams, jitter, probability, paired, speed)
+            return FeedbackLog(
+                workload, streams, jitter, probability, paired, speed, scenario.schedule()
+            )
         assert isinstance(workload, OpenService)  # so says the scenario
-        return Log(workload, scenario.duration_ns, streams, jitter, probability, paired, speed)
+        change, end_ns = scenario.schedule().load(), scenario.duration_ns
+        return Log(workload, end_ns, streams, jitter, probability, paired, speed, change)
 
     def _network(self, delay_ns: int, jitter: Jitter) -> Network:
         return EpochNetwork(self.clock, delay_ns, self._log, self._scenario.duration_ns)
