@@ -32,6 +32,7 @@ from colosim.model.memory import (
     ZipfTouch,
     curve_names,
 )
+from colosim.model.network import Impairments
 from colosim.model.schedule import Schedule
 from colosim.protocol.checkpoint import P, Quirks, S, Transfer, primary_machine, secondary_machine
 from colosim.protocol.combinations import refusals
@@ -391,6 +392,22 @@ class Packet(Section):
     retry_ns: Duration = option("1 s", "UDP: when a client without an answer asks again")
 
 
+class ClientNetwork(Section):
+    """What happens to frames between clients and guests, at fidelity packet; each way alike."""
+
+    loss: Ratio = option(0.0, "chance that a frame is lost")
+    burst_begins: Ratio = option(
+        0.0, "chance, after each frame, that a time of burst_loss begins (Gilbert and Elliott)"
+    )
+    burst_ends: Ratio = option(1.0, "chance, after each frame of it, that it ends")
+    burst_loss: Ratio = option(1.0, "chance that a frame is lost meanwhile")
+    duplicated: Ratio = option(
+        0.0, "chance that a frame arrives a second time, reorder_delay later"
+    )
+    reordered: Ratio = option(0.0, "chance that a frame is late, so that later ones overtake it")
+    reorder_delay_ns: Time = option("1 ms", "how late, mean of an exponential time")
+
+
 if TYPE_CHECKING:  # its fields are reached by `Scenario.costs`
     Cost = Section
 else:
@@ -637,6 +654,9 @@ class Scenario(Section):
         Compare(), "live and at fidelity packet: how both guests' packets are compared"
     )
     packet: Packet = option(Packet(), "at fidelity packet: what clients and guests say")
+    network: ClientNetwork = option(
+        ClientNetwork(), "at fidelity packet: what happens to frames between clients and guests"
+    )
     cost: Cost = option(Cost(), "what the steps of a checkpoint cost")
     link: Link = option(Link(), "replication link")
     stream: Stream = option(Stream(), "how the state of a checkpoint is put on it")
@@ -729,6 +749,10 @@ class Scenario(Section):
         """How rates change in time."""
         phases = (schedule.Phase(*(value for _, value in phase)) for phase in self.phase)
         return Schedule(tuple(phases), self.after_phases == "repeat")
+
+    def impairments(self) -> Impairments:
+        """What happens to frames between clients and guests."""
+        return Impairments(**self.network.model_dump())
 
     def memory_model(self) -> MemoryModel:
         """The memory model of this scenario."""
@@ -886,6 +910,21 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         "divergence.timed",
         'fidelity "epoch" draws what differs before it knows when; give 0, or '
         'fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity != "packet" and s.impairments().harm,
+        "network",
+        'only frames are lost, doubled or late; leave it out, or give fidelity = "packet"',
+    ),
+    (
+        lambda s: s.network.burst_begins > 0 and s.network.burst_ends == 0,
+        "network.burst_ends",
+        "a burst would never end; give more than 0",
+    ),
+    (
+        lambda s: s.network.burst_begins == 0 and s.network.burst_loss < 1,
+        "network.burst_loss",
+        "there are no bursts; give burst_begins too, or loss instead",
     ),
     (
         lambda s: s.divergence.timed == 0 and s.divergence.clock_offset_ns > 0,

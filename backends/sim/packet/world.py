@@ -17,10 +17,11 @@ from backends.qemu.net.acked import Acked
 from backends.sim.guest import Snapshot
 from backends.sim.packet import content
 from backends.sim.packet.clients import Clients, PacketNetwork
-from backends.sim.packet.frames import GUEST_IP, NOBODY_IP, Path
+from backends.sim.packet.frames import GUEST_IP, NOBODY_IP, Path, client_of
 from backends.sim.packet.guest import PacketGuest, PacketSnapshot
 from backends.sim.packet.server import Service, Stack
 from backends.sim.packet.tcp import Limits
+from backends.sim.packet.way import Way
 from backends.sim.traffic import Jitter, Network
 from backends.sim.world import Host, SimWorld
 from colosim.model.cost import Slowdown
@@ -96,6 +97,14 @@ class PacketWorld(SimWorld):
         self._service = service_of(scenario)
         self._acked = Acked()
         super().__init__(scenario, policy, streams, observers, stepped)
+        harm = scenario.impairments()
+        self._ways: dict[str, Way] = {}
+        if harm.harm:
+            for name, sender, goes_on in (
+                ("in", slice(26, 30), self._arrived),
+                ("out", slice(30, 34), self.network.leave),
+            ):
+                self._ways[name] = Way(name, harm, streams, self.clock, _client_at(sender), goes_on)
         self.network.clients = self.clients = Clients(
             self.clock,
             self._service,
@@ -154,8 +163,20 @@ class PacketWorld(SimWorld):
     # -- input -----------------------------------------------------------------------------
 
     def _from_clients(self, frames: list[bytes]) -> None:
+        if self._ways:
+            self._ways["in"].send(frames)
+        else:
+            self._arrived(frames)
+
+    def _arrived(self, frames: list[bytes]) -> None:
         self._acked.see(frames)
         self.network.put(frames)
+
+    def _to_clients(self, frames: list[bytes]) -> None:
+        if self._ways:
+            self._ways["out"].send(frames)
+        else:
+            self.network.leave(frames)
 
     def _needed_from(self) -> int:
         """The oldest of clients' frames that somebody may yet read."""
@@ -235,13 +256,13 @@ class PacketWorld(SimWorld):
         now_ns = self.now_ns()
         host.leaves_ns = at_ns = max(now_ns + late_ns, host.leaves_ns)
         if at_ns == now_ns:
-            self.network.leave(frames)
+            self._to_clients(frames)
         else:
             self.clock.after(at_ns - now_ns, lambda _: self._left(host, frames))
 
     def _left(self, host: PacketHost, frames: list[bytes]) -> None:
         if host.alive:
-            self.network.leave(frames)
+            self._to_clients(frames)
 
     # -- checkpoints and takeover ----------------------------------------------------------
 
@@ -302,7 +323,17 @@ class PacketWorld(SimWorld):
             "resets": clients.resets,
             "repeated_datagrams": clients.repeated,
             "client_retransmissions": clients.sent_again(),
+            **{
+                f"network_{name}_{what}": count
+                for name, way in self._ways.items()
+                for what, count in way.counts.items()
+            },
         }
+
+
+def _client_at(address: slice) -> Callable[[bytes], int]:
+    """Whose a frame is, by that address of it."""
+    return lambda frame: client_of(frame[address])
 
 
 def _mark(difference: str) -> int:
