@@ -680,6 +680,8 @@ class Scenario(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if found := [*_part_conflicts(self)]:  # there would be no costs to look at
+            raise invalid(found)
         found = [
             *_conflicts(self),
             *_fault_conflicts(self),
@@ -1202,6 +1204,15 @@ def _memory_conflicts(scenario: Scenario) -> Iterator[Problem]:
             "memory.pages_per_request",
             f"missing; {curve.label} was measured at {curve.load_per_s:.6g} /s and the workload "
             f"has {load}; give how many distinct pages a further request dirties, or that load",
+        )
+
+
+def _part_conflicts(scenario: Scenario) -> Iterator[Problem]:
+    parts = scenario.cost.model_dump()
+    if parts["zero_pages"] + parts["duplicate_pages"] > 1:
+        yield (
+            "cost.duplicate_pages",
+            "more than all pages with zero_pages; give 1 less those at most",
         )
 
 

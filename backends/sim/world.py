@@ -358,7 +358,7 @@ class SimWorld:
     def _save(self, host: Host, action: t.Save, cause: Cause) -> None:
         costs = self._costs
         self._take_state(
-            host, action, cause, lambda pages: costs.save_ns(pages) + self._delta_ns(pages)
+            host, action, cause, lambda pages: costs.save_ns(pages) + self._encode_ns(pages)
         )
 
     def _copy(self, host: Host, action: t.Copy, cause: Cause) -> None:
@@ -443,7 +443,9 @@ class SimWorld:
 
         mean_ns = self._costs.load_ns(restored)
         if self._is_delta:
-            mean_ns += self._costs.delta_load_per_page_ns * snapshot.pages
+            mean_ns += (
+                self._costs.delta_load_per_page_ns * self._costs.parts(snapshot.pages).content
+            )
         load_ns = self._cost_ns(host, "load", mean_ns)
         self._takes(host, action.op, cause, load_ns, finish)
 
@@ -660,7 +662,7 @@ class SimWorld:
             left_bytes = self._ram_bytes(more, checkpoint)
             self.tell(host.id, t.Precopied(action.op, size_bytes, left_bytes), cause)
 
-        mean_ns = self._costs.transfer_ns(pages) + self._delta_ns(pages)
+        mean_ns = self._costs.transfer_ns(pages) + self._encode_ns(pages)
         self._move(
             host,
             action.op,
@@ -672,7 +674,7 @@ class SimWorld:
     def _send_state(self, host: Host, action: t.SendState, cause: Cause) -> None:
         mean_ns = self._costs.transfer_ns(host.rest_pages)
         if self._is_early:
-            mean_ns += self._delta_ns(host.rest_pages)
+            mean_ns += self._encode_ns(host.rest_pages)
         put = partial(self._put_state, host, action, cause)
         self._move(host, action.op, cause, mean_ns, put)
 
