@@ -340,6 +340,11 @@ class Divergence(Section):
         "0 /s",
         "rate at which the guests say different things that nobody asked for, while both run",
     )
+    pair_hazard_per_s: Rate = option(
+        "0 /s",
+        "rate at which the states part by two requests that are served at once, for each pair of "
+        "them: with b vCPUs busy, b (b - 1) / 2 times this beside hazard; to be fitted",
+    )
     timed: Ratio = option(0.0, "part of the responses that say what time it is")
     clock_offset_ns: Time = option("0 s", "by how much the secondary's clock is ahead")
     clock_resolution_ns: Duration = option(

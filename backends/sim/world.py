@@ -209,12 +209,13 @@ class SimWorld:
             )
             host.guest.meters.append(host.touched)
         apart, divergence = self._apart, self._divergence
-        if apart and host.id == SECONDARY:
-            host.risk = Meter(
-                lambda from_ns, to_ns, done_ns, busy: divergence.partings(
-                    apart.done(to_ns) - apart.done(from_ns)
-                )
-            )
+        if host.id == SECONDARY and (apart or divergence.pair_hazard_per_s):
+
+            def risk(from_ns: int, to_ns: int, done_ns: int, busy: int) -> float:
+                running_ns = apart.done(to_ns) - apart.done(from_ns) if apart else to_ns - from_ns
+                return divergence.partings(running_ns, busy)
+
+            host.risk = Meter(risk)
             host.guest.meters.append(host.risk)
 
     def _demand(self) -> Demand:

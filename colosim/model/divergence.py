@@ -7,6 +7,15 @@ constant ``hazard_per_s`` of guest running time since the last synchronisation, 
 response differs until the next one. And the guests say different things that nobody asked for (a
 timer's, a stack's own): ``unprompted_per_s`` of running time, whatever the load.
 
+States part by scheduling, too: two requests that are served at the same time, on two vCPUs, may
+reach what they share in another order in the other guest. With b being served the rate is
+
+    hazard_per_s + pair_hazard_per_s b (b - 1) / 2
+
+one chance for each pair. That conflicts grow as the pairs of what runs at once is the argument of
+Gray, Helland, O'Neil and Shasha (The Dangers of Replication and a Solution, SIGMOD 1996); that it
+holds for divergence of guests is an assumption, and the rate has to be fitted.
+
 A fifth follows from when things happen. A part ``timed`` of the responses says what time it is, in
 steps of ``clock_resolution_ns``: the guests differ if a step of the clock lies between their two
 readings. The secondary's clock is ``clock_offset_ns`` ahead. Readings that are d apart (offset and
@@ -31,6 +40,7 @@ class Divergence:
     timed: float = 0.0
     clock_offset_ns: int = 0
     clock_resolution_ns: int = 1_000_000_000
+    pair_hazard_per_s: float = 0.0
 
     def __post_init__(self) -> None:
         check_range("probability", self.probability, high=1.0)
@@ -38,6 +48,7 @@ class Divergence:
         check_range("connection_probability", self.connection_probability, high=1.0)
         check_range("unprompted_per_s", self.unprompted_per_s)
         check_range("timed", self.timed, high=1.0)
+        check_range("pair_hazard_per_s", self.pair_hazard_per_s)
         check_range("clock_offset_ns", self.clock_offset_ns)
         check_range("clock_resolution_ns", self.clock_resolution_ns, 1)
 
@@ -69,9 +80,13 @@ class Divergence:
         """
         return _at_ns(self.hazard_per_s, e)
 
-    def partings(self, running_ns: float) -> float:
-        """How often the states part in so much running time, if they are equal; a mean."""
-        return self.hazard_per_s * running_ns / 1e9
+    def partings(self, running_ns: float, busy: int = 0) -> float:
+        """How often the states part in so much running time, if they are equal; a mean.
+
+        busy: so many requests are being served meanwhile, each on a vCPU of its own.
+        """
+        rate_per_s = self.hazard_per_s + self.pair_hazard_per_s * (busy * (busy - 1) / 2)
+        return rate_per_s * running_ns / 1e9
 
     def unprompted_ns(self, e: float) -> int | None:
         """The same to the first thing that nobody asked for and that differs."""
