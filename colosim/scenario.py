@@ -21,13 +21,15 @@ import numpy as np
 from pydantic import Field, ValidationError, create_model, model_validator
 
 from colosim.guest import Client, Guest, Hosts
-from colosim.model import schedule
+from colosim.model import delta, schedule
 from colosim.model.cost import Costs
+from colosim.model.delta import DeltaRatio
 from colosim.model.errors import ModelError
 from colosim.model.memory import (
     MeasuredCurve,
     MemoryModel,
     SequentialTouch,
+    Touched,
     UniformTouch,
     ZipfTouch,
     curve_names,
@@ -449,6 +451,11 @@ class Stream(Section):
     compression: Literal["none", "delta"] = option(
         "none", "delta: pages as compressed differences to what the other side has; see cost.delta"
     )
+    delta_size: Literal["ratio", "age", "writes"] = option(
+        "ratio",
+        "delta: what is left of a page: cost.delta_ratio, or by exposure as measured with the "
+        "curve, or by the bytes that a touch changes (cost.delta_write)",
+    )
     precopy_threshold_bytes: Size = option(
         "256 KiB", "transfer precopy: the guest is stopped when no more than this is new"
     )
@@ -752,6 +759,15 @@ class Scenario(Section):
         """The table ``[cost]`` as the model takes it."""
         return Costs(**self.cost.model_dump())
 
+    def delta_ratio(self) -> DeltaRatio:
+        """What is left of a page as a difference."""
+        costs, memory = self.costs(), self.memory_model()
+        if self.stream.delta_size == "age" and isinstance(memory, MeasuredCurve):
+            return delta.by_age(memory)
+        if self.stream.delta_size == "writes" and isinstance(memory, Touched):
+            return delta.by_writes(memory, costs.delta_write_bytes, costs.page_bytes)
+        return delta.constant(costs.delta_ratio)
+
     def schedule(self) -> Schedule:
         """How rates change in time."""
         phases = (schedule.Phase(*(value for _, value in phase)) for phase in self.phase)
@@ -917,6 +933,35 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         "divergence.timed",
         'fidelity "epoch" draws what differs before it knows when; give 0, or '
         'fidelity = "response"',
+    ),
+    (
+        lambda s: s.stream.delta_size != "ratio" and s.stream.compression != "delta",
+        "stream.delta_size",
+        'nothing is sent as differences; give compression = "delta", or leave it out',
+    ),
+    (
+        lambda s: s.stream.delta_size == "age" and not isinstance(s.memory, MeasuredMemory),
+        "stream.delta_size",
+        'ages are those of a measured curve; give "ratio" or "writes", or memory.kind = "measured"',
+    ),
+    (
+        lambda s: s.stream.delta_size == "writes" and not isinstance(s.memory, TouchedMemory),
+        "stream.delta_size",
+        'a measured curve does not say how often a page is touched; give "age" or "ratio"',
+    ),
+    (
+        lambda s: (
+            s.stream.delta_size == "writes"
+            and isinstance(s.memory, TouchedMemory)
+            and s.memory.background != "none"
+        ),
+        "stream.delta_size",
+        'nobody knows how the background\'s pages change; give "ratio", or background = "none"',
+    ),
+    (
+        lambda s: not 1 <= s.costs().delta_write_bytes <= s.costs().page_bytes,
+        "cost.delta_write",
+        "a touch changes a byte to a page; give 1 B to cost.page",
     ),
     (
         lambda s: s.fidelity != "packet" and s.impairments().harm,
@@ -1203,6 +1248,11 @@ def _memory_conflicts(scenario: Scenario) -> Iterator[Problem]:
         )
         yield f"memory.{key}", f"{error}; {right}"
         return
+    if scenario.stream.delta_size == "age" and not curve.deltas:
+        yield (
+            "stream.delta_size",
+            f'{curve.label} has no column delta_ratio; measure it too, or give "ratio"',
+        )
     load = _load_unlike(scenario.workload, curve.load_per_s)
     if load and memory.pages_per_request is None:
         yield (

@@ -101,6 +101,7 @@ class SimWorld:
         self._mirrored = POLICIES[policy].output is t.Output.WITNESS
         self._memory = scenario.memory_model()
         self._costs = scenario.costs()
+        self._delta_ratio = scenario.delta_ratio()
         self._is_delta = scenario.stream.compression == "delta"
         self._channels = state_channels(scenario.stream.channels)
         self._is_early = scenario.transfer_of(policy) is t.Transfer.COPY_THEN_SEND
@@ -376,6 +377,7 @@ class SimWorld:
         ahead, served = host.ahead, guest.served_since_cut
         exposure_ns, written_ns, pages = self._dirty(host, "pages-primary", checkpoint)
         host.rest_pages = whole = pages
+        ram_bytes = self._ram_bytes(pages, checkpoint, written_ns, served)
         if ahead.exposure_ns:
             exposure_ns += ahead.exposure_ns
             written_ns += ahead.written_ns
@@ -384,7 +386,6 @@ class SimWorld:
         snapshot = self._snapshot(host, whole)
         guest.cut()
         device_bytes = self._costs.device_state_bytes
-        ram_bytes = self._ram_bytes(pages, checkpoint)
         ram = t.Blob(f"ram-{checkpoint}", ram_bytes, f"k{checkpoint}")
         device = t.Blob(f"device-{checkpoint}", device_bytes, f"k{checkpoint}")
         self._snapshots[device.id] = snapshot
@@ -412,12 +413,15 @@ class SimWorld:
             self.flags.add("memory-extrapolated")
         return pages
 
-    def _ram_bytes(self, pages: int, checkpoint: int) -> int:
-        """What the pages of a state are on the link; how well they compress is drawn once each."""
+    def _ram_bytes(self, pages: int, checkpoint: int, written_ns: int, served: int) -> int:
+        """What the pages of a state are on the link; how well they compress is drawn once each.
+
+        written_ns, served: the exposure that made them, as the memory model takes it.
+        """
         costs, ratio = self._costs, 1.0
         if self._is_delta:
             z = self._streams.normal("delta-ratio").at(checkpoint) if costs.delta_spread else 0.0
-            ratio = varied_ratio(costs.delta_ratio, costs.delta_spread, z)
+            ratio = varied_ratio(self._delta_ratio(written_ns, served), costs.delta_spread, z)
         return costs.state_bytes(pages, ratio) - costs.device_state_bytes
 
     def _delta_ns(self, pages: int) -> int:
@@ -647,7 +651,7 @@ class SimWorld:
             host.ahead = Ahead()
         guest, ahead, checkpoint = host.guest, host.ahead, action.checkpoint
         exposure_ns, written_ns, pages = self._dirty(host, "pages-primary", checkpoint)
-        size_bytes = self._ram_bytes(pages, checkpoint)
+        size_bytes = self._ram_bytes(pages, checkpoint, written_ns, guest.served_since_cut)
         ahead.exposure_ns += exposure_ns
         ahead.written_ns += written_ns
         ahead.served += guest.served_since_cut
@@ -659,8 +663,8 @@ class SimWorld:
             if guest.dead:
                 self.tell(host.id, t.Failed(action.op, "the guest's process has ended"), cause)
                 return
-            _, _, more = self._dirty(host, "pages-primary", checkpoint)
-            left_bytes = self._ram_bytes(more, checkpoint)
+            _, again_ns, more = self._dirty(host, "pages-primary", checkpoint)
+            left_bytes = self._ram_bytes(more, checkpoint, again_ns, guest.served_since_cut)
             self.tell(host.id, t.Precopied(action.op, size_bytes, left_bytes), cause)
 
         mean_ns = self._costs.transfer_ns(pages) + self._encode_ns(pages)

@@ -143,6 +143,12 @@ class Costs:
             "maximum": 1,
         },
     )
+    delta_write_bytes: int = parameter(
+        64,
+        "size",
+        'stream.delta_size "writes": bytes that a touch changes, at a random place of its page; '
+        "a cache line, assumed",
+    )
     delta_per_page_ns: int = parameter(
         50_000,
         "time",

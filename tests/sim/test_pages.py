@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from backends.sim import run_replication
+from colosim.model import delta
+from colosim.model.memory import MeasuredCurve, UniformTouch
 from colosim.scenario import Scenario, ScenarioError
 from tests.sim.worlds import FREE, poisson, scenario
 
@@ -89,3 +91,75 @@ def test_impossible_parts_are_refused(cost, says):
     (line,) = str(told.value).splitlines()
     assert says in line
     assert ";" in line
+
+
+DELTA: dict[str, Any] = {"compression": "delta"}
+QUICK = {"delta_per_page": "0 s", "delta_load_per_page": "0 s", "delta_spread": 0.0}
+UNIFORM = {
+    "kind": "uniform",
+    "working_set_pages": 300,
+    "touches": "20000 /s",
+    "touches_per_request": 5.0,
+}
+REDIS = {
+    "kind": "measured",
+    "curve": "redis",
+    "outside": "extrapolate",
+    "pages_per_request": 0.0,
+}
+
+
+@pytest.mark.parametrize("interval_ms", [10, 40, 160])
+@pytest.mark.parametrize(("size", "memory"), [("writes", UNIFORM), ("age", REDIS)])
+def test_differences_grow_with_the_age_of_the_state(size, memory, interval_ms):
+    what = scenario(
+        poisson(1e-3),
+        "1 s",
+        memory=memory,
+        cost={**COSTS, **QUICK},
+        stream={**DELTA, "delta_size": size},
+        policy={"remus": {"interval": f"{interval_ms} ms"}},
+    )
+    run = epochs_of(what)
+    left = (run["sent_bytes"] - 1000 - FRAMES) / run["pages"] - 8
+    if size == "writes":
+        model = delta.by_writes(UniformTouch(300, 20_000, 5.0), 64, 4096)
+    else:
+        model = delta.by_age(MeasuredCurve.named("redis"))
+    expected = [4096 * model(int(exposure), 0) for exposure in run["exposure_ns"]]
+    assert left == pytest.approx(np.array(expected), rel=0.01)
+    assert len(left) > 4
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"stream": {"delta_size": "writes"}, "memory": UNIFORM}, "stream.delta_size"),
+    ({"stream": {**DELTA, "delta_size": "age"}, "memory": UNIFORM}, "stream.delta_size"),
+    ({"stream": {**DELTA, "delta_size": "writes"}, "memory": REDIS}, "stream.delta_size"),
+    (
+        {
+            "stream": {**DELTA, "delta_size": "writes"},
+            "memory": {**UNIFORM, "background": "idle"},
+        },
+        "stream.delta_size",
+    ),
+    ({"cost": {"delta_write": "5000 B"}}, "cost.delta_write"),
+]
+
+
+@pytest.mark.parametrize(("tables", "says"), REFUSED)
+def test_sizes_that_nobody_knows_are_refused(tables, says):
+    with pytest.raises(ScenarioError) as told:
+        scenario(poisson(10), "1 s", **tables)
+    (line,) = str(told.value).splitlines()
+    assert says in line
+    assert ";" in line
+
+
+def test_a_curve_without_differences_is_refused(tmp_path):
+    file = tmp_path / "own.csv"
+    rows = ["workload,setting,interval_ms,exposure_ms,dirty_pages", "a,b,1,1,5", "a,b,9,9,20"]
+    file.write_text("\n".join(rows))
+    memory = {"kind": "measured", "file": str(file), "workload": "a", "setting": "b"}
+    memory |= {"pages_per_request": 0.0}
+    with pytest.raises(ScenarioError, match="no column delta_ratio"):
+        scenario(poisson(10), "1 s", memory=memory, stream={**DELTA, "delta_size": "age"})
