@@ -462,6 +462,25 @@ class Stream(Section):
     precopy_rounds: Count = option(4, "transfer precopy: ... or after so many rounds")
 
 
+class Sharing(Section):
+    """Several VMs, each a pair of its own as the scenario says, on the same two hosts."""
+
+    vms: Annotated[int, number("VMs", 1, 256)] = option(
+        1, "VMs of the primary host, each with its secondary on the other host"
+    )
+    cpus: Annotated[float, number("CPUs", 0.01, 4096.0)] | None = option(
+        None,
+        "CPUs of each host, shared by its guests and the work of their checkpoints; "
+        "default as many as anybody wants",
+    )
+    link: Literal["fair", "fifo"] = option(
+        "fair", "how the VMs share the link: equally, or one queue, first in, first out"
+    )
+    stagger_ns: Time = option(
+        "0 s", "each VM is started so much later than the one before, which sets epochs apart"
+    )
+
+
 class Manager(Section):
     """Failure detection and arbitration."""
 
@@ -672,6 +691,9 @@ class Scenario(Section):
     cost: Cost = option(Cost(), "what the steps of a checkpoint cost")
     link: Link = option(Link(), "replication link")
     stream: Stream = option(Stream(), "how the state of a checkpoint is put on it")
+    sharing: Sharing = option(
+        Sharing(), "in simulation: several VMs that share hosts and link, and how"
+    )
     guest: Guest = option(Guest(), "for a live run: the guest that is booted")
     client: Client = option(Client(), "for a live run: who talks to the guest")
     hosts: Hosts = option(Hosts(), "for a live run: on which machines its two hosts are")
@@ -962,6 +984,27 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         lambda s: not 1 <= s.costs().delta_write_bytes <= s.costs().page_bytes,
         "cost.delta_write",
         "a touch changes a byte to a page; give 1 B to cost.page",
+    ),
+    (
+        lambda s: _shares(s) and s.fidelity == "epoch",
+        "sharing",
+        'fidelity "epoch" has guests and links of one VM; leave it out, or give '
+        'fidelity = "response"',
+    ),
+    (
+        lambda s: _shares(s) and len(s.fault) > 0,
+        "sharing",
+        "what a fault does to the other VMs of a host is not modelled; leave out sharing or faults",
+    ),
+    (
+        lambda s: s.sharing.vms == 1 and (s.sharing.link != "fair" or s.sharing.stagger_ns > 0),
+        "sharing.vms",
+        "one VM shares with nobody; give more, or leave link and stagger out",
+    ),
+    (
+        lambda s: s.sharing.vms * s.sharing.stagger_ns > s.duration_ns,
+        "sharing.stagger",
+        "not all VMs would start within the run; give at most duration / vms",
     ),
     (
         lambda s: s.fidelity != "packet" and s.impairments().harm,
@@ -1269,6 +1312,11 @@ def _part_conflicts(scenario: Scenario) -> Iterator[Problem]:
             "cost.duplicate_pages",
             "more than all pages with zero_pages; give 1 less those at most",
         )
+
+
+def _shares(scenario: Scenario) -> bool:
+    """VMs share something."""
+    return scenario.sharing.vms > 1 or scenario.sharing.cpus is not None
 
 
 _PhaseConflict = tuple[Callable[[Scenario, Phase], bool], str, str]

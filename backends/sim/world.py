@@ -20,6 +20,7 @@ from backends.sim.clock import Clock
 from backends.sim.faults import FaultPlan
 from backends.sim.guest import Guest, Meter, Snapshot
 from backends.sim.link import STATE, Direction, InOrder, last_of, state_channels
+from backends.sim.sharing import Cpu, Port, Shared
 from backends.sim.traffic import Demand, Jitter, Network, start_clients
 from colosim.model.cost import Slowdown, varied_ns, varied_ratio
 from colosim.model.divergence import Divergence
@@ -62,6 +63,7 @@ class Host:
     loads: int = 0  # of states that are under way into the guest
     begun: int = 0  # how often its guest was told to start or stop
     touched: Meter | None = None  # running time by the rate of the guest's own writes
+    cpu: Cpu | None = None  # shared with other VMs
     risk: Meter | None = None  # expected number of times that the guests have parted
     link_open: bool = True  # this end of the checkpoint stream
     backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
@@ -93,7 +95,12 @@ class SimWorld:
         streams: Streams,
         observers: Iterable[Observer] = (),
         stepped: Callable[[str, str], None] | None = None,
+        shared: Shared | None = None,
+        vm: int = 0,
     ) -> None:
+        """shared: with other VMs, of which this is the one with the number ``vm``."""
+        self._shared = shared
+        self._vm = vm
         self._scenario = scenario
         self._streams = streams
         self._schedule = scenario.schedule()
@@ -112,7 +119,7 @@ class SimWorld:
         self._vcpus = service.vcpus if service else 1
         self._response_bytes = service.response_bytes if service else MESSAGE_BYTES
         self._retransmit_ns = service.retransmit_ns if service else 0
-        self.clock = Clock()
+        self.clock = Clock() if shared is None else shared.clock
         self.network = self._network(
             service.client_delay_ns if service else 0,
             Jitter(service.client_jitter_ns if service else 0, streams),
@@ -122,15 +129,10 @@ class SimWorld:
         self.hosts = {config.id: self._host(config.id) for config in configs}
         for host in self.hosts.values():
             self._meter(host)
-        self._out = {
-            name: Direction(
-                self.clock,
-                scenario.link.bandwidth_bps,
-                scenario.link.delay_ns,
-                scenario.stream.channel_bandwidth_bps,
-            )
-            for name in self.hosts
-        }
+            cpu = host.cpu = None if shared is None else shared.cpu(host.id)
+            if cpu is not None:
+                cpu.join(host.guest)
+        self._out = {name: self._direction(name) for name in self.hosts}
         self._witness = Witness()
         self._cuts = 0
         self._slow: list[Fault] = []  # those that hold, the latest last
@@ -200,6 +202,14 @@ class SimWorld:
         )
         return Host(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
 
+    def _direction(self, name: str) -> Direction | Port:
+        """The link from a host."""
+        if self._shared is not None:
+            return self._shared.port(name, self._vm)
+        link = self._scenario.link
+        most_bps = self._scenario.stream.channel_bandwidth_bps
+        return Direction(self.clock, link.bandwidth_bps, link.delay_ns, most_bps)
+
     def _meter(self, host: Host) -> None:
         """Have what changes in time added up while the host's guest runs."""
         if touches := self._schedule.touches():
@@ -213,7 +223,8 @@ class SimWorld:
         if host.id == SECONDARY and (apart or divergence.pair_hazard_per_s):
 
             def risk(from_ns: int, to_ns: int, done_ns: int, busy: int) -> float:
-                running_ns = apart.done(to_ns) - apart.done(from_ns) if apart else to_ns - from_ns
+                ran = done_ns / (to_ns - from_ns)
+                running_ns = (apart.done(to_ns) - apart.done(from_ns)) * ran if apart else done_ns
                 return divergence.partings(running_ns, busy)
 
             host.risk = Meter(risk)
@@ -234,6 +245,12 @@ class SimWorld:
 
     def run(self) -> None:
         """Start everything and run to the end of the scenario, or of its batch job."""
+        self.begin()
+        self.clock.run(self._scenario.duration_ns)
+        self.end()
+
+    def begin(self) -> None:
+        """Start everything; time has yet to go on."""
         scenario = self._scenario
         self.network.read_by(self.hosts[PRIMARY].guest)
         if SECONDARY in self.hosts:
@@ -244,14 +261,23 @@ class SimWorld:
             self.hosts[PRIMARY].guest.start()
         self._start_clients()
         if isinstance(scenario.workload, BatchJob):
-            self.network.answered = lambda client, request: self.clock.stop()
+            ends = self.clock.stop if self._shared is None else self._shared.finished
+            self.network.answered = lambda client, request: ends()
         self.faults.start()
         if (at_ns := scenario.manager.switchover_at_ns) is not None:
             self.clock.after(at_ns, self._hand_over)
         self.clock.after(scenario.warm_up_ns, self._warm)
+        if late_ns := self._vm * scenario.sharing.stagger_ns:
+            self.clock.after(late_ns, self._start_nodes)
+        else:
+            self._start_nodes()
+
+    def _start_nodes(self, _: object = None) -> None:
         for name in self.hosts:
             self.tell(name, t.Start())
-        self.clock.run(scenario.duration_ns)
+
+    def end(self) -> None:
+        """The run is over."""
         if self.faults.pending or self._corrupt:
             self.flags.add("fault-did-not-happen")
 
@@ -321,8 +347,12 @@ class SimWorld:
         cause: Cause,
         delay_ns: int,
         finish: Callable[[], t.State | None] = lambda: None,
+        is_work: bool = False,
     ) -> None:
-        """An operation of ``delay_ns`` that a dead guest fails and a hung one does not end."""
+        """An operation of ``delay_ns`` that a dead guest fails and a hung one does not end.
+
+        is_work: of the host's CPU, not only time that passes.
+        """
 
         def end(_: object = None) -> None:
             if host.guest.dead:
@@ -332,7 +362,17 @@ class SimWorld:
             else:
                 self.tell(host.id, t.Done(op, finish()), cause)
 
-        self.clock.after(delay_ns, end)
+        if is_work:
+            self._work(host, delay_ns, end)
+        else:
+            self.clock.after(delay_ns, end)
+
+    def _work(self, host: Host, work_ns: int, then: Callable[[], None]) -> None:
+        """So much work for the host's CPU, which it may share."""
+        if host.cpu is None:
+            self.clock.after(work_ns, lambda _: then())
+        else:
+            host.cpu.work(work_ns, then)
 
     def _cost_ns(self, host: Host, step: str, mean_ns: int) -> int:
         """What a step takes this time, by the spread that the scenario gives it."""
@@ -391,7 +431,7 @@ class SimWorld:
         self._snapshots[device.id] = snapshot
         self.recorder.saved(exposure_ns, ahead.pages + pages)
         save_ns = self._cost_ns(host, "save", takes_ns(pages))
-        self._takes(host, action.op, cause, save_ns, lambda: t.State(ram, device))
+        self._takes(host, action.op, cause, save_ns, lambda: t.State(ram, device), is_work=True)
 
     def _snapshot(self, host: Host, pages: int) -> Snapshot:
         return host.guest.snapshot(pages, {**host.repeats, **host.owed})
@@ -452,7 +492,7 @@ class SimWorld:
                 self._costs.delta_load_per_page_ns * self._costs.parts(snapshot.pages).content
             )
         load_ns = self._cost_ns(host, "load", mean_ns)
-        self._takes(host, action.op, cause, load_ns, finish)
+        self._takes(host, action.op, cause, load_ns, finish, is_work=True)
 
     def _loaded(self, host: Host, snapshot: Snapshot) -> None:
         host.guest.load(snapshot)
@@ -698,7 +738,7 @@ class SimWorld:
                 self.clock.after(0, lambda _: self.tell(host.id, failed, cause))
 
         if mean_ns:
-            self.clock.after(self._cost_ns(host, "transfer", mean_ns), begin)
+            self._work(host, self._cost_ns(host, "transfer", mean_ns), begin)
         else:
             begin()
 

@@ -24,6 +24,7 @@ from backends.sim.epoch.lane import Lane
 from backends.sim.epoch.log import Log, Times
 from backends.sim.epoch.traffic import EpochNetwork, runs
 from backends.sim.guest import Snapshot
+from backends.sim.sharing import Shared
 from backends.sim.traffic import Jitter, Network
 from backends.sim.world import Host, SimWorld
 from colosim.model.cost import Slowdown
@@ -87,7 +88,10 @@ class EpochWorld(SimWorld):
         streams: Streams,
         observers: Iterable[Observer] = (),
         stepped: Callable[[str, str], None] | None = None,
+        shared: Shared | None = None,
+        vm: int = 0,
     ) -> None:
+        assert shared is None  # so says the scenario
         self._log = self._log_of(scenario, policy, streams)
         self._is_planned = True
         self._is_called = False  # a call to plan is under way

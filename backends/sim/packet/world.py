@@ -22,6 +22,7 @@ from backends.sim.packet.guest import PacketGuest, PacketSnapshot
 from backends.sim.packet.server import Service, Stack
 from backends.sim.packet.tcp import Limits
 from backends.sim.packet.way import Way
+from backends.sim.sharing import Shared
 from backends.sim.traffic import Jitter, Network
 from backends.sim.world import Host, SimWorld
 from colosim.model.cost import Slowdown
@@ -93,10 +94,12 @@ class PacketWorld(SimWorld):
         streams: Streams,
         observers: Iterable[Observer] = (),
         stepped: Callable[[str, str], None] | None = None,
+        shared: Shared | None = None,
+        vm: int = 0,
     ) -> None:
         self._service = service_of(scenario)
         self._acked = Acked()
-        super().__init__(scenario, policy, streams, observers, stepped)
+        super().__init__(scenario, policy, streams, observers, stepped, shared, vm)
         harm = scenario.impairments()
         self._ways: dict[str, Way] = {}
         if harm.harm:
