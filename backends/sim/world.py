@@ -464,9 +464,9 @@ class SimWorld:
             ratio = varied_ratio(self._delta_ratio(written_ns, served), costs.delta_spread, z)
         return costs.state_bytes(pages, ratio) - costs.device_state_bytes
 
-    def _delta_ns(self, pages: int) -> int:
-        """What compressing takes: when the state is taken, but of a copy when it is sent."""
-        return self._costs.delta_ns(pages) if self._is_delta else 0
+    def _encode_ns(self, pages: int) -> int:
+        """What making pages smaller takes: as the state is taken, but of a copy as it is sent."""
+        return self._costs.encode_ns(pages, self._is_delta)
 
     def _load(self, host: Host, action: t.Load, cause: Cause) -> None:
         snapshot = self._snapshots.pop(action.state.device.id)
