@@ -46,7 +46,6 @@ def test_bytes_and_time_of_zeros_and_doubles(transfer):
     look = {"find_duplicate": "2 us"}
     plain = epochs_of(walking({}, transfer=transfer))
     less = epochs_of(walking({**parts, **look}, transfer=transfer))
-    assert (plain["pages"] == less["pages"]).mean() > 0.9  # a page more or less by the pause
     pages = less["pages"]
     sent = less["sent_bytes"] - 1000 - FRAMES
     assert np.abs(sent / pages - (8 + 0.5 * 4096 + 0.3 * 8 + 0.2)).max() < 4096 * 2 / pages.min()
