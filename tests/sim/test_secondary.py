@@ -78,8 +78,7 @@ def test_fidelity_epoch_has_the_same_speed(policy, jitter, workload):
         now = run_replication(what, policy, 1, 0)
         check_same(plain, now, within_ns=5_000 if policy == "colo" else 0)
         usual = run_replication(what.replace({"execution.secondary_speed": 1.0}), policy, 1, 0)
-        differs = bool(fault) or policy == "colo"  # else nobody hears of the secondary
-        assert (usual.fingerprint() != now.fingerprint()) == differs
+        assert usual.fingerprint() != now.fingerprint()  # its own pages alone make a difference
 
 
 # -- a late start ------------------------------------------------------------------------------
