@@ -21,7 +21,7 @@ from tests.sim.worlds import NS_PER_MS, check_mean, poisson, replicate, scenario
 ROUGH = {
     "loss": 0.02,
     "burst_begins": 0.005,
-    "burst_ends": 0.3,
+    "burst_ends": 0.6,  # a burst of five lost frames is a TCP that waits for six seconds
     "duplicated": 0.03,
     "reordered": 0.05,
     "reorder_delay": "2 ms",
