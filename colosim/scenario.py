@@ -21,16 +21,21 @@ import numpy as np
 from pydantic import Field, ValidationError, create_model, model_validator
 
 from colosim.guest import Client, Guest, Hosts
+from colosim.model import delta, schedule
 from colosim.model.cost import Costs
+from colosim.model.delta import DeltaRatio
 from colosim.model.errors import ModelError
 from colosim.model.memory import (
     MeasuredCurve,
     MemoryModel,
     SequentialTouch,
+    Touched,
     UniformTouch,
     ZipfTouch,
     curve_names,
 )
+from colosim.model.network import Impairments
+from colosim.model.schedule import Schedule
 from colosim.protocol.checkpoint import P, Quirks, S, Transfer, primary_machine, secondary_machine
 from colosim.protocol.combinations import refusals
 from colosim.protocol.compare import ELSEWHERE, MODES
@@ -311,6 +316,15 @@ class Execution(Section):
         0.05, "spread of the secondary's service times around the primary's (lognormal, mean 1)"
     )
     executes: bool = option(True, "the secondary's guest runs between checkpoints")
+    secondary_speed: Annotated[float, number("times the primary's", 0.01, 100.0)] = option(
+        1.0, "speed of the secondary's CPU: its guest needs 1/speed of the primary's time"
+    )
+    start_skew_ns: Time = option(
+        "0 s", "how much later than the protocol holds the secondary's guest really runs, mean"
+    )
+    start_skew_spread: Annotated[float, number("relative standard deviation", high=10.0)] = option(
+        0.0, "of start_skew from one start to the next (lognormal)"
+    )
 
 
 class Divergence(Section):
@@ -327,6 +341,16 @@ class Divergence(Section):
     unprompted_per_s: Rate = option(
         "0 /s",
         "rate at which the guests say different things that nobody asked for, while both run",
+    )
+    pair_hazard_per_s: Rate = option(
+        "0 /s",
+        "rate at which the states part by two requests that are served at once, for each pair of "
+        "them: with b vCPUs busy, b (b - 1) / 2 times this beside hazard; to be fitted",
+    )
+    timed: Ratio = option(0.0, "part of the responses that say what time it is")
+    clock_offset_ns: Time = option("0 s", "by how much the secondary's clock is ahead")
+    clock_resolution_ns: Duration = option(
+        "1 s", "step of the time that a response says (1 s: as in HTTP's Date)"
     )
 
 
@@ -375,6 +399,22 @@ class Packet(Section):
     retry_ns: Duration = option("1 s", "UDP: when a client without an answer asks again")
 
 
+class ClientNetwork(Section):
+    """What happens to frames between clients and guests, at fidelity packet; each way alike."""
+
+    loss: Ratio = option(0.0, "chance that a frame is lost")
+    burst_begins: Ratio = option(
+        0.0, "chance, after each frame, that a time of burst_loss begins (Gilbert and Elliott)"
+    )
+    burst_ends: Ratio = option(1.0, "chance, after each frame of it, that it ends")
+    burst_loss: Ratio = option(1.0, "chance that a frame is lost meanwhile")
+    duplicated: Ratio = option(
+        0.0, "chance that a frame arrives a second time, reorder_delay later"
+    )
+    reordered: Ratio = option(0.0, "chance that a frame is late, so that later ones overtake it")
+    reorder_delay_ns: Time = option("1 ms", "how late, mean of an exponential time")
+
+
 if TYPE_CHECKING:  # its fields are reached by `Scenario.costs`
     Cost = Section
 else:
@@ -411,10 +451,34 @@ class Stream(Section):
     compression: Literal["none", "delta"] = option(
         "none", "delta: pages as compressed differences to what the other side has; see cost.delta"
     )
+    delta_size: Literal["ratio", "age", "writes"] = option(
+        "ratio",
+        "delta: what is left of a page: cost.delta_ratio, or by exposure as measured with the "
+        "curve, or by the bytes that a touch changes (cost.delta_write)",
+    )
     precopy_threshold_bytes: Size = option(
         "256 KiB", "transfer precopy: the guest is stopped when no more than this is new"
     )
     precopy_rounds: Count = option(4, "transfer precopy: ... or after so many rounds")
+
+
+class Sharing(Section):
+    """Several VMs, each a pair of its own as the scenario says, on the same two hosts."""
+
+    vms: Annotated[int, number("VMs", 1, 256)] = option(
+        1, "VMs of the primary host, each with its secondary on the other host"
+    )
+    cpus: Annotated[float, number("CPUs", 0.01, 4096.0)] | None = option(
+        None,
+        "CPUs of each host, shared by its guests and the work of their checkpoints; "
+        "default as many as anybody wants",
+    )
+    link: Literal["fair", "fifo"] = option(
+        "fair", "how the VMs share the link: equally, or one queue, first in, first out"
+    )
+    stagger_ns: Time = option(
+        "0 s", "each VM is started so much later than the one before, which sets epochs apart"
+    )
 
 
 class Manager(Section):
@@ -485,6 +549,25 @@ class Fault(Section):
     )
     sender: Literal["primary", "secondary"] | None = option(
         None, "of a corrupt link: whose bytes; default the primary's"
+    )
+
+
+_Factor = Annotated[float, number("factor", high=1e6)]
+
+
+class Phase(Section):
+    """A time in which rates are others: factors on those of the scenario."""
+
+    duration_ns: Duration = option(..., "how long it lasts")
+    load: _Factor = option(
+        1.0, "of arrivals, or of the rate at which clients end their thinking; 0: nobody asks"
+    )
+    clients: Annotated[int, number("clients")] | None = option(
+        None, "closed load: how many of the clients ask, the others' thinking stands; default all"
+    )
+    touches: _Factor = option(1.0, "of memory.touches")
+    divergence: _Factor = option(
+        1.0, "of all rates and chances of divergence but the clocks'; a chance stays at most 1"
     )
 
 
@@ -602,9 +685,15 @@ class Scenario(Section):
         Compare(), "live and at fidelity packet: how both guests' packets are compared"
     )
     packet: Packet = option(Packet(), "at fidelity packet: what clients and guests say")
+    network: ClientNetwork = option(
+        ClientNetwork(), "at fidelity packet: what happens to frames between clients and guests"
+    )
     cost: Cost = option(Cost(), "what the steps of a checkpoint cost")
     link: Link = option(Link(), "replication link")
     stream: Stream = option(Stream(), "how the state of a checkpoint is put on it")
+    sharing: Sharing = option(
+        Sharing(), "in simulation: several VMs that share hosts and link, and how"
+    )
     guest: Guest = option(Guest(), "for a live run: the guest that is booted")
     client: Client = option(Client(), "for a live run: who talks to the guest")
     hosts: Hosts = option(Hosts(), "for a live run: on which machines its two hosts are")
@@ -613,13 +702,26 @@ class Scenario(Section):
     availability: Availability = option(
         Availability(), "for colosim availability: failures and repairs over years"
     )
+    phase: Annotated[tuple[Phase, ...], Field(strict=False)] = option(
+        (), "phases in turn, one table [[phase]] each; none: rates never change", max_length=1_000
+    )
+    after_phases: Literal["repeat", "stay"] = option(
+        "repeat", "after the last phase: begin again, or stay as it was"
+    )
     fault: Annotated[tuple[Fault, ...], Field(strict=False)] = option(
         (), "faults, one table [[fault]] each", max_length=1_000
     )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        found = [*_conflicts(self), *_fault_conflicts(self), *_memory_conflicts(self)]
+        if found := [*_part_conflicts(self)]:  # there would be no costs to look at
+            raise invalid(found)
+        found = [
+            *_conflicts(self),
+            *_fault_conflicts(self),
+            *_memory_conflicts(self),
+            *_phase_conflicts(self),
+        ]
         if found:
             raise invalid(found)
         return self
@@ -678,6 +780,24 @@ class Scenario(Section):
     def costs(self) -> Costs:
         """The table ``[cost]`` as the model takes it."""
         return Costs(**self.cost.model_dump())
+
+    def delta_ratio(self) -> DeltaRatio:
+        """What is left of a page as a difference."""
+        costs, memory = self.costs(), self.memory_model()
+        if self.stream.delta_size == "age" and isinstance(memory, MeasuredCurve):
+            return delta.by_age(memory)
+        if self.stream.delta_size == "writes" and isinstance(memory, Touched):
+            return delta.by_writes(memory, costs.delta_write_bytes, costs.page_bytes)
+        return delta.constant(costs.delta_ratio)
+
+    def schedule(self) -> Schedule:
+        """How rates change in time."""
+        phases = (schedule.Phase(*(value for _, value in phase)) for phase in self.phase)
+        return Schedule(tuple(phases), self.after_phases == "repeat")
+
+    def impairments(self) -> Impairments:
+        """What happens to frames between clients and guests."""
+        return Impairments(**self.network.model_dump())
 
     def memory_model(self) -> MemoryModel:
         """The memory model of this scenario."""
@@ -829,6 +949,87 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         lambda s: s.fidelity == "epoch" and s.divergence.unprompted_per_s > 0,
         "divergence.unprompted",
         'fidelity "epoch" has no output but responses; give 0 /s, or fidelity = "response"',
+    ),
+    (
+        lambda s: s.fidelity == "epoch" and s.divergence.timed > 0,
+        "divergence.timed",
+        'fidelity "epoch" draws what differs before it knows when; give 0, or '
+        'fidelity = "response"',
+    ),
+    (
+        lambda s: s.stream.delta_size != "ratio" and s.stream.compression != "delta",
+        "stream.delta_size",
+        'nothing is sent as differences; give compression = "delta", or leave it out',
+    ),
+    (
+        lambda s: s.stream.delta_size == "age" and not isinstance(s.memory, MeasuredMemory),
+        "stream.delta_size",
+        'ages are those of a measured curve; give "ratio" or "writes", or memory.kind = "measured"',
+    ),
+    (
+        lambda s: s.stream.delta_size == "writes" and not isinstance(s.memory, TouchedMemory),
+        "stream.delta_size",
+        'a measured curve does not say how often a page is touched; give "age" or "ratio"',
+    ),
+    (
+        lambda s: (
+            s.stream.delta_size == "writes"
+            and isinstance(s.memory, TouchedMemory)
+            and s.memory.background != "none"
+        ),
+        "stream.delta_size",
+        'nobody knows how the background\'s pages change; give "ratio", or background = "none"',
+    ),
+    (
+        lambda s: not 1 <= s.costs().delta_write_bytes <= s.costs().page_bytes,
+        "cost.delta_write",
+        "a touch changes a byte to a page; give 1 B to cost.page",
+    ),
+    (
+        lambda s: _shares(s) and s.fidelity == "epoch",
+        "sharing",
+        'fidelity "epoch" has guests and links of one VM; leave it out, or give '
+        'fidelity = "response"',
+    ),
+    (
+        lambda s: _shares(s) and len(s.fault) > 0,
+        "sharing",
+        "what a fault does to the other VMs of a host is not modelled; leave out sharing or faults",
+    ),
+    (
+        lambda s: s.sharing.vms == 1 and (s.sharing.link != "fair" or s.sharing.stagger_ns > 0),
+        "sharing.vms",
+        "one VM shares with nobody; give more, or leave link and stagger out",
+    ),
+    (
+        lambda s: s.sharing.vms * s.sharing.stagger_ns > s.duration_ns,
+        "sharing.stagger",
+        "not all VMs would start within the run; give at most duration / vms",
+    ),
+    (
+        lambda s: s.fidelity != "packet" and s.impairments().harm,
+        "network",
+        'only frames are lost, doubled or late; leave it out, or give fidelity = "packet"',
+    ),
+    (
+        lambda s: s.network.burst_begins > 0 and s.network.burst_ends == 0,
+        "network.burst_ends",
+        "a burst would never end; give more than 0",
+    ),
+    (
+        lambda s: s.network.burst_begins == 0 and s.network.burst_loss < 1,
+        "network.burst_loss",
+        "there are no bursts; give burst_begins too, or loss instead",
+    ),
+    (
+        lambda s: s.divergence.timed == 0 and s.divergence.clock_offset_ns > 0,
+        "divergence.clock_offset",
+        "no response says what time it is, so nobody would notice; give timed too",
+    ),
+    (
+        lambda s: s.execution.start_skew_ns == 0 and s.execution.start_skew_spread > 0,
+        "execution.start_skew_spread",
+        "there is no start_skew to vary; give start_skew too",
     ),
     (
         lambda s: s.fidelity == "epoch" and s.divergence.connection_probability > 0,
@@ -1090,6 +1291,11 @@ def _memory_conflicts(scenario: Scenario) -> Iterator[Problem]:
         )
         yield f"memory.{key}", f"{error}; {right}"
         return
+    if scenario.stream.delta_size == "age" and not curve.deltas:
+        yield (
+            "stream.delta_size",
+            f'{curve.label} has no column delta_ratio; measure it too, or give "ratio"',
+        )
     load = _load_unlike(scenario.workload, curve.load_per_s)
     if load and memory.pages_per_request is None:
         yield (
@@ -1097,6 +1303,91 @@ def _memory_conflicts(scenario: Scenario) -> Iterator[Problem]:
             f"missing; {curve.label} was measured at {curve.load_per_s:.6g} /s and the workload "
             f"has {load}; give how many distinct pages a further request dirties, or that load",
         )
+
+
+def _part_conflicts(scenario: Scenario) -> Iterator[Problem]:
+    parts = scenario.cost.model_dump()
+    if parts["zero_pages"] + parts["duplicate_pages"] > 1:
+        yield (
+            "cost.duplicate_pages",
+            "more than all pages with zero_pages; give 1 less those at most",
+        )
+
+
+def _shares(scenario: Scenario) -> bool:
+    """VMs share something."""
+    return scenario.sharing.vms > 1 or scenario.sharing.cpus is not None
+
+
+_PhaseConflict = tuple[Callable[[Scenario, Phase], bool], str, str]
+
+_PHASE_CONFLICTS: tuple[_PhaseConflict, ...] = (
+    (
+        lambda s, p: isinstance(s.workload, BatchJob) and p.load != 1.0,
+        "load",
+        "a batch job asks for nothing; leave it out",
+    ),
+    (
+        lambda s, p: p.clients is not None and not isinstance(s.workload, ClosedService),
+        "clients",
+        'a number of clients needs workload.load = "closed"; give load instead',
+    ),
+    (
+        lambda s, p: (
+            isinstance(s.workload, ClosedService)
+            and p.clients is not None
+            and p.clients > s.workload.clients
+        ),
+        "clients",
+        "more than there are; give at most workload.clients",
+    ),
+    (
+        lambda s, p: p.touches != 1.0 and not isinstance(s.memory, TouchedMemory),
+        "touches",
+        "a measured curve has one rate of its own; leave it out, or give another memory.kind",
+    ),
+    (
+        lambda s, p: (
+            p.touches != 1.0
+            and isinstance(s.memory, TouchedMemory)
+            and s.memory.background != "none"
+        ),
+        "touches",
+        'the background is measured at one rate; leave it out, or give memory.background = "none"',
+    ),
+    (
+        lambda s, p: p.touches != 1.0 and s.costs().first_write_ns > 0,
+        "touches",
+        "what first writes cost is reckoned at one rate; leave it out, or cost.first_write",
+    ),
+    (
+        lambda s, p: p.divergence != 1.0 and s.fidelity == "epoch",
+        "divergence",
+        'fidelity "epoch" draws what differs before it knows when; leave it out, or give '
+        'fidelity = "response"',
+    ),
+    (
+        lambda s, p: (
+            p.load != 1.0
+            and isinstance(s.memory, MeasuredMemory)
+            and s.memory.pages_per_request is None
+        ),
+        "load",
+        "the curve was measured at one load; give memory.pages_per_request",
+    ),
+)
+
+
+def _phase_conflicts(scenario: Scenario) -> Iterator[Problem]:
+    for i, phase in enumerate(scenario.phase):
+        for holds, key, text in _PHASE_CONFLICTS:
+            if holds(scenario, phase):
+                yield f"phase.{i}.{key}", text
+    asking = [phase.load > 0 and phase.clients != 0 for phase in scenario.phase]
+    if asking and not any(asking):
+        yield "phase.0.load", "nobody ever asks, in none of the phases; give more than 0 in one"
+    if not scenario.phase and scenario.after_phases != "repeat":
+        yield "after_phases", "there are no phases; give some [[phase]], or leave it out"
 
 
 def _load_unlike(workload: Workload, measured_per_s: float) -> str:

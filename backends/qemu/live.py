@@ -191,6 +191,18 @@ NOT_LIVE: tuple[Refused, ...] = (
 )
 
 
+#: what the simulator has and a live run does not: key, whether it is given, what would be right
+_SIMULATED: tuple[tuple[str, Callable[[Scenario], bool], str], ...] = (
+    ("phase", lambda s: bool(s.phase), "clients of a live run ask at one rate; leave it out"),
+    ("sharing", lambda s: s.sharing.vms > 1, "a live run is of one VM; leave it out"),
+    (
+        "network",
+        lambda s: s.impairments().harm,
+        "the network of a live run is what it is; leave it out",
+    ),
+)
+
+
 async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     """What a scenario asks for, made sure that it can be had here."""
     if scenario.dialect != "upstream":
@@ -200,6 +212,9 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         raise LiveError(f"{scenario.name}: {row.key}: {row.what(choices)}: {row.why}")
     if any(fault.kind == "corrupt" for fault in scenario.fault):
         raise LiveError("a corrupt link is simulated only; give another kind of fault")
+    for key, given, why in _SIMULATED:
+        if given(scenario):
+            raise LiveError(f"{key}: {why}")
     guest = scenario.guest
     for path in filter(None, (guest.kernel, guest.initrd, guest.disk)):
         if not Path(path).is_file():

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 from backends.sim.epoch.world import EpochWorld
 from backends.sim.packet.world import PacketWorld
+from backends.sim.sharing import Shared
 from backends.sim.world import SimWorld
-from colosim.model.results import RunRecord
+from colosim.model.results import RunRecord, together
 from colosim.model.streams import Streams
-from colosim.protocol.invariants import ALL
+from colosim.protocol.invariants import ALL, Invariant
 from colosim.scenario import BatchJob, Scenario
 from colosim.session import Observer
 
@@ -36,14 +37,54 @@ def run_replication(
     Invariants are watched where something can break them or somebody looks: in scenarios with
     faults, and whenever there are ``observers`` (each is called with every trace line).
     ``stepped`` is called with (node, step) for every step that a node enters or passes through.
+    Of several VMs (`sharing.vms`) they are shown the first; the record is of all together, and has
+    each one's own in ``vms``.
     Raises ModelError if a model is asked for what it refuses to say.
     """
+    sharing = scenario.sharing
+    if sharing.vms == 1 and sharing.cpus is None:
+        world, invariants = _world(scenario, policy, Streams(seed, replication), observers, stepped)
+        world.run()
+        return _record(world, invariants, scenario, policy, seed, replication)
+    shared = Shared(scenario)
+    made = []
+    for vm in range(sharing.vms):
+        streams = Streams(seed, replication, vm)
+        seen = (observers, stepped) if vm == 0 else ((), None)
+        made.append(_world(scenario, policy, streams, *seen, shared, vm))
+    for world, _ in made:
+        world.begin()
+    shared.clock.run(scenario.duration_ns)
+    for world, _ in made:
+        world.end()
+    records = [_record(*each, scenario, policy, seed, replication) for each in made]
+    return together(records) if sharing.vms > 1 else records[0]
+
+
+def _world(
+    scenario: Scenario,
+    policy: str,
+    streams: Streams,
+    observers: Sequence[Observer],
+    stepped: Callable[[str, str], None] | None,
+    shared: Shared | None = None,
+    vm: int = 0,
+) -> tuple[SimWorld, list[Invariant]]:
+    """The world of one VM, and what watches it."""
     invariants = [invariant() for invariant in ALL] if scenario.fault or observers else []
     watchers = [*observers, *(invariant.see for invariant in invariants)]
-    world = WORLDS[scenario.fidelity](
-        scenario, policy, Streams(seed, replication), watchers, stepped
-    )
-    world.run()
+    kind = WORLDS[scenario.fidelity]
+    return kind(scenario, policy, streams, watchers, stepped, shared, vm), invariants
+
+
+def _record(
+    world: SimWorld,
+    invariants: Sequence[Invariant],
+    scenario: Scenario,
+    policy: str,
+    seed: int,
+    replication: int,
+) -> RunRecord:
     network, recorder = world.network, world.recorder
     batch = isinstance(scenario.workload, BatchJob)
     lost = world.lost_responses()  # first: a table may end what it is made from

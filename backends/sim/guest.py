@@ -6,12 +6,41 @@ cut cost (`Slowdown`).  Progress is the exposure that the memory model asks for.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from backends.sim.clock import Clock
 from colosim.model.cost import Slowdown
+
+
+def slowed_ns(work_ns: int, speed: float) -> int:
+    """What the primary's work takes on a CPU of that speed (1: the primary's)."""
+    return work_ns if speed == 1.0 else round(work_ns / speed)
+
+
+class Processor(Protocol):
+    """The CPUs that a guest shares with others; ``rate``: what each vCPU with work gets of one."""
+
+    rate: float
+
+    def want(self, guest: Guest, busy: int) -> None: ...
+
+
+class Meter:
+    """Adds up something over a guest's running time since its last cut.
+
+    of(from_ns, to_ns, done_ns, busy) is what it grows by in a stretch of time: from when to when
+    the guest ran, how far it got, and how many requests it served at the same time meanwhile.
+    """
+
+    __slots__ = ("of", "value")
+
+    def __init__(self, of: Callable[[int, int, int, int], float]) -> None:
+        self.of = of
+        self.value = 0.0
 
 
 @dataclass(slots=True)
@@ -46,7 +75,8 @@ class Guest:
     """First come, first served on ``vcpus`` servers; each connection is answered in order.
 
     work_of(client, request) gives the guest time a new request needs; finished(client, request)
-    is called when it is served.
+    is called when it is served.  speed: of its CPU, for the work left in states that it loads,
+    which are the primary's.
     """
 
     def __init__(
@@ -56,8 +86,12 @@ class Guest:
         vcpus: int,
         work_of: Callable[[int, int], int],
         finished: Callable[[int, int], None],
+        speed: float = 1.0,
     ) -> None:
         self._clock = clock
+        self.speed = speed
+        self.meters: list[Meter] = []
+        self.cpu: Processor | None = None  # it has a CPU for each vCPU, unless others are there too
         self._slowdown = slowdown
         self._vcpus = vcpus
         self._work_of = work_of
@@ -90,10 +124,31 @@ class Guest:
         elapsed_ns, self._since_ns = now_ns - self._since_ns, now_ns
         if not self.running or self.hung or not elapsed_ns:
             return
-        done_ns = self._slowdown.progress_ns(self._progress_ns, elapsed_ns, self.served_since_cut)
+        given_ns = elapsed_ns
+        if self.cpu is not None and self.cpu.rate < 1.0:
+            given_ns = int(elapsed_ns * self.cpu.rate)
+        done_ns = self._slowdown.progress_ns(self._progress_ns, given_ns, self.served_since_cut)
         self._progress_ns += done_ns
+        for meter in self.meters:
+            meter.value += meter.of(now_ns - elapsed_ns, now_ns, done_ns, len(self._busy))
         for job in self._busy:
             job.work_ns = max(0, job.work_ns - done_ns)
+
+    # -- its host's CPUs -------------------------------------------------------------------
+
+    def catch_up(self) -> None:
+        """Bring it up to date, before it gets more or less of a CPU."""
+        self._advance()
+
+    def plan_anew(self) -> None:
+        """It has got more or less of a CPU."""
+        for job in self._busy:
+            self._plan(job)
+
+    def _want(self) -> None:
+        """Tell the host how many vCPUs have work."""
+        if self.cpu is not None:
+            self.cpu.want(self, len(self._busy) if self.running and not self.hung else 0)
 
     # -- control ---------------------------------------------------------------------------
 
@@ -104,11 +159,13 @@ class Guest:
         self.running = True
         for job in self._busy:
             self._plan(job)
+        self._want()
 
     def stop(self) -> None:
         self._advance()
         self.running = False
         self._void()
+        self._want()
 
     def hang(self, is_hung: bool) -> None:
         """Freeze or thaw without anybody having asked."""
@@ -118,6 +175,7 @@ class Guest:
         if self.running and not is_hung:
             for job in self._busy:
                 self._plan(job)
+        self._want()
 
     def kill(self) -> None:
         self.stop()
@@ -128,6 +186,8 @@ class Guest:
         self._advance()
         self._progress_ns = 0
         self.served_since_cut = 0
+        for meter in self.meters:
+            meter.value = 0.0
 
     def track_anew(self) -> None:
         """The same for a guest that may run: what it is at takes other first writes from now on."""
@@ -160,8 +220,8 @@ class Guest:
         self.input_position = snapshot.input_position
         for client, request in sorted((*(job[:2] for job in snapshot.jobs), *snapshot.done)):
             self._asked.setdefault(client, deque()).append(request)
-        for job in snapshot.jobs:
-            self._admit(Job(*job))
+        for client, request, work_ns, charged in snapshot.jobs:
+            self._admit(Job(client, request, slowed_ns(work_ns, self.speed), charged))
         self.cut()
 
     # -- requests --------------------------------------------------------------------------
@@ -176,6 +236,7 @@ class Guest:
             self._advance()
             self._busy.append(job)
             self._plan(job)
+            self._want()
         else:
             self._queue.append(job)
 
@@ -193,6 +254,8 @@ class Guest:
             job.work_ns += self._slowdown.request_ns(self._progress_ns, served)
             job.charged = True
         wall_ns = self._slowdown.wall_ns(self._progress_ns, job.work_ns, served)
+        if self.cpu is not None and self.cpu.rate < 1.0:
+            wall_ns = math.ceil(wall_ns / self.cpu.rate)
         self._clock.after(wall_ns, self._finish, (job, self._turn))
 
     def _finish(self, planned: tuple[Job, int]) -> None:
@@ -206,6 +269,7 @@ class Guest:
             following = self._queue.popleft()
             self._busy.append(following)
             self._plan(following)
+        self._want()
         self._answer(job.client, job.request)
 
     def _answer(self, client: int, request: int) -> None:

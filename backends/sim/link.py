@@ -62,6 +62,7 @@ class _Parcel:
     bits: float  # still to leave
     arrived: Callable[[], None]
     left: Callable[[], None] | None
+    owner: str = ""
 
 
 class Direction:
@@ -92,11 +93,15 @@ class Direction:
         size_bytes: int,
         arrived: Callable[[], None],
         left: Callable[[], None] | None = None,
+        owner: str = "",
     ) -> None:
-        """Queue a message; ``left`` is called when its last bit leaves, ``arrived`` later."""
+        """Queue a message; ``left`` is called when its last bit leaves, ``arrived`` later.
+
+        owner: for `forget`, where a channel has messages of several senders.
+        """
         self._flow()
         self.sent_bytes += size_bytes
-        parcel = _Parcel(size_bytes * 8.0, arrived, left)
+        parcel = _Parcel(size_bytes * 8.0, arrived, left, owner)
         self._channels.setdefault(channel, deque()).append(parcel)
         self._plan()
 
@@ -120,11 +125,13 @@ class Direction:
         self.sent_bytes += size_bytes
         self._arrives_ns[STATE] = at_ns
 
-    def forget(self, channel: str) -> None:
-        """Drop what has not left yet: its sender is gone."""
+    def forget(self, channel: str, owner: str = "") -> None:
+        """Drop what that owner has not sent yet: it is gone."""
         self._flow()
         self._depart()
-        self._channels.pop(channel, None)
+        kept = deque(each for each in self._channels.pop(channel, ()) if each.owner != owner)
+        if kept:
+            self._channels[channel] = kept
         self._plan()
 
     def cut(self, is_cut: bool) -> None:

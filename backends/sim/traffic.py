@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.sim.clock import Clock
-from backends.sim.guest import Guest
+from backends.sim.guest import Guest, slowed_ns
 from colosim.model.results import RESPONSE_COLUMNS
+from colosim.model.schedule import Schedule
 from colosim.model.streams import Streams
 from colosim.protocol.types import Range
 from colosim.scenario import BatchJob, ClosedService, OpenService, Workload
@@ -153,11 +154,17 @@ class Jitter:
 
 
 class Demand:
-    """Guest time that each request needs, the same for whoever asks."""
+    """Guest time that each request needs, the same for whoever asks.
 
-    def __init__(self, workload: Workload, streams: Streams, jitter: float) -> None:
+    speed: of the secondary's CPU, times the primary's.
+    """
+
+    def __init__(
+        self, workload: Workload, streams: Streams, jitter: float, speed: float = 1.0
+    ) -> None:
         self._workload = workload
         self._streams = streams
+        self._speed = speed
         self._sigma = math.sqrt(math.log1p(jitter**2))  # jitter: relative standard deviation
 
     def primary_ns(self, client: int, request: int) -> int:
@@ -170,30 +177,62 @@ class Demand:
         return max(1, round(workload.service_time_ns * draw))
 
     def secondary_ns(self, client: int, request: int) -> int:
-        """The same work, a little faster or slower: lognormal with mean 1."""
+        """The same work at that CPU's speed, a little faster or slower: lognormal with mean 1."""
         work_ns = self.primary_ns(client, request)
         if not self._sigma:
-            return work_ns
+            return max(1, slowed_ns(work_ns, self._speed))
         z = self._streams.normal("jitter", client).at(request)
-        return max(1, round(work_ns * math.exp(self._sigma * z - self._sigma**2 / 2)))
+        factor = math.exp(self._sigma * z - self._sigma**2 / 2)
+        return max(1, round(work_ns * factor / self._speed))
 
 
-def start_clients(workload: Workload, clock: Clock, streams: Streams, network: Network) -> None:
+class Thinking:
+    """When clients that think ask.  Phases change at the clients, a delay away from the network."""
+
+    def __init__(self, workload: ClosedService, streams: Streams, schedule: Schedule) -> None:
+        self._mean_ns = workload.think_time_ns
+        self._delay_ns = workload.client_delay_ns
+        self._streams = streams
+        self._changes = [schedule.load(client) for client in range(workload.clients)]
+
+    def arrives_ns(self, client: int, request: int, soonest_ns: int) -> int:
+        """When a request is at the network; ``soonest_ns``: if the client did not think."""
+        think_ns = round(self._mean_ns * self._streams.exponential("think", client).at(request))
+        change = self._changes[client]
+        if change is None:
+            return soonest_ns + think_ns
+        from_ns = soonest_ns - self._delay_ns
+        ends_ns = round(change.when(change.done(from_ns) + think_ns))
+        return max(ends_ns + self._delay_ns, soonest_ns)
+
+
+def start_clients(
+    workload: Workload,
+    clock: Clock,
+    streams: Streams,
+    network: Network,
+    schedule: Schedule,
+) -> None:
     """Set the clients of a workload going."""
     match workload:
         case BatchJob():
             network.send(0, 0)
         case OpenService():
-            _Open(workload, clock, streams, network)
+            _Open(workload, clock, streams, network, schedule)
         case ClosedService():
-            _Closed(workload, clock, streams, network)
+            _Closed(workload, clock, streams, network, schedule)
 
 
 class _Open:
     """Poisson arrivals, dealt to the connections in turn."""
 
     def __init__(
-        self, workload: OpenService, clock: Clock, streams: Streams, network: Network
+        self,
+        workload: OpenService,
+        clock: Clock,
+        streams: Streams,
+        network: Network,
+        schedule: Schedule,
     ) -> None:
         self._clock = clock
         self._network = network
@@ -208,11 +247,15 @@ class _Open:
         self._gaps = streams.exponential("arrival")
         self._next = 0
         self._at_ns = float(workload.client_delay_ns)
+        self._change = schedule.load()
         self._plan()
 
     def _plan(self) -> None:
         self._at_ns += self._mean_ns * self._gaps.at(self._next)
-        self._clock.after(max(0, round(self._at_ns) - self._clock.now_ns()), self._arrive)
+        at_ns = self._at_ns
+        if self._change is not None:
+            at_ns = self._change.when(at_ns - self._delay_ns) + self._delay_ns
+        self._clock.after(max(0, round(at_ns) - self._clock.now_ns()), self._arrive)
 
     def _arrive(self, _: object) -> None:
         request, client = divmod(self._next, self._connections)
@@ -251,11 +294,15 @@ class _Closed:
     """Each client waits for its answer, thinks, and asks again."""
 
     def __init__(
-        self, workload: ClosedService, clock: Clock, streams: Streams, network: Network
+        self,
+        workload: ClosedService,
+        clock: Clock,
+        streams: Streams,
+        network: Network,
+        schedule: Schedule,
     ) -> None:
-        self._workload = workload
         self._clock = clock
-        self._streams = streams
+        self._thinking = Thinking(workload, streams, schedule)
         self._network = network
         network.answered = self._answered
         for client in range(workload.clients):
@@ -265,9 +312,9 @@ class _Closed:
         self._think(client, request + 1, self._network.round_trip_ns)
 
     def _think(self, client: int, request: int, delay_ns: int) -> None:
-        draw = self._streams.exponential("think", client).at(request)
-        think_ns = round(self._workload.think_time_ns * draw)
-        self._clock.after(delay_ns + think_ns, self._send, (client, request))
+        now_ns = self._clock.now_ns()
+        at_ns = self._thinking.arrives_ns(client, request, now_ns + delay_ns)
+        self._clock.after(at_ns - now_ns, self._send, (client, request))
 
     def _send(self, what: tuple[int, int]) -> None:
         self._network.send(*what)

@@ -18,8 +18,9 @@ from backends.nodes import PRIMARY, SECONDARY, node_configs
 from backends.recorder import Recorder
 from backends.sim.clock import Clock
 from backends.sim.faults import FaultPlan
-from backends.sim.guest import Guest, Snapshot
+from backends.sim.guest import Guest, Meter, Snapshot
 from backends.sim.link import STATE, Direction, InOrder, last_of, state_channels
+from backends.sim.sharing import Cpu, Port, Shared
 from backends.sim.straight import Straight
 from backends.sim.traffic import Demand, Jitter, Network, start_clients
 from colosim.model.cost import Slowdown, varied_ns, varied_ratio
@@ -42,6 +43,7 @@ class Ahead:
     """What went ahead of a checkpoint's state while the guest ran, all rounds together."""
 
     exposure_ns: int = 0
+    written_ns: int = 0  # the same as the memory model takes it
     served: int = 0  # requests
     pages: int = 0  # sent; some of them more than once
     sent_bytes: int = 0
@@ -60,6 +62,10 @@ class Host:
     hangs: int = 0  # of the node; hangs may overlap
     vm_hangs: int = 0
     loads: int = 0  # of states that are under way into the guest
+    begun: int = 0  # how often its guest was told to start or stop
+    touched: Meter | None = None  # running time by the rate of the guest's own writes
+    cpu: Cpu | None = None  # shared with other VMs
+    risk: Meter | None = None  # expected number of times that the guests have parted
     link_open: bool = True  # this end of the checkpoint stream
     backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
     stuck: list[Callable[[], None]] = field(default_factory=list)  # while the guest hangs
@@ -92,13 +98,20 @@ class SimWorld:
         streams: Streams,
         observers: Iterable[Observer] = (),
         stepped: Callable[[str, str], None] | None = None,
+        shared: Shared | None = None,
+        vm: int = 0,
     ) -> None:
+        """shared: with other VMs, of which this is the one with the number ``vm``."""
+        self._shared = shared
+        self._vm = vm
         self._scenario = scenario
         self._streams = streams
+        self._schedule = scenario.schedule()
         self._tracked = POLICIES[policy].protects()  # nobody tracks writes without a reader
         self._mirrored = POLICIES[policy].output is t.Output.WITNESS
         self._memory = scenario.memory_model()
         self._costs = scenario.costs()
+        self._delta_ratio = scenario.delta_ratio()
         self._is_delta = scenario.stream.compression == "delta"
         self._channels = state_channels(scenario.stream.channels)
         self._is_early = scenario.transfer_of(policy) is t.Transfer.COPY_THEN_SEND
@@ -109,22 +122,20 @@ class SimWorld:
         self._vcpus = service.vcpus if service else 1
         self._response_bytes = service.response_bytes if service else MESSAGE_BYTES
         self._retransmit_ns = service.retransmit_ns if service else 0
-        self.clock = Clock()
+        self.clock = Clock() if shared is None else shared.clock
         self.network = self._network(
             service.client_delay_ns if service else 0,
             Jitter(service.client_jitter_ns if service else 0, streams),
         )
         configs = self._configs(scenario, policy)
+        self._apart = self._schedule.divergence()
         self.hosts = {config.id: self._host(config.id) for config in configs}
-        self._out = {
-            name: Direction(
-                self.clock,
-                scenario.link.bandwidth_bps,
-                scenario.link.delay_ns,
-                scenario.stream.channel_bandwidth_bps,
-            )
-            for name in self.hosts
-        }
+        for host in self.hosts.values():
+            self._meter(host)
+            cpu = host.cpu = None if shared is None else shared.cpu(host.id)
+            if cpu is not None:
+                cpu.join(host.guest)
+        self._out = {name: self._direction(name) for name in self.hosts}
         self._witness = Witness()
         self._cuts = 0
         self._slow: list[Fault] = []  # those that hold, the latest last
@@ -134,6 +145,7 @@ class SimWorld:
         self._snapshots: dict[str, Snapshot] = {}
         self._owner = PRIMARY
         self._hazard_at_ns: int | None = None
+        self._risk_taken = 0.0  # the expected number at which they part, this time
         self._synchronisation = 0
         self.recorder = Recorder(self.clock)
         if any(fault.kind == "corrupt" for fault in scenario.fault):
@@ -147,6 +159,7 @@ class SimWorld:
         # where somebody looks at the steps, they are taken one by one
         self._may_go_straight &= not observers and not self._told_of_steps
         self._may_go_straight &= len(self._channels) == 1 and not self._costs.wake_up_ns
+        self._may_go_straight &= shared is None  # others use the CPU and the link
         self.session = Session(
             [Node(config) for config in configs],
             self,
@@ -191,23 +204,60 @@ class SimWorld:
         return {**self.recorder.ears(), t.Alone: self._alone}
 
     def _host(self, name: str) -> Host:
-        scenario = self._scenario
-        demand = Demand(scenario.workload, self._streams, scenario.execution.jitter)
+        demand = self._demand()
         guest = Guest(
             self.clock,
             Slowdown(self._memory, self._costs.first_write_ns if self._tracked else 0),
             self._vcpus,
             demand.primary_ns if name == PRIMARY else demand.secondary_ns,
             self._primary_finished if name == PRIMARY else self._secondary_finished,
+            self._speed(name),
         )
         return Host(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
 
-    def direction_of(self, name: str) -> Direction:
+    def direction_of(self, name: str) -> Direction | Port:
         """What carries what that host sends."""
         return self._out[name]
 
     def hear_out(self, host: Host) -> None:
         """Its guest was stopped for a cut: the node hears what it has not heard of yet."""
+
+    def _direction(self, name: str) -> Direction | Port:
+        """The link from a host."""
+        if self._shared is not None:
+            return self._shared.port(name, self._vm)
+        link = self._scenario.link
+        most_bps = self._scenario.stream.channel_bandwidth_bps
+        return Direction(self.clock, link.bandwidth_bps, link.delay_ns, most_bps)
+
+    def _meter(self, host: Host) -> None:
+        """Have what changes in time added up while the host's guest runs."""
+        if touches := self._schedule.touches():
+            host.touched = Meter(
+                lambda from_ns, to_ns, done_ns, busy: (
+                    (touches.done(to_ns) - touches.done(from_ns)) * done_ns / (to_ns - from_ns)
+                )
+            )
+            host.guest.meters.append(host.touched)
+        apart, divergence = self._apart, self._divergence
+        if host.id == SECONDARY and (apart or divergence.pair_hazard_per_s):
+
+            def risk(from_ns: int, to_ns: int, done_ns: int, busy: int) -> float:
+                ran = done_ns / (to_ns - from_ns)
+                running_ns = (apart.done(to_ns) - apart.done(from_ns)) * ran if apart else done_ns
+                return divergence.partings(running_ns, busy)
+
+            host.risk = Meter(risk)
+            host.guest.meters.append(host.risk)
+
+    def _demand(self) -> Demand:
+        execution = self._scenario.execution
+        workload = self._scenario.workload
+        return Demand(workload, self._streams, execution.jitter, execution.secondary_speed)
+
+    def _speed(self, name: str) -> float:
+        """Of a host's CPU."""
+        return 1.0 if name == PRIMARY else self._scenario.execution.secondary_speed
 
     def _stepped(self, node_id: str, step: str) -> None:
         for tell in self._told_of_steps:
@@ -215,6 +265,12 @@ class SimWorld:
 
     def run(self) -> None:
         """Start everything and run to the end of the scenario, or of its batch job."""
+        self.begin()
+        self.clock.run(self._scenario.duration_ns)
+        self.end()
+
+    def begin(self) -> None:
+        """Start everything; time has yet to go on."""
         scenario = self._scenario
         self.network.read_by(self.hosts[PRIMARY].guest)
         if SECONDARY in self.hosts:
@@ -225,19 +281,30 @@ class SimWorld:
             self.hosts[PRIMARY].guest.start()
         self._start_clients()
         if isinstance(scenario.workload, BatchJob):
-            self.network.answered = lambda client, request: self.clock.stop()
+            ends = self.clock.stop if self._shared is None else self._shared.finished
+            self.network.answered = lambda client, request: ends()
         self.faults.start()
         if (at_ns := scenario.manager.switchover_at_ns) is not None:
             self.clock.after(at_ns, self._hand_over)
         self.clock.after(scenario.warm_up_ns, self._warm)
+        if late_ns := self._vm * scenario.sharing.stagger_ns:
+            self.clock.after(late_ns, self._start_nodes)
+        else:
+            self._start_nodes()
+
+    def _start_nodes(self, _: object = None) -> None:
         for name in self.hosts:
             self.tell(name, t.Start())
-        self.clock.run(scenario.duration_ns)
+
+    def end(self) -> None:
+        """The run is over."""
         if self.faults.pending or self._corrupt:
             self.flags.add("fault-did-not-happen")
 
     def _start_clients(self) -> None:
-        start_clients(self._scenario.workload, self.clock, self._streams, self.network)
+        start_clients(
+            self._scenario.workload, self.clock, self._streams, self.network, self._schedule
+        )
 
     def _hand_over(self, _: object) -> None:
         self.recorder.event(PRIMARY, "switchover", "asked for")
@@ -300,8 +367,12 @@ class SimWorld:
         cause: Cause,
         delay_ns: int,
         finish: Callable[[], t.State | None] = lambda: None,
+        is_work: bool = False,
     ) -> None:
-        """An operation of ``delay_ns`` that a dead guest fails and a hung one does not end."""
+        """An operation of ``delay_ns`` that a dead guest fails and a hung one does not end.
+
+        is_work: of the host's CPU, not only time that passes.
+        """
 
         def end(_: object = None) -> None:
             if host.guest.dead:
@@ -311,7 +382,17 @@ class SimWorld:
             else:
                 self.tell(host.id, t.Done(op, finish()), cause)
 
-        self.clock.after(delay_ns, end)
+        if is_work:
+            self._work(host, delay_ns, end)
+        else:
+            self.clock.after(delay_ns, end)
+
+    def _work(self, host: Host, work_ns: int, then: Callable[[], None]) -> None:
+        """So much work for the host's CPU, which it may share."""
+        if host.cpu is None:
+            self.clock.after(work_ns, lambda _: then())
+        else:
+            host.cpu.work(work_ns, then)
 
     def _cost_ns(self, host: Host, step: str, mean_ns: int) -> int:
         """What a step takes this time, by the spread that the scenario gives it."""
@@ -337,6 +418,7 @@ class SimWorld:
 
     def begin_stop(self, host: Host) -> int:
         """How long it takes."""
+        host.begun += 1
         host.guest.stop()
         self.recorder.stopped(host.id)
         return self._cost_ns(host, "stop", self._costs.stop_ns)
@@ -346,22 +428,23 @@ class SimWorld:
 
     def _save(self, host: Host, action: t.Save | t.Copy, cause: Cause) -> None:
         delay_ns, state = self.begin_save(host, action.checkpoint)
-        self.takes(host, action.op, cause, delay_ns, lambda: state)
+        self.takes(host, action.op, cause, delay_ns, lambda: state, is_work=True)
 
     def begin_save(self, host: Host, checkpoint: int) -> tuple[int, t.State]:
         """Save the state, or copy it; how long that takes, and what then is in hand."""
         guest = host.guest
         ahead, served = host.ahead, guest.served_since_cut
-        exposure_ns, pages = self._dirty(guest, "pages-primary", checkpoint)
+        exposure_ns, written_ns, pages = self._dirty(host, "pages-primary", checkpoint)
         host.rest_pages = whole = pages
+        ram_bytes = self._ram_bytes(pages, checkpoint, written_ns, served)
         if ahead.exposure_ns:
             exposure_ns += ahead.exposure_ns
-            distinct = self._drawn(exposure_ns, ahead.served + served, "pages-primary", checkpoint)
+            written_ns += ahead.written_ns
+            distinct = self._drawn(written_ns, ahead.served + served, "pages-primary", checkpoint)
             whole = min(max(distinct, pages), ahead.pages + pages)
         snapshot = self._snapshot(host, whole)
         guest.cut()
         device_bytes = self._costs.device_state_bytes
-        ram_bytes = self._ram_bytes(pages, checkpoint)
         ram = t.Blob(f"ram-{checkpoint}", ram_bytes, f"k{checkpoint}")
         device = t.Blob(f"device-{checkpoint}", device_bytes, f"k{checkpoint}")
         self._snapshots[device.id] = snapshot
@@ -370,16 +453,20 @@ class SimWorld:
         if self._is_early:
             mean_ns = costs.copy_ns(pages)
         else:
-            mean_ns = costs.save_ns(pages) + self._delta_ns(pages)
+            mean_ns = costs.save_ns(pages) + self._encode_ns(pages)
         return self._cost_ns(host, "save", mean_ns), t.State(ram, device)
 
     def _snapshot(self, host: Host, pages: int) -> Snapshot:
         return host.guest.snapshot(pages, {**host.repeats, **host.owed})
 
-    def _dirty(self, guest: Guest, purpose: str, checkpoint: int) -> tuple[int, int]:
-        """(exposure, distinct dirty pages) of a guest since its cut."""
+    def _dirty(self, host: Host, purpose: str, checkpoint: int) -> tuple[int, int, int]:
+        """(exposure, the same as the memory model takes it, distinct dirty pages) since the cut."""
+        guest = host.guest
         exposure_ns = guest.exposure_ns
-        return exposure_ns, self._drawn(exposure_ns, guest.served_since_cut, purpose, checkpoint)
+        touched_ns = exposure_ns if host.touched is None else host.touched.value
+        written_ns = round(touched_ns * guest.speed)  # a slow guest writes slowly
+        pages = self._drawn(written_ns, guest.served_since_cut, purpose, checkpoint)
+        return exposure_ns, written_ns, pages
 
     def _drawn(self, exposure_ns: int, served: int, purpose: str, checkpoint: int) -> int:
         """Distinct dirty pages; one draw a checkpoint, whatever is asked about."""
@@ -389,20 +476,24 @@ class SimWorld:
             self.flags.add("memory-extrapolated")
         return pages
 
-    def _ram_bytes(self, pages: int, checkpoint: int) -> int:
-        """What the pages of a state are on the link; how well they compress is drawn once each."""
+    def _ram_bytes(self, pages: int, checkpoint: int, written_ns: int, served: int) -> int:
+        """What the pages of a state are on the link; how well they compress is drawn once each.
+
+        written_ns, served: the exposure that made them, as the memory model takes it.
+        """
         costs, ratio = self._costs, 1.0
         if self._is_delta:
             z = self._streams.normal("delta-ratio").at(checkpoint) if costs.delta_spread else 0.0
-            ratio = varied_ratio(costs.delta_ratio, costs.delta_spread, z)
+            ratio = varied_ratio(self._delta_ratio(written_ns, served), costs.delta_spread, z)
         return costs.state_bytes(pages, ratio) - costs.device_state_bytes
 
-    def _delta_ns(self, pages: int) -> int:
-        """What compressing takes: when the state is taken, but of a copy when it is sent."""
-        return self._costs.delta_ns(pages) if self._is_delta else 0
+    def _encode_ns(self, pages: int) -> int:
+        """What making pages smaller takes: as the state is taken, but of a copy as it is sent."""
+        return self._costs.encode_ns(pages, self._is_delta)
 
     def _load(self, host: Host, action: t.Load, cause: Cause) -> None:
-        self.takes(host, action.op, cause, *self.begin_load(host, action.state, action.checkpoint))
+        load_ns, finish = self.begin_load(host, action.state, action.checkpoint)
+        self.takes(host, action.op, cause, load_ns, finish, is_work=True)
 
     def begin_load(
         self, host: Host, state: t.State, checkpoint: int
@@ -411,7 +502,7 @@ class SimWorld:
         snapshot = self._snapshots.pop(state.device.id)
         own = 0
         if self._scenario.execution.executes:
-            _, own = self._dirty(host.guest, "pages-secondary", checkpoint)
+            _, _, own = self._dirty(host, "pages-secondary", checkpoint)
         if not self._spoilt.isdisjoint((state.ram.id, state.device.id)):
             self.recorder.counters["undetected_corruptions"] += 1
             self.recorder.event(host.id, "undetected", f"state {checkpoint} is corrupt")
@@ -427,7 +518,8 @@ class SimWorld:
 
         mean_ns = self._costs.load_ns(restored)
         if self._is_delta:
-            mean_ns += self._costs.delta_load_per_page_ns * snapshot.pages
+            content = self._costs.parts(snapshot.pages).content
+            mean_ns += self._costs.delta_load_per_page_ns * content
         return self._cost_ns(host, "load", mean_ns), finish
 
     def _loaded(self, host: Host, snapshot: Snapshot) -> None:
@@ -447,12 +539,33 @@ class SimWorld:
             self.kill_vm(host)
             return
         serves = host.id == self._owner
-        if serves or self._scenario.execution.executes:
+        host.begun += 1
+        if not serves and self._skew_ns():
+            self.clock.after(self._skew_ns(), self._start_late, (host, host.begun))
+        elif serves or self._scenario.execution.executes:
             host.guest.start()
         if serves:
             self.network.resume()
         if host.id == PRIMARY and serves and self._mirrored:
             self._plan_unprompted(self._synchronisation)
+        self.network.catch_up(host.guest)
+
+    def _skew_ns(self) -> int:
+        """By how much the secondary's guest starts behind what its node believes, this time."""
+        execution = self._scenario.execution
+        if not execution.executes or not execution.start_skew_ns:
+            return 0
+        z = self._streams.normal("start-skew").at(self._synchronisation)
+        return varied_ns(execution.start_skew_ns, execution.start_skew_spread, z)
+
+    def _start_late(self, started: tuple[Host, int]) -> None:
+        host, begun = started
+        if host.guest.dead or begun != host.begun:
+            return
+        if host.guest.hung:
+            host.stuck.append(lambda: self._start_late(started))
+            return
+        host.guest.start()
         self.network.catch_up(host.guest)
 
     # -- output ----------------------------------------------------------------------------
@@ -462,11 +575,15 @@ class SimWorld:
         self._synchronisation = checkpoint
         e = self._streams.exponential("hazard").at(checkpoint)
         self._hazard_at_ns = self._divergence.first_ns(e)
+        self._risk_taken = e
 
     def _plan_unprompted(self, synchronisation: int) -> None:
         """Both guests run; when they will say different things that nobody asked for."""
         e = self._streams.exponential("unprompted").at(synchronisation)
         at_ns = self._divergence.unprompted_ns(e)
+        if at_ns is not None and self._apart is not None:
+            now_ns = self.now_ns()
+            at_ns = round(self._apart.when(self._apart.done(now_ns) + at_ns)) - now_ns
         if at_ns is not None:
             self.clock.after(at_ns, self._speak_unprompted, synchronisation)
 
@@ -482,16 +599,34 @@ class SimWorld:
         self.tell(host.id, t.GuestOutput(range_, f"{number} of {host.id}"))
 
     def _primary_finished(self, client: int, request: int) -> None:
-        self._finished(self.hosts[PRIMARY], client, request, "")
+        host = self.hosts[PRIMARY]
+        self._finished(host, client, request, self._time_said(host, client, request))
 
     def _secondary_finished(self, client: int, request: int) -> None:
         host = self.hosts[SECONDARY]
-        drifted = self._hazard_at_ns is not None and host.guest.exposure_ns >= self._hazard_at_ns
+        drifted = self._has_drifted(host)
         u = self._streams.uniform("divergence", client).at(request)
         each = self._per_connection
         opens = request % each == 0 if each else request == 0
-        differs = drifted or self._divergence.response_differs(u, opens)
-        self._finished(host, client, request, f"!{self._synchronisation}" if differs else "")
+        factor = 1.0 if self._apart is None else self._apart.factor(self.now_ns())
+        differs = drifted or self._divergence.response_differs(u, opens, factor)
+        difference = f"!{self._synchronisation}" if differs else ""
+        self._finished(host, client, request, difference + self._time_said(host, client, request))
+
+    def _has_drifted(self, host: Host) -> bool:
+        """The guests' states are not the same any more."""
+        exposure_ns = host.guest.exposure_ns  # which brings its meters up to date
+        if host.risk is not None:
+            return host.risk.value >= self._risk_taken
+        return self._hazard_at_ns is not None and exposure_ns >= self._hazard_at_ns
+
+    def _time_said(self, host: Host, client: int, request: int) -> str:
+        """What a response says of the time, as a mark on it."""
+        if not self._divergence.timed:
+            return ""
+        u = self._streams.uniform("timed", client).at(request)
+        said = self._divergence.time_said(u, self.now_ns(), host.id == SECONDARY)
+        return "" if said is None else f"@{said}"
 
     def _finished(self, host: Host, client: int, request: int, difference: str) -> None:
         if host.id == self._owner:
@@ -587,9 +722,10 @@ class SimWorld:
         if action.round == 1:
             host.ahead = Ahead()
         guest, ahead, checkpoint = host.guest, host.ahead, action.checkpoint
-        exposure_ns, pages = self._dirty(guest, "pages-primary", checkpoint)
-        size_bytes = self._ram_bytes(pages, checkpoint)
+        exposure_ns, written_ns, pages = self._dirty(host, "pages-primary", checkpoint)
+        size_bytes = self._ram_bytes(pages, checkpoint, written_ns, guest.served_since_cut)
         ahead.exposure_ns += exposure_ns
+        ahead.written_ns += written_ns
         ahead.served += guest.served_since_cut
         ahead.pages += pages
         ahead.sent_bytes += size_bytes
@@ -599,11 +735,11 @@ class SimWorld:
             if guest.dead:
                 self.tell(host.id, t.Failed(action.op, "the guest's process has ended"), cause)
                 return
-            _, more = self._dirty(guest, "pages-primary", checkpoint)
-            left_bytes = self._ram_bytes(more, checkpoint)
+            _, again_ns, more = self._dirty(host, "pages-primary", checkpoint)
+            left_bytes = self._ram_bytes(more, checkpoint, again_ns, guest.served_since_cut)
             self.tell(host.id, t.Precopied(action.op, size_bytes, left_bytes), cause)
 
-        mean_ns = self._costs.transfer_ns(pages) + self._delta_ns(pages)
+        mean_ns = self._costs.transfer_ns(pages) + self._encode_ns(pages)
         self._move(
             host,
             action.op,
@@ -619,7 +755,7 @@ class SimWorld:
         """What moving the state takes the hosts themselves, before the link has it."""
         mean_ns = self._costs.transfer_ns(host.rest_pages)
         if self._is_early:
-            mean_ns += self._delta_ns(host.rest_pages)
+            mean_ns += self._encode_ns(host.rest_pages)
         return self._transfer_ns(host, mean_ns)
 
     def _transfer_ns(self, host: Host, mean_ns: int) -> int:
@@ -645,7 +781,7 @@ class SimWorld:
                 self.clock.after(0, lambda _: self.tell(host.id, failed, cause))
 
         if delay_ns:
-            self.clock.after(delay_ns, begin)
+            self._work(host, delay_ns, begin)
         else:
             begin()
 

@@ -4,6 +4,9 @@
 ``memory``      distinct dirty pages as a function of exposure
 ``divergence``  when the two guests start to differ
 ``cost``        durations and sizes of the steps of a checkpoint; slow-down at first write
+``delta``       what is left of a page as a difference
+``schedule``    rates that change in time
+``network``     frames that are lost, doubled or late
 ``results``     what one replication returns, its fingerprint and its metrics
 ``errors``      :class:`~colosim.model.errors.ModelError`
 

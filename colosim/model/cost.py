@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from colosim.model.errors import check_range
 from colosim.model.memory import MemoryModel
@@ -21,6 +21,14 @@ def _spread(of: str, apart: str = "one checkpoint to the next") -> Any:
     """Declare the spread of one step's duration."""
     text = f"relative standard deviation of {of} from {apart} (lognormal)"
     return field(default=0.0, metadata={"unit": "ratio", "help": text, "minimum": 0})
+
+
+class Parts(NamedTuple):
+    """Pages of a state: of zeros alone, the same as one that the other side has, all others."""
+
+    zero: int
+    duplicate: int
+    content: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +102,36 @@ class Costs:
             "unit": "ratio",
             "help": "part of the pages sent that hold only zeros, of which one byte is sent",
             "minimum": 0,
+            "maximum": 1,
         },
+    )
+    zero_page_cost: float = field(
+        default=1.0,
+        metadata={
+            "unit": "ratio",
+            "help": "part of save_per_page that a page of zeros takes; 1: as long as any other",
+            "minimum": 0,
+            "maximum": 1,
+        },
+    )
+    duplicate_pages: float = field(
+        default=0.0,
+        metadata={
+            "unit": "ratio",
+            "help": "part of the pages sent that are the same as one that the other side has, of "
+            "which a reference is sent; above 0: they are looked for; not measured",
+            "minimum": 0,
+            "maximum": 1,
+        },
+    )
+    duplicate_bytes: int = parameter(
+        8, "size", "reference that is sent for such a page: the address of the other one"
+    )
+    find_duplicate_ns: int = parameter(
+        4_500,
+        "time",
+        "look for one page's double, if it is not of zeros: SHA-256 and a table (Python's hashlib "
+        "on one core of this project's machine)",
     )
     delta_ratio: float = field(
         default=0.08,
@@ -103,7 +140,14 @@ class Costs:
             "help": "stream.compression delta: what is left of a page (LR 5: medians 0.01 to 0.18; "
             "redis 0.06, nginx 0.08)",
             "minimum": 0,
+            "maximum": 1,
         },
+    )
+    delta_write_bytes: int = parameter(
+        64,
+        "size",
+        'stream.delta_size "writes": bytes that a touch changes, at a random place of its page; '
+        "a cache line, assumed",
     )
     delta_per_page_ns: int = parameter(
         50_000,
@@ -136,11 +180,24 @@ class Costs:
         for each in fields(self):
             check_range(each.name, getattr(self, each.name), each.metadata["minimum"])
         check_range("zero_pages", self.zero_pages, high=1.0)
+        check_range("zero_page_cost", self.zero_page_cost, high=1.0)
+        check_range("duplicate_pages", self.duplicate_pages, high=1.0 - self.zero_pages)
         check_range("delta_ratio", self.delta_ratio, high=1.0)
 
+    def parts(self, pages: int) -> Parts:
+        """What so many pages are, rounded."""
+        zero = round(self.zero_pages * pages)
+        duplicate = min(round(self.duplicate_pages * pages), pages - zero)
+        return Parts(zero, duplicate, pages - zero - duplicate)
+
     def save_ns(self, pages: int) -> int:
-        """Find and encode the dirty pages and save the devices; the guest is stopped."""
-        return self.find_pages_ns + self.save_fixed_ns + self.save_per_page_ns * pages
+        """Find and encode the dirty pages and save the devices; the guest is stopped.
+
+        A page that is found to be a double is not encoded; looking for it is in `encode_ns`.
+        """
+        zero, _, content = self.parts(pages)
+        zero_ns = round(self.save_per_page_ns * self.zero_page_cost * zero)
+        return self.find_pages_ns + self.save_fixed_ns + self.save_per_page_ns * content + zero_ns
 
     def copy_ns(self, pages: int) -> int:
         """Copy the dirty pages aside, so that the guest can run while they are sent."""
@@ -157,15 +214,20 @@ class Costs:
     def state_bytes(self, pages: int, ratio: float = 1.0) -> int:
         """Bytes of one checkpoint on the link: devices, and every page with its header.
 
-        ratio: what compression leaves of a page that does not hold only zeros.
+        ratio: what compression leaves of a page that is neither of zeros nor a double.
         """
-        zero = round(self.zero_pages * pages)
-        content = zero + round((pages - zero) * self.page_bytes * ratio)
-        return self.device_state_bytes + pages * self.page_header_bytes + content
+        zero, duplicate, content = self.parts(pages)
+        sent = zero + duplicate * self.duplicate_bytes + round(content * self.page_bytes * ratio)
+        return self.device_state_bytes + pages * self.page_header_bytes + sent
 
-    def delta_ns(self, pages: int) -> int:
-        """Compress as many pages as differences."""
-        return self.delta_per_page_ns * pages
+    def encode_ns(self, pages: int, is_delta: bool) -> int:
+        """Look for doubles among as many pages, and compress the others if they go as differences.
+
+        On top of `save_ns`, or of `transfer_ns` where the guest runs meanwhile.
+        """
+        _, duplicate, content = self.parts(pages)
+        looked_at = duplicate + content if self.duplicate_pages else 0
+        return self.find_duplicate_ns * looked_at + self.delta_per_page_ns * content * is_delta
 
 
 def varied_ns(mean_ns: int, spread: float, z: float) -> int:

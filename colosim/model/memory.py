@@ -84,6 +84,8 @@ class MeasuredCurve:
 
     ``secondary_overlap`` in [0, 1]: the part of the smaller of both guests' sets of pages that
     both have; 1 because both run the same program on the same input.
+    ``deltas``: (exposure in ns, what is left of a page as a difference), by exposure; for
+    `colosim.model.delta`.
     Results stay within 0 and ``guest_pages``. Raises ModelError for an impossible table or value.
     """
 
@@ -97,6 +99,7 @@ class MeasuredCurve:
         guest_pages: int = DEFAULT_GUEST_PAGES,
         secondary_overlap: float = 1.0,
         label: str = "measured curve",
+        deltas: Sequence[tuple[int, float]] = (),
     ) -> None:
         table = sorted(points)
         if len(table) < 2:
@@ -116,6 +119,7 @@ class MeasuredCurve:
                 check_range(f"{label}: dirty pages at {exposure_ns} ns", pages, high=guest_pages)
             last_ns = exposure_ns
 
+        self.deltas = tuple(deltas)
         self.label = label
         self.load_per_s = load_per_s
         self.pages_per_request = pages_per_request
@@ -172,8 +176,9 @@ class MeasuredCurve:
         """A curve of your own: the rows of ``path`` with this ``workload`` and ``setting``.
 
         Needs the columns workload, setting, interval_ms (rows of one value are samples of one
-        point), exposure_ms and dirty_pages; ``load_ops`` (requests in the exposure) gives the load
-        and ``guest_ram_mb`` the guest's size. Raises ModelError, one line with the file's name.
+        point), exposure_ms and dirty_pages; ``load_ops`` (requests in the exposure) gives the load,
+        ``guest_ram_mb`` the guest's size, and ``delta_ratio`` what is left of a page as a
+        difference. Raises ModelError, one line with the file's name.
         """
         curves = _read_curves(_text_of(Path(path)), str(path))
         found = curves.get((workload, setting))
@@ -208,6 +213,7 @@ class MeasuredCurve:
             guest_pages=table.guest_pages if guest_pages is None else guest_pages,
             secondary_overlap=secondary_overlap,
             label=label,
+            deltas=table.deltas,
         )
 
     def draw(self, exposure_ns: int, requests: int, u: float) -> Pages:
@@ -307,6 +313,7 @@ class _Table(NamedTuple):
     points: tuple[CurvePoint, ...]
     load_per_s: float
     guest_pages: int
+    deltas: tuple[tuple[int, float], ...]
 
 
 class CurveInfo(NamedTuple):
@@ -373,10 +380,11 @@ class _Row(NamedTuple):
     dirty_pages: float
     load_ops: float
     guest_ram_mb: float
+    delta_ratio: float
 
     @classmethod
     def parse(cls, record: Mapping[str, str | None]) -> _Row:
-        """Numbers of one line. The two columns that may be missing or empty count as 0."""
+        """Numbers of one line. The columns that may be missing or empty count as 0."""
         values = []
         for name in cls._fields:
             text = record.get(name)
@@ -402,13 +410,18 @@ def _table(rows: Sequence[_Row]) -> _Table:
     exposure_s = sum(row.exposure_ms for row in rows) / 1e3
     load_per_s = sum(row.load_ops for row in rows) / exposure_s if exposure_s else 0.0
     guest_pages = round(rows[0].guest_ram_mb * 256) or DEFAULT_GUEST_PAGES
-    return _Table(tuple(sorted(points)), load_per_s, guest_pages)
+    deltas = [
+        (point.exposure_ns, median(ratios))
+        for point, group in zip(points, by_interval.values(), strict=True)
+        if (ratios := [row.delta_ratio for row in group if row.delta_ratio])
+    ]
+    return _Table(tuple(sorted(points)), load_per_s, guest_pages, tuple(sorted(deltas)))
 
 
 # --- closed forms --------------------------------------------------------------------------------
 
 
-class _Touch(ABC):
+class Touched(ABC):
     """``touches_per_s`` and ``touches_per_request`` writes into a working set, plus a background.
 
     The number of touches N is fixed by exposure and requests; chance decides which pages they hit.
@@ -436,7 +449,7 @@ class _Touch(ABC):
 
     def draw(self, exposure_ns: int, requests: int, u: float) -> Pages:
         """Distinct dirty pages at quantile ``u``, background included."""
-        touches = self._touches(exposure_ns, requests)
+        touches = self.touches(exposure_ns, requests)
         mean, deviation = self.distinct(touches)
         if deviation:  # the first touch always finds a clean page
             mean = max(mean + deviation * _STANDARD_NORMAL.inv_cdf(u), 1.0)
@@ -448,7 +461,7 @@ class _Touch(ABC):
 
     def mean(self, exposure_ns: float, requests: float) -> float:
         """Expected distinct dirty pages, background included."""
-        pages, _ = self.distinct(self._touches(exposure_ns, requests))
+        pages, _ = self.distinct(self.touches(exposure_ns, requests))
         if self.background is not None:
             pages += self.background.mean(exposure_ns, requests)
         return min(pages, float(self.guest_pages))
@@ -475,11 +488,12 @@ class _Touch(ABC):
     def _together(self, primary: int, secondary: int) -> float:
         """Expected union of two sets of touched pages, each within the working set."""
 
-    def _touches(self, exposure_ns: float, requests: float) -> float:
+    def touches(self, exposure_ns: float, requests: float) -> float:
+        """How many writes there are."""
         return self.touches_per_s * exposure_ns * 1e-9 + self.touches_per_request * requests
 
 
-class UniformTouch(_Touch):
+class UniformTouch(Touched):
     """Every touch hits any page of the working set with equal chance.
 
     N touches of W pages: the classical occupancy problem (Feller, Introduction to Probability
@@ -517,7 +531,7 @@ class UniformTouch(_Touch):
         return primary + secondary - primary * secondary / self.working_set_pages
 
 
-class ZipfTouch(_Touch):
+class ZipfTouch(Touched):
     """The page of rank i is touched with a chance proportional to i^-exponent.
 
     Mean sum(1 - (1 - p_i)^N). Variance sum(q_i (1 - q_i)) - N (sum(p_i q_i))^2 with
@@ -594,7 +608,7 @@ class ZipfTouch(_Touch):
         return float(2.0 ** ((k - 1 + (pages - low) / (up - low)) / self._NODES_PER_OCTAVE))
 
 
-class SequentialTouch(_Touch):
+class SequentialTouch(Touched):
     """Touches walk through the working set in order, round and round: min(N, W) pages.
 
     Both guests start at the same page after a synchronisation, so the longer walk covers the other.

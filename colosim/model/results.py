@@ -35,6 +35,10 @@ CHECKPOINT_COLUMNS = (
 )
 #: counters that say how a run was done, not what happened in it
 HOW = ("simulated_events", "node_events")
+#: metrics that several VMs have for each of them, too
+OF_EACH_VM = ("throughput_per_s", "latency_mean_ms", "pause_mean_ms", "checkpoints_per_s")
+#: of several VMs: what the first of the next one is after the first of one
+VM_CHECKPOINTS = 1_000_000_000
 _WORDS = ("reason", "phase", "how")  # columns of strings; all others are integers
 PHASE_COLUMNS = ("checkpoint", "phase", "start_ns", "duration_ns")
 HOLD_COLUMNS = ("made_ns", "hold_ns", "frames", "how")
@@ -56,6 +60,8 @@ class RunRecord:
     ``completion_ns``: end of a batch job, else -1.
     ``phases``: one row per step of a checkpoint that was passed, if somebody watched: checkpoint,
     phase (a string), start_ns, duration_ns.
+    ``vms``: of several VMs that share hosts, the record of each; this one is then all together
+    (`together`).
     ``holds``: where packets are compared, if somebody watched: one row for frames that were made
     together and left together: made_ns, hold_ns, frames, and how: match, commit or alone.
 
@@ -76,6 +82,7 @@ class RunRecord:
     completion_ns: int = -1
     phases: dict[str, Column] = field(default_factory=dict)
     holds: dict[str, Column] = field(default_factory=dict)
+    vms: list[RunRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.phases = _table("phases", self.phases, PHASE_COLUMNS)
@@ -88,16 +95,16 @@ class RunRecord:
         return replace(self, phases=dict(phases), holds=dict(holds))
 
     def fingerprint(self) -> str:
-        """SHA-256 (hexadecimal) over every field but ``violations``, ``phases`` and ``holds``, and
-        the counters `HOW`.
+        """SHA-256 (hexadecimal) over all but ``violations``, ``phases``, ``holds`` and ``vms``, and
+        but for the counters `HOW`.
 
-        Those depend on being watched.
+        The first three depend on being watched; all that is in ``vms`` is in the others.
 
         The same on every machine and in every process: no pointers, hashes or byte orders enter.
         """
         digest = hashlib.sha256()
         for each in fields(self):
-            if each.name in ("violations", "phases", "holds"):
+            if each.name in ("violations", "phases", "holds", "vms"):
                 continue
             value = getattr(self, each.name)
             if each.name == "counters":
@@ -117,6 +124,9 @@ class RunRecord:
         checkpoint state alone; ``link_mbit_per_s`` is all that crosses the link both ways,
         witnesses and heartbeats too. ``lost_responses`` is a counter, so over the whole run. The
         end is that of the batch job if there is one: when its last output has left.
+
+        Of several VMs all is of all together: rates are sums, means are over all requests and
+        checkpoints, silence is that of all; vm0_, vm1_ and so on are those of `OF_EACH_VM`.
         """
         end_ns = self.completion_ns if self.completion_ns >= 0 else self.duration_ns
         window_s = (end_ns - self.warm_up_ns) / 1e9
@@ -158,6 +168,13 @@ class RunRecord:
             ),
             "longest_gap_ms": (float(gaps_ms.max()) if gaps_ms.size else math.nan, "ms"),
             "lost_responses": (self._counter("lost_responses"), "1"),
+            **self._of_each_vm(),
+        }
+
+    def _of_each_vm(self) -> dict[str, tuple[float, str]]:
+        each = [vm.metrics() for vm in self.vms]
+        return {
+            f"vm{i}_{name}": metrics[name] for name in OF_EACH_VM for i, metrics in enumerate(each)
         }
 
     def _since_warm_up(self, name: str) -> float:
@@ -165,6 +182,43 @@ class RunRecord:
 
     def _counter(self, name: str) -> float:
         return float(self.counters.get(name, math.nan))
+
+
+def together(records: Sequence[RunRecord]) -> RunRecord:
+    """The record of several VMs that ran at the same time in one simulation.
+
+    Clients and checkpoints keep their order and get numbers of their own: those of VM i begin at
+    i times the clients of a VM, and i times `VM_CHECKPOINTS`. Nodes in events are vm0.primary and
+    so on. Counters are sums, but events of the one clock. It ends when the last job does.
+    """
+    first = records[0]
+    clients = 1 + max((int(r.responses["client"].max(initial=-1)) for r in records), default=-1)
+    responses, checkpoints = (
+        {name: [] for name in names} for names in (RESPONSE_COLUMNS, CHECKPOINT_COLUMNS)
+    )
+    counters: dict[str, int] = {}
+    events: list[dict[str, Any]] = []
+    for i, record in enumerate(records):
+        for name, column in record.responses.items():
+            responses[name].append(column + i * clients if name == "client" else column)
+        for name, column in record.checkpoints.items():
+            is_number = name == "checkpoint"
+            checkpoints[name].append(column + i * VM_CHECKPOINTS if is_number else column)
+        for name, count in record.counters.items():
+            counters[name] = counters.get(name, 0) + count
+        events += ({**event, "node": f"vm{i}.{event['node']}"} for event in record.events)
+    ends_ns = [record.completion_ns for record in records]
+    return replace(
+        first,
+        responses={name: np.concatenate(parts) for name, parts in responses.items()},
+        checkpoints={name: np.concatenate(parts) for name, parts in checkpoints.items()},
+        events=sorted(events, key=lambda event: event["at_ns"]),
+        violations=[found for record in records for found in record.violations],
+        flags=sorted({flag for record in records for flag in record.flags}),
+        counters=counters | {"simulated_events": first.counters.get("simulated_events", 0)},
+        completion_ns=max(ends_ns) if min(ends_ns) >= 0 else -1,
+        vms=list(records),
+    )
 
 
 def columns(rows: Iterable[Sequence[Any]], names: tuple[str, ...]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Draws:
 
 
 class Streams:
-    """All random draws of one replication.
+    """All random draws of one replication; of several VMs in it each has its own (0: the first).
 
     ``seed``: 0 <= seed < 2**64. ``replication`` and every ``key``: 0 <= x < 2**32, one 32-bit word
     each, so that no two addresses give numpy's SeedSequence the same words.
@@ -92,11 +92,14 @@ class Streams:
     two would share their random bits. So does a purpose whose checksum is already taken.
     """
 
-    def __init__(self, seed: int, replication: int) -> None:
+    def __init__(self, seed: int, replication: int, vm: int = 0) -> None:
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed is {seed}; it must be from 0 to 2**64 - 1")
         if not 0 <= replication < _WORD:
             raise ValueError(f"replication is {replication}; it must be from 0 to 2**32 - 1")
+        if not 0 <= vm < _WORD:
+            raise ValueError(f"vm is {vm}; it must be from 0 to 2**32 - 1")
+        self._vm = (vm,) if vm else ()
         self.seed = seed
         self.replication = replication
         self._draws: dict[tuple[str, int], Draws] = {}
@@ -124,7 +127,8 @@ class Streams:
             raise ValueError(f"draws for {purpose!r} would share the random bits of {owner[0]!r}")
         if not 0 <= key < _WORD:
             raise ValueError(f"key {key} of {purpose!r}: it must be from 0 to 2**32 - 1")
-        sequence = np.random.SeedSequence(self.seed, spawn_key=(self.replication, checksum, key))
+        address = (self.replication, checksum, key, *self._vm)
+        sequence = np.random.SeedSequence(self.seed, spawn_key=address)
         draws = Draws(np.random.Generator(np.random.PCG64(sequence)), sampler)
         self._draws[purpose, key] = draws
         return draws

@@ -23,6 +23,33 @@ def test_durations_and_sizes_by_hand():
     assert costs.state_bytes(0) == 1000
 
 
+def test_parts_of_the_pages_by_hand():
+    costs = Costs(
+        find_pages_ns=7, save_fixed_ns=100, save_per_page_ns=3, page_bytes=1000,
+        page_header_bytes=8, device_state_bytes=500, zero_pages=0.2, duplicate_pages=0.3,
+        duplicate_bytes=16, zero_page_cost=0.5, find_duplicate_ns=11, delta_per_page_ns=50,
+    )  # fmt: skip
+    assert costs.parts(10) == (2, 3, 5)
+    assert costs.save_ns(10) == 107 + 3 * 5 + 3  # doubles are not encoded
+    assert costs.encode_ns(10, is_delta=False) == 11 * 8  # zeros are not looked for
+    assert costs.encode_ns(10, is_delta=True) == 11 * 8 + 50 * 5
+    assert costs.state_bytes(10) == 500 + 80 + 2 + 3 * 16 + 5000
+    assert costs.state_bytes(10, 0.1) == 500 + 80 + 2 + 3 * 16 + 500
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1), st.floats(0, 1))
+def test_parts_are_all_of_the_pages(pages, zero, duplicate):
+    parts = Costs(zero_pages=zero, duplicate_pages=(1 - zero) * duplicate).parts(pages)
+    assert sum(parts) == pages
+    assert min(parts) >= 0
+    assert abs(parts.zero - zero * pages) <= 0.5
+    assert abs(parts.duplicate - (1 - zero) * duplicate * pages) <= 1
+
+
+def test_no_duplicates_cost_nothing():
+    assert Costs().encode_ns(1000, is_delta=False) == 0
+
+
 def test_measured_defaults_are_the_medians_of_the_shipped_table(measured_rows):
     def median_ns(column):
         values = sorted(float(row[column]) for row in measured_rows)
@@ -35,7 +62,15 @@ def test_measured_defaults_are_the_medians_of_the_shipped_table(measured_rows):
     assert {row["devstate_bytes"] for row in measured_rows} == {str(costs.device_state_bytes)}
 
 
-@pytest.mark.parametrize("values", [{"stop_ns": -1}, {"page_bytes": 0}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"stop_ns": -1},
+        {"page_bytes": 0},
+        {"duplicate_pages": 0.6, "zero_pages": 0.5},
+        {"zero_page_cost": 1.1},
+    ],
+)
 def test_costs_out_of_range(values):
     with pytest.raises(ModelError, match=next(iter(values))):
         Costs(**values)

@@ -11,7 +11,8 @@ from bisect import bisect_left
 import numpy as np
 
 from backends.sim.epoch.log import KEPT, WINDOW, Log, Times
-from backends.sim.traffic import Demand, Jitter
+from backends.sim.traffic import Demand, Jitter, Thinking
+from colosim.model.schedule import CONSTANT, Schedule
 from colosim.model.streams import Streams
 from colosim.scenario import ClosedService
 
@@ -30,12 +31,14 @@ class FeedbackLog(Log):
         jitter: float,
         probability: float,
         paired: bool,
+        speed: float = 1.0,
+        schedule: Schedule = CONSTANT,
     ) -> None:
         self._streams = streams
         self._probability = probability if paired else 0.0
-        self._demand = Demand(workload, streams, jitter if paired else 0.0)
+        self._demand = Demand(workload, streams, jitter if paired else 0.0, speed)
         self._jitter_ns = Jitter(workload.client_jitter_ns, streams)
-        self._think_ns = workload.think_time_ns
+        self._thinking = Thinking(workload, streams, schedule)
         self._delay_ns = workload.client_delay_ns
         self._has_jitter = workload.client_jitter_ns > 0
         self.late_ns = 0  # of what leaves, behind its moment
@@ -99,13 +102,11 @@ class FeedbackLog(Log):
         return asked[2]
 
     def _arrives_ns(self, client: int, request: int, leaves_ns: int) -> int:
-        think_ns = round(
-            self._think_ns * self._streams.exponential("think", client).at(request + 1)
-        )
-        if request < 0:
-            return self._delay_ns + think_ns
-        more_ns = self.late_ns + self._jitter_ns(client, request)
-        return leaves_ns + more_ns + 2 * self._delay_ns + think_ns
+        soonest_ns = self._delay_ns
+        if request >= 0:
+            more_ns = self.late_ns + self._jitter_ns(client, request)
+            soonest_ns = leaves_ns + more_ns + 2 * self._delay_ns
+        return self._thinking.arrives_ns(client, request + 1, soonest_ns)
 
     def works(self, client: int, request: int) -> tuple[int, int]:
         return self._demand.primary_ns(client, request), self._demand.secondary_ns(client, request)

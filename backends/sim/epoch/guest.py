@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from backends.sim.clock import Clock
 from backends.sim.epoch.lane import Lane
-from backends.sim.guest import Guest, Snapshot
+from backends.sim.guest import Guest, Snapshot, slowed_ns
 from colosim.model.cost import Slowdown
 
 Rows = tuple[int, int]
@@ -37,8 +37,9 @@ class EpochGuest(Guest):
         lane: Lane,
         made: Callable[[int, int], None],
         changed: Callable[[], None],
+        speed: float = 1.0,
     ) -> None:
-        super().__init__(clock, slowdown, 1, self._no_work, self._nothing)
+        super().__init__(clock, slowdown, 1, self._no_work, self._nothing, speed)
         self.lane = lane
         self._made = made
         self._changed = changed
@@ -101,7 +102,12 @@ class EpochGuest(Guest):
     def load(self, snapshot: Snapshot) -> None:
         assert isinstance(snapshot, EpochSnapshot)
         self.settle()
-        self.lane.put(snapshot.position, snapshot.input_position, snapshot.left_ns)
+        left_ns = snapshot.left_ns
+        self.lane.put(
+            snapshot.position,
+            snapshot.input_position,
+            slowed_ns(left_ns, self.speed) if left_ns >= 0 else left_ns,
+        )
         self.lane.inherited = snapshot.input_position
         self.cut()
         self._changed()

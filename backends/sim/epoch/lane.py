@@ -32,6 +32,7 @@ class Lane:
 
     ends: the column with their ends, which hold if nothing intervenes (`disturb`).
     arrivals: the column of when they arrive; taken_by(now): how many have.
+    speed: at which the primary's work is done that came with a state.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Lane:
         work: str | Callable[[], int],
         ends: str,
         taken_by: Callable[[int], int],
+        speed: float = 1.0,
     ) -> None:
+        self._speed = speed
         self._log = log
         self._arrivals = arrivals
         self._work = work
@@ -123,6 +126,10 @@ class Lane:
             self._steps = np.arange(1, 2 * count + 1, dtype=np.int64)
         return np.multiply(self._steps[:count], work, out=self._sums[:count])
 
+    def _inherited(self, first: int, end: int) -> Times:
+        work = self._log.view("primary_work", first, end)
+        return work if self._speed == 1.0 else np.rint(work / self._speed).astype(np.int64)
+
     def _works(self, first: int, end: int, left_ns: int | None) -> Times | int:
         """The work of rows, of the first one what is left; one number if all are alike."""
         known = min(end, self.inherited)
@@ -137,7 +144,7 @@ class Lane:
                 return work
             work = work.copy()
         if known > first:
-            work[: known - first] = self._log.view("primary_work", first, known)
+            work[: known - first] = self._inherited(first, known)
         if left_ns is not None:
             work[0] = left_ns
         return work

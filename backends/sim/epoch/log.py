@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from colosim.model.schedule import TimeChange
 from colosim.model.streams import Draws, Streams
 from colosim.scenario import OpenService
 
@@ -50,7 +51,12 @@ class Log:
         jitter: float,
         probability: float,
         paired: bool,
+        speed: float = 1.0,
+        change: TimeChange | None = None,
     ) -> None:
+        """change: of the rate of arrivals."""
+        self._speed = speed
+        self._change = change
         self._workload = workload
         self._duration_ns = duration_ns
         self._streams = streams
@@ -78,7 +84,8 @@ class Log:
 
     def _has(self, name: str) -> bool:
         """Whether a column is needed; equal work is in one column."""
-        return {"secondary_work": bool(self._sigma), "jitter": self.has_jitter}.get(name, True)
+        own_work = bool(self._sigma) or self._speed != 1.0
+        return {"secondary_work": own_work, "jitter": self.has_jitter}.get(name, True)
 
     @property
     def has_jitter(self) -> bool:
@@ -195,6 +202,11 @@ class Log:
         at[0] += self._at_ns
         np.cumsum(at, out=at)
         self._at_ns = float(at[-1])
+        if self._change is not None:
+            delay_ns = self._workload.client_delay_ns
+            at -= delay_ns
+            at = self._change.when_each(at)
+            at += delay_ns
         np.rint(at, out=out, casting="unsafe")
 
     def _services(self, first: int, rounds: int) -> None:
@@ -212,7 +224,15 @@ class Log:
             draws -= self._sigma**2 / 2
             np.exp(draws, out=draws)
             draws *= work
+            if self._speed != 1.0:
+                draws /= self._speed
             self._put(_whole(draws), "secondary_work", first)
+        elif self._speed != 1.0:
+            if isinstance(work, int):
+                second = self.view("secondary_work", first, self.size)
+                second.fill(max(round(work / self._speed), 1))
+            else:
+                self._put(_whole(work / self._speed), "secondary_work", first)
 
     def _put(self, draws: Reals, name: str, first: int) -> None:
         """Whole numbers by client into a column's last rows, in the order of rows."""

@@ -24,6 +24,7 @@ from backends.sim.epoch.lane import Lane
 from backends.sim.epoch.log import Log, Times
 from backends.sim.epoch.traffic import EpochNetwork, runs
 from backends.sim.guest import Snapshot
+from backends.sim.sharing import Shared
 from backends.sim.traffic import Jitter, Network
 from backends.sim.world import Host, SimWorld
 from colosim.model.cost import Slowdown
@@ -87,7 +88,10 @@ class EpochWorld(SimWorld):
         streams: Streams,
         observers: Iterable[Observer] = (),
         stepped: Callable[[str, str], None] | None = None,
+        shared: Shared | None = None,
+        vm: int = 0,
     ) -> None:
+        assert shared is None  # so says the scenario
         self._log = self._log_of(scenario, policy, streams)
         self._is_planned = True
         self._is_called = False  # a call to plan is under way
@@ -128,12 +132,16 @@ class EpochWorld(SimWorld):
 
     def _log_of(self, scenario: Scenario, policy: str, streams: Streams) -> Log:
         workload, jitter = scenario.workload, scenario.execution.jitter
+        speed = scenario.execution.secondary_speed if POLICIES[policy].protects() else 1.0
         paired = POLICIES[policy].protects() and scenario.execution.executes
         probability = scenario.divergence.probability
         if isinstance(workload, ClosedService):
-            return FeedbackLog(workload, streams, jitter, probability, paired)
+            return FeedbackLog(
+                workload, streams, jitter, probability, paired, speed, scenario.schedule()
+            )
         assert isinstance(workload, OpenService)  # so says the scenario
-        return Log(workload, scenario.duration_ns, streams, jitter, probability, paired)
+        change, end_ns = scenario.schedule().load(), scenario.duration_ns
+        return Log(workload, end_ns, streams, jitter, probability, paired, speed, change)
 
     def _network(self, delay_ns: int, jitter: Jitter) -> Network:
         return EpochNetwork(self.clock, delay_ns, self._log, self._scenario.duration_ns)
@@ -146,6 +154,7 @@ class EpochWorld(SimWorld):
             "primary_work" if first else "secondary_work",
             "made" if first else "mirrored",
             self._log.arrived,
+            self._speed(name),
         )
         guest = EpochGuest(
             self.clock,
@@ -153,6 +162,7 @@ class EpochWorld(SimWorld):
             lane,
             lambda first, end: self._made(name, first, end),
             self._changed,
+            self._speed(name),
         )
         return EpochHost(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
 

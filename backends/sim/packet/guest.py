@@ -42,8 +42,9 @@ class PacketGuest(Guest):
         nature: Nature,
         emit: Callable[[list[bytes]], None],
         rewriter: Rewriter | None = None,
+        speed: float = 1.0,
     ) -> None:
-        super().__init__(clock, slowdown, vcpus, work_of, finished)
+        super().__init__(clock, slowdown, vcpus, work_of, finished, speed)
         self.stack = stack
         self.rewriter = rewriter
         self._nature = nature

@@ -17,11 +17,13 @@ from backends.qemu.net.acked import Acked
 from backends.sim.guest import Snapshot
 from backends.sim.packet import content
 from backends.sim.packet.clients import Clients, PacketNetwork
-from backends.sim.packet.frames import GUEST_IP, NOBODY_IP, Path
+from backends.sim.packet.frames import GUEST_IP, NOBODY_IP, Path, client_of
 from backends.sim.packet.guest import PacketGuest, PacketSnapshot
 from backends.sim.packet.server import Service, Stack
 from backends.sim.packet.tcp import Limits
-from backends.sim.traffic import Demand, Jitter, Network
+from backends.sim.packet.way import Way
+from backends.sim.sharing import Shared
+from backends.sim.traffic import Jitter, Network
 from backends.sim.world import Host, SimWorld
 from colosim.model.cost import Slowdown
 from colosim.model.streams import Streams
@@ -94,10 +96,20 @@ class PacketWorld(SimWorld):
         streams: Streams,
         observers: Iterable[Observer] = (),
         stepped: Callable[[str, str], None] | None = None,
+        shared: Shared | None = None,
+        vm: int = 0,
     ) -> None:
         self._service = service_of(scenario)
         self._acked = Acked()
-        super().__init__(scenario, policy, streams, observers, stepped)
+        super().__init__(scenario, policy, streams, observers, stepped, shared, vm)
+        harm = scenario.impairments()
+        self._ways: dict[str, Way] = {}
+        if harm.harm:
+            for name, sender, goes_on in (
+                ("in", slice(26, 30), self._arrived),
+                ("out", slice(30, 34), self.network.leave),
+            ):
+                self._ways[name] = Way(name, harm, streams, self.clock, _client_at(sender), goes_on)
         self.network.clients = self.clients = Clients(
             self.clock,
             self._service,
@@ -116,8 +128,7 @@ class PacketWorld(SimWorld):
         return PacketNetwork(self.clock, delay_ns, jitter, self._needed_from)
 
     def _host(self, name: str) -> Host:
-        scenario = self._scenario
-        demand = Demand(scenario.workload, self._streams, scenario.execution.jitter)
+        demand = self._demand()
         nature = self._nature(name)
         guest = PacketGuest(
             self.clock,
@@ -129,6 +140,7 @@ class PacketWorld(SimWorld):
             nature,
             lambda frames: self._said(self._of(name), frames),
             StrictRewriter() if name == SECONDARY and self._mirrored else None,
+            self._speed(name),
         )
         return PacketHost(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
 
@@ -156,8 +168,20 @@ class PacketWorld(SimWorld):
     # -- input -----------------------------------------------------------------------------
 
     def _from_clients(self, frames: list[bytes]) -> None:
+        if self._ways:
+            self._ways["in"].send(frames)
+        else:
+            self._arrived(frames)
+
+    def _arrived(self, frames: list[bytes]) -> None:
         self._acked.see(frames)
         self.network.put(frames)
+
+    def _to_clients(self, frames: list[bytes]) -> None:
+        if self._ways:
+            self._ways["out"].send(frames)
+        else:
+            self.network.leave(frames)
 
     def _needed_from(self) -> int:
         """The oldest of clients' frames that somebody may yet read."""
@@ -176,7 +200,7 @@ class PacketWorld(SimWorld):
     def _finished(self, host: Host, client: int, request: int, difference: str) -> None:
         if host.id == self._owner:
             self.network.served(client, request)
-        mark = int(difference[1:]) + 1 if difference else 0
+        mark = _mark(difference)
         at, size = self._field_at(client, request), self._service.response_bytes
         data = content.response_of(client, request, size, at, mark)
         self._guest(host).respond(client, request, data)
@@ -237,13 +261,13 @@ class PacketWorld(SimWorld):
         now_ns = self.now_ns()
         host.leaves_ns = at_ns = max(now_ns + late_ns, host.leaves_ns)
         if at_ns == now_ns:
-            self.network.leave(frames)
+            self._to_clients(frames)
         else:
             self.clock.after(at_ns - now_ns, lambda _: self._left(host, frames))
 
     def _left(self, host: PacketHost, frames: list[bytes]) -> None:
         if host.alive:
-            self.network.leave(frames)
+            self._to_clients(frames)
 
     # -- checkpoints and takeover ----------------------------------------------------------
 
@@ -304,7 +328,24 @@ class PacketWorld(SimWorld):
             "resets": clients.resets,
             "repeated_datagrams": clients.repeated,
             "client_retransmissions": clients.sent_again(),
+            **{
+                f"network_{name}_{what}": count
+                for name, way in self._ways.items()
+                for what, count in way.counts.items()
+            },
         }
+
+
+def _client_at(address: slice) -> Callable[[bytes], int]:
+    """Whose a frame is, by that address of it."""
+    return lambda frame: client_of(frame[address])
+
+
+def _mark(difference: str) -> int:
+    """How a response has parted, as a number that it holds; 0: not at all."""
+    if "@" in difference:  # it says what time it is
+        return crc32(difference.encode()) | 1 << 31
+    return int(difference[1:]) + 1 if difference else 0
 
 
 def _digest(frames: Iterable[bytes]) -> str:

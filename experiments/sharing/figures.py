@@ -1,0 +1,71 @@
+"""The one figure: pause, throughput and the worst VM over the number of VMs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from colosim.analysis.plots import COLOURS, Chart
+from colosim.analysis.stats import interval
+from experiments.sharing import CONDITIONS
+
+_LOOKS = dict(
+    zip(
+        (condition.name for condition in CONDITIONS),
+        (
+            (COLOURS[6], "-", "D"),
+            (COLOURS[0], "-", "o"),
+            (COLOURS[1], "--", "s"),
+            (COLOURS[2], "-", "^"),
+            (COLOURS[3], "-", "v"),
+        ),
+        strict=True,
+    )
+)
+
+
+def draw(table: pd.DataFrame) -> Chart:
+    """Bars: 95 % intervals."""
+    chart = Chart(figsize=(10.8, 3.9), layout="constrained")
+    first, second, third = chart.subplots(1, 3)
+    _lines(first, table, "pause_mean_ms")
+    first.set(title="a  Pause", ylabel="Mean pause (ms)", yscale="log")
+    _lines(second, table, "throughput_per_s")
+    second.set(title="b  Throughput", ylabel="Requests of each VM (1/s)", ylim=(0, None))
+    _lines(third, table, "latency_mean_ms")
+    third.set(title="c  Latency", ylabel="Mean latency (ms)", yscale="log")
+    vms = sorted(table["vms"].unique())
+    for axes in (first, second, third):
+        axes.set_xticks(vms, [str(each) for each in vms])
+        axes.set_xlabel("VMs on the host")
+        axes.title.set_fontweight("bold")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3, linewidth=0.5)
+        axes.set_axisbelow(True)
+    handles, names = second.get_legend_handles_labels()
+    chart.legend(handles, names, loc="outside lower center", ncols=5, frameon=False)
+    chart.suptitle("Protected VMs that share two hosts of eight CPUs and a link of 10 Gbit/s")
+    return chart
+
+
+def _lines(axes: Axes, table: pd.DataFrame, metric: str) -> None:
+    """A line for each condition, its mean and interval at each number of VMs."""
+    rows = table[(table["metric"] == metric) & table["value"].notna()]
+    for condition, of_condition in rows.groupby("condition", sort=False):
+        colour, dashes, marker = _LOOKS[str(condition)]
+        places = of_condition.groupby("vms")["value"]
+        x = [float(str(vms)) for vms, _ in places]
+        _, mean, low, high = np.transpose([interval(values) for _, values in places])
+        axes.errorbar(
+            x,
+            mean,
+            yerr=[mean - low, high - mean],
+            color=colour,
+            linestyle=dashes,
+            marker=marker,
+            markersize=4,
+            capsize=2,
+            linewidth=1.3,
+            label=str(condition),
+        )
