@@ -132,7 +132,7 @@ def check_counts(record: RunRecord) -> None:
 )
 def test_everything_is_answered_rightly_all_the_same(policy, tables):
     """TCP and asking again make up for it: nothing wrong, nothing reset, and clients go on."""
-    what = packets(duration="4 s", network=ROUGH, **tables)
+    what = packets(duration="3 s", network=ROUGH, **tables)
     record = run(what, policy)
     counters = record.counters
     wrong = ("wrong_responses", "damaged_frames", "resets", "lost_responses")
@@ -142,7 +142,7 @@ def test_everything_is_answered_rightly_all_the_same(policy, tables):
     released = record.responses["released_ns"]
     # every client still gets answers at the end; a lost SYN alone takes a second
     for client in range(5):
-        assert released[record.responses["client"] == client].max() > 2_000 * NS_PER_MS
+        assert released[record.responses["client"] == client].max() > 1_500 * NS_PER_MS
     if policy == "colo" and "packet" not in tables:
         assert counters["mismatches"] == 0
 
@@ -168,13 +168,13 @@ def test_a_client_asks_again_until_request_and_answer_arrive():
         network={"loss": loss},
     )
     means = []
-    for record in replicate(what, "none", 8):
+    for record in replicate(what, "none", 5):
         arrival, released = record.responses["arrival_ns"], record.responses["released_ns"]
         chosen = arrival < 3_400 * NS_PER_MS
         assert (released[chosen] >= 0).all()  # thirty tries
         means.append(((released - arrival)[chosen] / NS_PER_MS).mean() - 2.1)
     chance = (1 - loss) ** 2
-    check_mean(means, retry_ms * (1 - chance) / chance, within=0.15)
+    check_mean(means, retry_ms * (1 - chance) / chance, within=0.2)
 
 
 def test_a_network_that_does_no_harm_changes_nothing():
