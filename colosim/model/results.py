@@ -193,9 +193,8 @@ def together(records: Sequence[RunRecord]) -> RunRecord:
     """
     first = records[0]
     clients = 1 + max((int(r.responses["client"].max(initial=-1)) for r in records), default=-1)
-    responses, checkpoints = (
-        {name: [] for name in names} for names in (RESPONSE_COLUMNS, CHECKPOINT_COLUMNS)
-    )
+    responses: dict[str, list[Column]] = {name: [] for name in RESPONSE_COLUMNS}
+    checkpoints: dict[str, list[Column]] = {name: [] for name in CHECKPOINT_COLUMNS}
     counters: dict[str, int] = {}
     events: list[dict[str, Any]] = []
     for i, record in enumerate(records):

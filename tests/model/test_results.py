@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from colosim.model.results import CHECKPOINT_COLUMNS, RESPONSE_COLUMNS, RunRecord
+from colosim.model.results import CHECKPOINT_COLUMNS, RESPONSE_COLUMNS, RunRecord, together
 
 MS = 1_000_000
 
@@ -155,6 +155,9 @@ def test_the_fingerprint_sees_every_field():
         if each.name == "violations":  # seen only where somebody watches, so they must not count
             assert replace(record, violations=[]).fingerprint() in seen
             continue
+        if each.name == "vms":  # the same rows as in the other tables
+            assert replace(record, vms=[record]).fingerprint() in seen
+            continue
         if each.name in OTHER:
             seen.add(replace(record, **{each.name: OTHER[each.name]}).fingerprint())
             continue
@@ -170,6 +173,30 @@ def test_the_fingerprint_sees_every_field():
         seen.add(replace(record, **{each.name: {}}).fingerprint())
     cells = 5 * 6 + 12 * 4
     assert len(seen) == 1 + len(OTHER) + cells + 2 * 2
+
+
+def test_several_vms_together():
+    """Rows of all, with numbers of their own; sums of counters, but events of the one clock."""
+    first, second = tiny(), tiny(seed=7, completion_ns=900 * MS)
+    first.counters["simulated_events"] = second.counters["simulated_events"] = 50
+    both = together([first, second])
+    rows = len(first.responses["client"])
+    assert both.responses["served_ns"].tolist() == [*first.responses["served_ns"]] * 2
+    clients = both.responses["client"]
+    assert set(clients[:rows]).isdisjoint(clients[rows:])
+    assert (clients[rows:] - clients[:rows] == first.responses["client"].max() + 1).all()
+    numbers = both.checkpoints["checkpoint"]
+    assert len(set(numbers)) == 2 * len(first.checkpoints["checkpoint"])
+    assert both.counters["mismatches"] == 2 * first.counters["mismatches"]
+    assert both.counters["simulated_events"] == 50
+    assert both.completion_ns == -1  # one of them has not ended
+    assert both.vms == [first, second]
+    metrics = both.metrics()
+    of_first = first.metrics()
+    assert metrics["throughput_per_s"][0] == 2 * of_first["throughput_per_s"][0]
+    assert metrics["vm0_pause_mean_ms"] == of_first["pause_mean_ms"]
+    if both.events:
+        assert {event["node"].partition(".")[0] for event in both.events} == {"vm0", "vm1"}
 
 
 def test_columns_do_not_run_into_each_other():

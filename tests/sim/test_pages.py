@@ -93,7 +93,7 @@ def test_impossible_parts_are_refused(cost, says):
 
 
 DELTA: dict[str, Any] = {"compression": "delta"}
-QUICK = {"delta_per_page": "0 s", "delta_load_per_page": "0 s", "delta_spread": 0.0}
+QUICK: dict[str, Any] = {"delta_per_page": "0 s", "delta_load_per_page": "0 s", "delta_spread": 0.0}
 UNIFORM = {
     "kind": "uniform",
     "working_set_pages": 300,

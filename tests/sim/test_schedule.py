@@ -89,7 +89,7 @@ def test_clients_that_think_at_another_rate_or_not_at_all():
     counts = np.array([by_phase(run.responses["arrival_ns"]) for run in runs])
     truth = np.array([20 * 3 * 100, 5 * 50, 10 * 0.5 * 150, 0]) / 10 * 10
     for i in range(3):
-        check_mean(counts[:, i], truth[i], within=0.04)
+        check_mean(counts[:, i], truth[i], within=0.1)
     assert (counts[:, 3] == 0).all()
     for run in runs:
         phase = np.searchsorted(BORDERS_NS, run.responses["arrival_ns"] % CYCLE_NS, "right") - 1
@@ -144,22 +144,26 @@ def differing(divergence: dict[str, Any], rate: float = 1000) -> Scenario:
 
 
 def test_responses_differ_at_the_chance_of_each_phase():
-    runs = replicate(differing({"probability": 0.1}), "colo", 12)
-    found = [by_phase(run.checkpoints["started_ns"]) for run in runs]
-    asked = [by_phase(run.responses["arrival_ns"]) for run in runs]
-    parts = np.sum(found, axis=0) / np.sum(asked, axis=0)
-    # binomial: 12 thousand responses and more in each, three deviations are under 0.007
-    np.testing.assert_allclose(parts, [0.05, 0.4, 0.0, 0.1], atol=0.015)
+    runs = replicate(differing({"probability": 0.1}), "colo", 4)
+    found = np.sum([by_phase(run.checkpoints["started_ns"]) for run in runs], axis=0)
+    asked = np.sum([by_phase(run.responses["arrival_ns"]) for run in runs], axis=0)
+    chance = np.array([0.05, 0.4, 0.0, 0.1])
+    assert asked.min() > 1_500
+    # binomial; false alarm: 1e-4 for each
+    within = 3.9 * np.sqrt(chance * (1 - chance) / asked)
+    assert (np.abs(found / asked - chance) <= within).all()
 
 
 def test_states_part_at_the_rate_of_each_phase():
-    """With h f far below the rate of responses they part h f L times in a phase of length L."""
-    runs = replicate(differing({"hazard": "10 /s"}, rate=3000), "colo", 30)
+    """The next response shows it: a checkpoint every 1 / (h f) + 1 / r in each phase."""
+    rate = 600
+    runs = replicate(differing({"hazard": "20 /s"}, rate), "colo", 16)
     counts = np.array([by_phase(run.checkpoints["started_ns"]) for run in runs])
-    truth = np.array([5 * 0.1, 40 * 0.05, 0, 10 * 0.1]) * 10
-    for i in (0, 1, 3):
-        check_mean(counts[:, i], truth[i], within=0.25)
-    assert counts[:, 2].sum() <= 1  # parted before the border, seen after it
+    lengths_s = np.diff(BORDERS_NS) / NS_PER_S * 10
+    for i, hazard in ((0, 10), (1, 80), (3, 20)):
+        check_mean(counts[:, i], lengths_s[i] / (1 / hazard + 1 / rate), within=0.45)
+    # parted before the border, seen after it: 80 / 600 of 160 cycles; at factor 1 it were 480
+    assert counts[:, 2].sum() < 50
 
 
 def test_what_nobody_asked_for_comes_at_the_rate_of_each_phase():
@@ -167,7 +171,7 @@ def test_what_nobody_asked_for_comes_at_the_rate_of_each_phase():
     counts = np.array([by_phase(run.checkpoints["started_ns"]) for run in runs])
     truth = np.array([5 * 0.1, 40 * 0.05, 0, 10 * 0.1]) * 10
     for i in (0, 1, 3):
-        check_mean(counts[:, i], truth[i], within=0.25)
+        check_mean(counts[:, i], truth[i], within=0.4)
     assert counts[:, 2].sum() == 0
 
 
