@@ -44,7 +44,9 @@ def run_replication(
         scenario, policy, Streams(seed, replication), watchers, stepped
     )
     world.run()
-    network, recorder = world.network, world.recorder
+    network, recorder, disk = world.network, world.recorder, world.disk
+    disk.end()
+    violated = [str(found) for each in invariants for found in each.violations]
     batch = isinstance(scenario.workload, BatchJob)
     return RunRecord(
         policy=policy,
@@ -55,7 +57,7 @@ def run_replication(
         responses=network.table(),
         checkpoints=recorder.table(),
         events=recorder.events,
-        violations=[str(found) for each in invariants for found in each.violations],
+        violations=[*violated, *disk.violations()],
         flags=sorted(world.flags),
         counters={
             **recorder.counters,
@@ -66,6 +68,9 @@ def run_replication(
             "node_events": world.session.events,
             "cancelled_completions": sum(n.cancelled for n in world.session.nodes.values()),
             **world.counters(),
+            **disk.counters(),
         },
         completion_ns=network.released_ns[0] if batch and network.released_ns else -1,
+        disk=disk.table(),
+        overlays=disk.overlays(),
     )

@@ -33,9 +33,11 @@ CHECKPOINT_COLUMNS = (
     "restored_pages",
     "sent_bytes",
 )
-_WORDS = ("reason", "phase", "how")  # columns of strings; all others are integers
+_WORDS = ("reason", "phase", "how", "op")  # columns of strings; all others are integers
 PHASE_COLUMNS = ("checkpoint", "phase", "start_ns", "duration_ns")
 HOLD_COLUMNS = ("made_ns", "hold_ns", "frames", "how")
+DISK_COLUMNS = ("op", "begun_ns", "done_ns", "size_bytes")
+OVERLAY_COLUMNS = ("checkpoint", "at_ns", "active_bytes", "hidden_bytes", "empty_ns")
 
 
 @dataclass(eq=False)
@@ -74,10 +76,14 @@ class RunRecord:
     completion_ns: int = -1
     phases: dict[str, Column] = field(default_factory=dict)
     holds: dict[str, Column] = field(default_factory=dict)
+    disk: dict[str, Column] = field(default_factory=dict)
+    overlays: dict[str, Column] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.phases = _table("phases", self.phases, PHASE_COLUMNS)
         self.holds = _table("holds", self.holds, HOLD_COLUMNS)
+        self.disk = _table("disk", self.disk, DISK_COLUMNS)
+        self.overlays = _table("overlays", self.overlays, OVERLAY_COLUMNS)
         self.responses = _table("responses", self.responses, RESPONSE_COLUMNS)
         self.checkpoints = _table("checkpoints", self.checkpoints, CHECKPOINT_COLUMNS)
 
@@ -88,13 +94,15 @@ class RunRecord:
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) over every field but ``violations``, ``phases`` and ``holds``.
 
-        Those depend on being watched.
+        Those depend on being watched.  Tables of a disk count where there is one.
 
         The same on every machine and in every process: no pointers, hashes or byte orders enter.
         """
         digest = hashlib.sha256()
         for each in fields(self):
             if each.name in ("violations", "phases", "holds"):
+                continue
+            if each.name in ("disk", "overlays") and not _rows(getattr(self, each.name)):
                 continue
             _feed(digest, each.name)
             _feed(digest, getattr(self, each.name))
@@ -110,7 +118,9 @@ class RunRecord:
         edges included, so a service that never comes back shows. ``replication_mbit_per_s`` is
         checkpoint state alone; ``link_mbit_per_s`` is all that crosses the link both ways,
         witnesses and heartbeats too. ``lost_responses`` is a counter, so over the whole run. The
-        end is that of the batch job if there is one: when its last output has left.
+        end is that of the batch job if there is one: when its last output has left.  A run with
+        a disk has more: what its requests took (from begin to end, those begun after the warm-up),
+        and how large the overlays were when checkpoints emptied them.
         """
         end_ns = self.completion_ns if self.completion_ns >= 0 else self.duration_ns
         window_s = (end_ns - self.warm_up_ns) / 1e9
@@ -152,7 +162,23 @@ class RunRecord:
             ),
             "longest_gap_ms": (float(gaps_ms.max()) if gaps_ms.size else math.nan, "ms"),
             "lost_responses": (self._counter("lost_responses"), "1"),
+            **(self._disk_metrics() if _rows(self.disk) else {}),
         }
+
+    def _disk_metrics(self) -> dict[str, tuple[float, str]]:
+        table, overlays = self.disk, self.overlays
+        measured = table["begun_ns"] >= self.warm_up_ns
+        took_ms = (table["done_ns"] - table["begun_ns"]) / 1e6
+        found: dict[str, tuple[float, str]] = {}
+        for op in ("read", "write", "flush"):
+            of_op = took_ms[measured & (table["op"] == op)]
+            found[f"disk_{op}_p50_ms"] = (_percentile(of_op, 50), "ms")
+            found[f"disk_{op}_p99_ms"] = (_percentile(of_op, 99), "ms")
+        emptied = overlays["at_ns"] >= self.warm_up_ns
+        for name in ("active", "hidden"):
+            kib = overlays[f"{name}_bytes"][emptied] / 1024
+            found[f"{name}_overlay_mean_KiB"] = (_mean(kib), "KiB")
+        return found
 
     def _since_warm_up(self, name: str) -> float:
         return self._counter(name) - self.counters.get(f"{name}_in_warm_up", 0)
@@ -180,6 +206,10 @@ def _table(what: str, given: Mapping[str, Any], names: tuple[str, ...]) -> dict[
     if len({column.shape for column in table.values()}) > 1:
         raise ValueError(f"{what}: columns of unequal length")
     return table
+
+
+def _rows(table: Mapping[str, Column]) -> int:
+    return len(next(iter(table.values())))
 
 
 def _feed(digest: hashlib._Hash, value: Any) -> None:
