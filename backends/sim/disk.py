@@ -625,7 +625,7 @@ class SecondaryVolume:
             return
         one = last_of(len(waits), then)
         for cluster in waits:
-            if cluster not in new:
+            if (layer, cluster) in copying:
                 copying[layer, cluster].append(one)
                 continue
             copying[layer, cluster] = [one]
