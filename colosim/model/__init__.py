@@ -4,7 +4,7 @@
 ``memory``      distinct dirty pages as a function of exposure
 ``divergence``  when the two guests start to differ
 ``cost``        durations and sizes of the steps of a checkpoint; slow-down at first write
-``disk``        latency and queue of a disk, what blocks hold, overlays, the judge of a survivor's disk
+``disk``        how long a disk takes, what blocks hold, overlays, the judge of a survivor's disk
 ``results``     what one replication returns, its fingerprint and its metrics
 ``errors``      :class:`~colosim.model.errors.ModelError`
 

@@ -64,6 +64,7 @@ _ASSUMED_INTERVAL = "200 ms"
 
 
 def scenario() -> Scenario:
+    """The scenario that everything here varies."""
     return load_scenario(Path(__file__).parent / "base.toml")
 
 
@@ -88,9 +89,11 @@ def growth(
             raise RuntimeError(result.violations[0])
         wide = result.metrics.pivot(index="replication", columns="metric", values="value")
         wide["epoch_ms"] = epochs_ms(result)
-        for metric in (*METRICS, "epoch_ms"):
-            if metric in wide and wide[metric].notna().any():
-                found.append((*key, metric, *interval(wide[metric])))
+        found += [
+            (*key, metric, *interval(wide[metric]))
+            for metric in (*METRICS, "epoch_ms")
+            if metric in wide and wide[metric].notna().any()
+        ]
     names = ["policy", "interval_ms", "metric", "n", "mean", "ci_low", "ci_high"]
     return pd.DataFrame(found, columns=names)
 

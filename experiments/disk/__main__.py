@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+import pandas as pd
 from rich import box
 from rich.table import Table
 
@@ -45,8 +46,8 @@ def main(out: str, quick: bool, seed: int | None, jobs: int | None) -> None:
         form = disk.touched_bytes(base, row["epoch_ms"]) / 1024 if policy != "none" else None
         cells = (row.get("epoch_ms"), row.get("hidden_overlay_mean_KiB"), form)
         more = (row.get("active_overlay_mean_KiB"), row["latency_p50_ms"], row["latency_p99_ms"])
-        texts = ["–" if v is None or v != v else f"{v:.1f}" for v in (*cells, *more)]
-        table.add_row(policy, "–" if interval_ms != interval_ms else f"{interval_ms:.0f}", *texts)
+        texts = ["–" if pd.isna(value) else f"{value:.1f}" for value in (*cells, *more)]
+        table.add_row(policy, "–" if pd.isna(interval_ms) else f"{interval_ms:.0f}", *texts)
     console.print(table)
     console.print("ms and KiB; the closed form is that of an epoch as long as it was\n")
 
