@@ -140,8 +140,8 @@ def test_the_secondary_sees_the_last_checkpoint_and_its_own_writes(steps):
 def test_overlays_grow_by_clusters_and_once_each():
     chain = Overlaid(4)
     assert chain.new_hidden(range(3, 5), 1) == [0, 1]
-    assert chain.new_hidden(range(0, 8), 1) == []
-    assert chain.new_hidden(range(0, 1), 2) == [0]  # the layer of the next checkpoint
+    assert chain.new_hidden(range(8), 1) == []
+    assert chain.new_hidden(range(1), 2) == [0]  # the layer of the next checkpoint
     assert chain.new_active(range(8, 9)) == [2]
     assert chain.sizes() == (4 * BLOCK_BYTES, 3 * 4 * BLOCK_BYTES)
     chain.empty(1)
