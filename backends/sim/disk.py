@@ -175,6 +175,8 @@ class _Asked:
 
     client: int
     request: int
+    reads: tuple[Piece, ...]
+    writes: tuple[Piece, ...]
     phase: int
     left: list[int]
     begun: set[int] = field(default_factory=set)
@@ -218,8 +220,8 @@ class GuestIo:
 
     def begin(self, client: int, request: int) -> None:
         """A request has had its CPU time."""
-        asked = _Asked(client, request, 0, self._parts(client, request, 0))
-        self._open[client, request] = asked
+        asked = self._asked(client, request, 0, [])
+        asked.left = self._parts(asked)
         self._proceed(asked)
 
     def start(self) -> None:
@@ -260,18 +262,22 @@ class GuestIo:
         self._stuck.clear()
         self._under_way, self._is_flushing = 0, False
         self.run = Run(self._new_run())
-        self._open = {each[:2]: _Asked(*each[:3], list(each[3])) for each in state}
+        self._open.clear()
+        for client, request, phase, left in state:
+            self._asked(client, request, phase, list(left))
 
     # -- one request -------------------------------------------------------------------------
 
-    def _parts(self, client: int, request: int, phase: int) -> list[int]:
-        """What a phase consists of, numbered."""
-        if _PHASES[phase] == READ:
-            return list(range(len(self._requests.reads_of(client, request))))
-        writes = len(self._requests.writes_of(client, request))
-        if _PHASES[phase] == WRITE:
-            return list(range(writes))
-        return [0] if writes and self._flush != "none" else []
+    def _asked(self, client: int, request: int, phase: int, left: list[int]) -> _Asked:
+        requests = self._requests
+        reads, writes = requests.reads_of(client, request), requests.writes_of(client, request)
+        asked = self._open[client, request] = _Asked(client, request, reads, writes, phase, left)
+        return asked
+
+    def _parts(self, asked: _Asked) -> list[int]:
+        """What its phase consists of, numbered."""
+        flushes = 1 if asked.writes and self._flush != "none" else 0
+        return list(range((len(asked.reads), len(asked.writes), flushes)[asked.phase]))
 
     @property
     def _runs(self) -> bool:
@@ -289,13 +295,13 @@ class GuestIo:
                 self._guest.answer(asked.client, asked.request)
                 return
             asked.phase += 1
-            asked.left = self._parts(asked.client, asked.request, asked.phase)
+            asked.left = self._parts(asked)
 
     def _begin(self, asked: _Asked, part: int) -> None:
         client, request = asked.client, asked.request
         phase = _PHASES[asked.phase]
         if phase == READ:
-            pieces = self._requests.reads_of(client, request)
+            pieces = asked.reads
             end = self._beginning(READ, [asked], part, pieces[part].size_bytes)
             self._volume.read(pieces[part], (client, request * len(pieces) + part), end)
         elif phase == WRITE:
@@ -346,7 +352,7 @@ class GuestIo:
                 then()
 
     def _begin_write(self, asked: _Asked, part: int) -> None:
-        pieces = self._requests.writes_of(asked.client, asked.request)
+        pieces = asked.writes
         piece, run = pieces[part], self.run
         if not self._locked.isdisjoint(piece.blocks):
             if (asked, part) not in self._blocked:

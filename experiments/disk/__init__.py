@@ -28,7 +28,7 @@ import pandas as pd
 import colosim
 from colosim import load_scenario
 from colosim.analysis.stats import interval
-from colosim.scenario import Scenario
+from colosim.scenario import OpenService, Scenario, Service
 
 INTERVALS_MS = (20, 50, 100, 200, 500, 1000, 2000)
 #: policy -> the parameter that is its time between checkpoints
@@ -37,6 +37,13 @@ PERIODS = {
     "microcheckpoint": "policy.microcheckpoint.interval",
     "colo": "policy.colo.checkpoint_delay",
 }
+#: (policy, where it writes)
+CASES = (
+    ("remus", "uniform"),
+    ("microcheckpoint", "uniform"),
+    ("colo", "uniform"),
+    ("colo", "append"),
+)
 METRICS = (
     "hidden_overlay_mean_KiB",
     "active_overlay_mean_KiB",
@@ -74,15 +81,15 @@ def scenario() -> Scenario:
 def growth(
     replications: int | None = None, seed: int | None = None, jobs: int | None = None
 ) -> pd.DataFrame:
-    """policy, interval_ms, metric; n, mean, ci_low, ci_high over replications."""
+    """policy, pattern, interval_ms, metric; n, mean, ci_low, ci_high over replications."""
     base, rows = scenario(), []
     none = colosim.simulate(base, "none", seed, replications, jobs=jobs)
-    rows += [(("none", np.nan), none)]
-    for policy, parameter in PERIODS.items():
+    rows.append((("none", "uniform", np.nan), none))
+    for policy, pattern in CASES:
         for interval_ms in INTERVALS_MS:
-            what = base.replace({parameter: f"{interval_ms} ms"})
-            result = colosim.simulate(what, policy, seed, replications, jobs=jobs)
-            rows.append(((policy, float(interval_ms)), result))
+            changes = {PERIODS[policy]: f"{interval_ms} ms", "disk.pattern": pattern}
+            result = colosim.simulate(base.replace(changes), policy, seed, replications, jobs=jobs)
+            rows.append(((policy, pattern, float(interval_ms)), result))
     found = []
     for key, result in rows:
         if result.violations:
@@ -94,7 +101,7 @@ def growth(
             for metric in (*METRICS, "epoch_ms")
             if metric in wide and wide[metric].notna().any()
         ]
-    names = ["policy", "interval_ms", "metric", "n", "mean", "ci_low", "ci_high"]
+    names = ["policy", "pattern", "interval_ms", "metric", "n", "mean", "ci_low", "ci_high"]
     return pd.DataFrame(found, columns=names)
 
 
@@ -103,8 +110,9 @@ def epochs_ms(result: Any) -> pd.Series[float]:
     table = result.overlays
     if not len(table):
         return pd.Series(dtype=float)
-    after = table[table["measured"]]
-    return after.groupby("replication")["at_ns"].apply(lambda at: at.diff().mean() / 1e6)
+    times = table[table["measured"]].groupby("replication")["at_ns"]
+    means: pd.Series[float] = times.apply(lambda at: at.diff().mean() / 1e6)
+    return means
 
 
 def touched_bytes(what: Scenario, epoch_ms: Any) -> Any:
@@ -113,10 +121,11 @@ def touched_bytes(what: Scenario, epoch_ms: Any) -> Any:
     Writes are Poisson, so each of W clusters stays untouched with probability exp(-n/W); a write
     of 4 KiB lies in one cluster (it begins at a block).
     """
-    disk = what.disk
+    disk, workload = what.disk, what.workload
     assert disk is not None
+    assert isinstance(workload, OpenService)
     clusters = disk.working_set_bytes / disk.cluster_bytes
-    writes = what.workload.rate_per_s * np.asarray(epoch_ms) / 1000 * disk.writes_per_request
+    writes = workload.rate_per_s * np.asarray(epoch_ms) / 1000 * disk.writes_per_request
     return clusters * -np.expm1(-writes / clusters) * disk.cluster_bytes
 
 
@@ -128,10 +137,12 @@ def takeover(
 ) -> pd.DataFrame:
     """A row per takeover: killed_ms, replication, overlay_bytes, commit_ms, gap_ms, blocked_ms.
 
-    gap: the longest time without an answer to anybody.  blocked: from the kill until the survivor's
-    guest runs alone.
+    gap: from the last answer before the kill to the next.  blocked: from the kill until the
+    survivor's guest runs alone.
     """
     base, rows = scenario(), []
+    assert isinstance(base.workload, Service)
+    delay_ns = base.workload.client_delay_ns
     for killed_ms in KILLED_MS:
         kill = {"target": "primary", "kind": "crash", "scope": "vm"}
         at = 2 * _DELAY_MS + 100 + killed_ms
@@ -149,17 +160,15 @@ def takeover(
         for record in result.records:
             (alone,) = [e["at_ns"] for e in record.events if e["what"] == "alone"]
             released = np.sort(record.responses["released_ns"])
-            around = released[released > 0]
-            gaps = np.diff(around)
-            begins = around[:-1]
-            near = (begins > (at - 200) * 1e6) & (begins < (at + 200) * 1e6)
+            last = released[released <= at * 1e6 + delay_ns].max()  # what left before it
+            gap_ns = released[released > last].min() - last
             rows.append(
                 {
                     "killed_ms": killed_ms,
                     "replication": record.replication,
                     "overlay_bytes": record.counters["disk_committed_bytes"],
                     "commit_ms": record.counters["disk_commit_ns"] / 1e6,
-                    "gap_ms": gaps[near].max() / 1e6,
+                    "gap_ms": gap_ns / 1e6,
                     "blocked_ms": alone / 1e6 - at,
                 }
             )

@@ -37,29 +37,35 @@ def main(out: str, quick: bool, seed: int | None, jobs: int | None) -> None:
     console.print(table)
 
     growth = disk.growth(replications, seed, jobs)
-    wide = growth.pivot(index=["policy", "interval_ms"], columns="metric", values="mean")
+    keys = ["policy", "pattern", "interval_ms"]
+    wide = growth.pivot(index=keys, columns="metric", values="mean").reset_index()
     table = Table(title="overlays and latency", title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("policy", "interval", "epoch", "hidden", "closed form", "active", "p50", "p99"):
-        table.add_column(heading, justify="left" if heading == "policy" else "right")
+    for heading in ("policy", "pattern"):
+        table.add_column(heading)
+    for heading in ("interval", "epoch", "hidden", "closed form", "active", "p50", "p99"):
+        table.add_column(heading, justify="right")
     base = disk.scenario()
-    for (policy, interval_ms), row in wide.iterrows():
-        form = disk.touched_bytes(base, row["epoch_ms"]) / 1024 if policy != "none" else None
+    for row in wide.to_dict("records"):
+        policy, pattern, interval_ms = (row[key] for key in keys)
+        is_uniform = policy != "none" and pattern == "uniform"
+        form = disk.touched_bytes(base, row["epoch_ms"]) / 1024 if is_uniform else None
         cells = (row.get("epoch_ms"), row.get("hidden_overlay_mean_KiB"), form)
         more = (row.get("active_overlay_mean_KiB"), row["latency_p50_ms"], row["latency_p99_ms"])
         texts = ["–" if pd.isna(value) else f"{value:.1f}" for value in (*cells, *more)]
-        table.add_row(policy, "–" if pd.isna(interval_ms) else f"{interval_ms:.0f}", *texts)
+        at = "–" if pd.isna(interval_ms) else f"{interval_ms:.0f}"
+        table.add_row(policy, pattern, at, *texts)
     console.print(table)
     console.print("ms and KiB; the closed form is that of an epoch as long as it was\n")
 
     takeovers = disk.takeover(replications, seed, jobs)
-    means = takeovers.groupby("killed_ms").mean().drop(columns="replication")
+    means = takeovers.groupby("killed_ms").mean().drop(columns="replication").reset_index()
     table = Table(title="takeover, means", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("killed after", "overlays, MiB", "commit", "clients' gap", "until it runs"):
         table.add_column(heading, justify="right")
-    for killed_ms, row in means.iterrows():
+    for row in means.to_dict("records"):
         mib = row["overlay_bytes"] / 2**20
         values = (mib, row["commit_ms"], row["gap_ms"], row["blocked_ms"])
-        table.add_row(str(killed_ms), *(f"{value:.1f}" for value in values))
+        table.add_row(f"{row['killed_ms']:.0f}", *(f"{value:.1f}" for value in values))
     console.print(table)
 
     for name, frame in (("appends", appends), ("growth", growth), ("takeover", takeovers)):

@@ -2,79 +2,92 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from colosim.analysis.plots import COLOURS, Chart, styled
 from experiments import disk
 
-_LOOKS = {
-    "remus": (COLOURS[1], "s"),
-    "microcheckpoint": (COLOURS[2], "^"),
-    "colo": (COLOURS[0], "o"),
+#: (policy, pattern) -> colour, marker, its size, whether it is filled: some lie on each other
+_LOOKS: dict[tuple[str, str], tuple[str, str, float, bool]] = {
+    ("remus", "uniform"): (COLOURS[1], "s", 9, False),
+    ("microcheckpoint", "uniform"): (COLOURS[2], "^", 6, False),
+    ("colo", "uniform"): (COLOURS[0], "o", 4, True),
+    ("colo", "append"): (COLOURS[3], "D", 4, True),
 }
 _MIB = 2**20
 
 
-def _line(axes: Axes, rows: pd.DataFrame, colour: str, label: str, **style: object) -> None:
+def _line(
+    axes: Axes, table: pd.DataFrame, case: tuple[str, str], metric: str, dashes: str, scale: float
+) -> None:
+    """One metric of one case over the interval, with its confidence intervals."""
+    of_case = (table["policy"] == case[0]) & (table["pattern"] == case[1])
+    rows = table[of_case & (table["metric"] == metric)]
+    colour, marker, size, is_filled = _LOOKS[case]
     low, high = rows["mean"] - rows["ci_low"], rows["ci_high"] - rows["mean"]
     axes.errorbar(
         rows["interval_ms"],
-        rows["mean"],
-        yerr=[low.fillna(0), high.fillna(0)],
+        rows["mean"] * scale,
+        yerr=[low.fillna(0) * scale, high.fillna(0) * scale],
         color=colour,
-        label=label,
-        markersize=4,
-        linewidth=1.2,
-        **style,  # type: ignore[arg-type]
+        linestyle=dashes,
+        marker=marker,
+        markersize=size,
+        markerfacecolor=colour if is_filled else "none",
+        linewidth=1.1,
+        label=f"{case[0]}, {case[1]}" if dashes == "-" else None,
     )
 
 
 @styled
 def costs(table: pd.DataFrame) -> Chart:
-    """Overlays over the interval beside the closed form, and latency over the interval."""
-    chart = Chart(figsize=(10.8, 3.6), layout="constrained")
+    """Overlays over the interval beside the closed form; a request and a write over it."""
+    chart = Chart(figsize=(10.8, 3.8), layout="constrained")
     sizes, latency, writes = chart.subplots(1, 3)
-    by = table.set_index("metric")
-    for policy, (colour, marker) in _LOOKS.items():
-        for overlay, dashes in (("hidden", "-"), ("active", "--")):
-            metric = f"{overlay}_overlay_mean_KiB"
-            rows = by[by["policy"] == policy].loc[[metric]].copy()
-            rows[["mean", "ci_low", "ci_high"]] /= 1024
-            if (rows["mean"] > 0).any():
-                name = f"{policy}, {overlay}"
-                _line(sizes, rows, colour, name, marker=marker, linestyle=dashes)
-        for metric, dashes in (("latency_p50_ms", "-"), ("latency_p99_ms", ":")):
-            rows = by[by["policy"] == policy].loc[[metric]]
-            name = f"{policy}, {metric.split('_')[1]}"
-            _line(latency, rows, colour, name, marker=marker, linestyle=dashes)
-        for metric, dashes in (("disk_write_p50_ms", "-"), ("disk_write_p99_ms", ":")):
-            rows = by[by["policy"] == policy].loc[[metric]]
-            name = f"{policy}, {metric.split('_')[2]}"
-            _line(writes, rows, colour, name, marker=marker, linestyle=dashes)
+    for case in _LOOKS:
+        _line(sizes, table, case, "hidden_overlay_mean_KiB", "-", 1 / 1024)
+        for dashes, quantile in (("-", "p50"), (":", "p99")):
+            _line(latency, table, case, f"latency_{quantile}_ms", dashes, 1)
+            _line(writes, table, case, f"disk_write_{quantile}_ms", dashes, 1)
     x = np.geomspace(min(disk.INTERVALS_MS), max(disk.INTERVALS_MS), 100)
     expected = disk.touched_bytes(disk.scenario(), x) / _MIB
-    sizes.plot(x, expected, color="black", linestyle=":", label="closed form, epoch = interval")
-    none = by[by["policy"] == "none"]
-    for axes, metric in ((latency, "latency_p50_ms"), (writes, "disk_write_p50_ms")):
-        value = float(none.loc[metric, "mean"])
-        axes.axhline(value, color="black", linewidth=0.8, label="none, p50")
+    sizes.plot(x, expected, color="black", linestyle=":", label="closed form, uniform")
+    none = table[table["policy"] == "none"].set_index("metric")["mean"]
+    for axes, what in ((latency, "latency"), (writes, "disk_write")):
+        for dashes, quantile in (("-", "p50"), (":", "p99")):
+            axes.axhline(
+                none[f"{what}_{quantile}_ms"],
+                color="black",
+                linewidth=0.9,
+                linestyle=dashes,
+                label="none" if dashes == "-" else None,
+            )
     titles = (
-        (sizes, "a  Overlays when a checkpoint empties them", "Mean size (MiB)"),
-        (latency, "b  Latency of a request", "Latency (ms)"),
-        (writes, "c  A write, on both disks", "Duration (ms)"),
+        (sizes, "a  Hidden overlay, when it is emptied", "Mean size (MiB)"),
+        (latency, "b  A request (p50; dotted p99)", "Latency (ms)"),
+        (writes, "c  A write to both disks (p50; dotted p99)", "Duration (ms)"),
     )
     for axes, title, y_label in titles:
         axes.set_title(title, loc="left", fontweight="bold")
-        axes.set(xscale="log", yscale="log", xlabel="Time between checkpoints (ms)")
-        axes.set_ylabel(y_label)
+        axes.set(xscale="log", xlabel="Time between checkpoints (ms)", ylabel=y_label)
         axes.set_xticks(disk.INTERVALS_MS, [str(each) for each in disk.INTERVALS_MS])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.legend(fontsize=6.5)
+    for axes in (sizes, latency):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    writes.set_ylim(0, None)
+    handles = {label: handle for axes in (sizes, latency) for handle, label in _shown(axes)}
+    chart.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6)
     return chart
+
+
+def _shown(axes: Axes) -> list[tuple[Any, str]]:
+    return list(zip(*axes.get_legend_handles_labels(), strict=True))
 
 
 @styled

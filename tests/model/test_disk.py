@@ -19,6 +19,7 @@ from colosim.model.disk import (
     Overlaid,
     Piece,
     Queue,
+    Version,
     Write,
     judge,
     put,
@@ -178,7 +179,7 @@ def without(image: Image, gone: Write, only: set[int] | None = None) -> Image:
     # the same writes, not copies of them
     by_name = {(w.run, w.number): w for v in image.values() for w in v.writes()}
     for version in fresh.values():
-        below = version
+        below: Version | None = version
         while below is not None:
             below.write = by_name[below.write.run, below.write.number]
             below = below.older
