@@ -249,13 +249,10 @@ def test_writes_that_come_before_the_checkpoint_is_loaded(transfer):
             strike("primary", "crash", "host", step=step, occurrence=4),
             transfer=transfer,
             duration="600 ms",
-            link={"bandwidth": "100 Mbit/s"},
-            workload={
-                **{
-                    k: v for k, v in QUICK["workload"].items() if k not in ("clients", "think_time")
-                },
-                **workload,
-            },
+            link={"delay": "3 ms"},
+            workload=workload,
+            execution={"executes": False},
+            policy={"name": "remus", "remus": {"interval": "30 ms"}},
         )
         run = run_replication(what, "remus", 1, 0)
         check_served(run)
