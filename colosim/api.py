@@ -111,6 +111,21 @@ class _Outcome:
         return tables.holds_summary(self.holds)
 
     @cached_property
+    def disk(self) -> pd.DataFrame:
+        """Reads, writes and flushes: op, begun_ns, done_ns, size_bytes, measured, took_ms.
+
+        Of simulations with a table [disk], of the guest that clients talk to; else empty.
+        """
+        return tables.disk_table(self.records)
+
+    @cached_property
+    def overlays(self) -> pd.DataFrame:
+        """A row for each checkpoint that emptied the overlays of the secondary's disk, else empty:
+        checkpoint, at_ns, active_bytes, hidden_bytes, empty_ns, measured.
+        """
+        return tables.overlays_table(self.records)
+
+    @cached_property
     def events(self) -> pd.DataFrame:
         """Faults, exits and takeovers: at_ns, node, what, detail."""
         return tables.events_table(self.records)
@@ -242,6 +257,10 @@ class Result(_Outcome):
             contents["phases.csv"] = self.phases
         if len(self.holds):
             contents["holds.parquet"] = self.holds
+        if len(self.disk):
+            contents["disk.parquet"] = self.disk
+        if len(self.overlays):
+            contents["overlays.csv"] = self.overlays
         store.write(directory, manifest, contents)
 
 

@@ -24,6 +24,7 @@ from colosim.guest import Client, Guest, Hosts
 from colosim.model import delta, schedule
 from colosim.model.cost import Costs
 from colosim.model.delta import DeltaRatio
+from colosim.model.disk import BLOCK_BYTES, Device
 from colosim.model.errors import ModelError
 from colosim.model.memory import (
     MeasuredCurve,
@@ -481,6 +482,89 @@ class Sharing(Section):
     )
 
 
+class Disk(Section):
+    """In simulation: a disk that requests of the workload use, replicated to the secondary's.
+
+    Without this table guests have no disk.  LR: ``live-recipes.md``, by section.
+    """
+
+    reads_per_request: Annotated[int, number("reads", 0, 1000)] = option(
+        0, "reads of a request, all at once, after its CPU time"
+    )
+    read_bytes: Annotated[int, Quantity(SIZE, 1)] = option("4 KiB", "mean size of a read")
+    writes_per_request: Annotated[int, number("writes", 0, 1000)] = option(
+        1, "writes of a request, all at once, after its reads"
+    )
+    write_bytes: Annotated[int, Quantity(SIZE, 1)] = option("4 KiB", "mean size of a write")
+    writing_requests: Ratio = option(1.0, "part of the requests that write")
+    size_distribution: Literal["deterministic", "exponential"] = option(
+        "deterministic", "distribution of both sizes"
+    )
+    working_set_bytes: Size = option("64 MiB", "what reads and writes are spread over")
+    pattern: Literal["uniform", "append"] = option(
+        "uniform", "where: anywhere, or each client through a file of its own, round and round"
+    )
+    flush: Literal["request", "group", "none"] = option(
+        "request",
+        "what a request that has written waits for before it is answered: a flush of its own, one "
+        "that all who wait share, or nothing, which then promises nothing",
+    )
+    read_latency_ns: Time = option("200 us", "mean latency of a read; assumed, not measured")
+    write_latency_ns: Time = option("200 us", "mean latency of a write; assumed, not measured")
+    flush_latency_ns: Time = option(
+        "1.4 ms", "of a flush: with a write 1.6 ms, as an O_DSYNC append takes (LR 6)"
+    )
+    latency_distribution: Literal["deterministic", "exponential", "lognormal"] = option(
+        "lognormal", "distribution of all latencies"
+    )
+    latency_spread: Annotated[float, number("relative standard deviation", high=50.0)] = option(
+        0.5, "of lognormal; assumed, not measured"
+    )
+    bandwidth_bps: Bandwidth = option(
+        "19.8 Gbit/s",
+        "what all requests share; by the time to commit 46 MiB, read and written (LR 6)",
+    )
+    queue_depth: Annotated[int, number("requests", 1, 65_535)] = option(
+        32, "requests that are in the device at a time; others wait"
+    )
+    cluster_bytes: Size = option(
+        "64 KiB", "what is copied at once to an overlay, and by what it grows (QEMU's default)"
+    )
+    replicate_ns: Time = option(
+        "0 s",
+        "the hosts' own time to get a request to the other disk and its answer back, on top of the "
+        "link's and the disk's; not measured, to be fitted",
+    )
+    timeout_ns: Duration = option(
+        "500 ms",
+        "longest wait for the secondary's disk; then the primary goes on without it, and the pair "
+        "parts (QEMU: yank of the NBD node)",
+    )
+    empty_fixed_ns: Time = option(
+        "1 ms", "empty both overlays at a checkpoint; assumed, not measured"
+    )
+    empty_per_cluster_ns: Time = option("2 us", "the same for each cluster in them; assumed")
+    failover_ns: Time = option("11 ms", "secondary: from promotion until its guest may run (LR 6)")
+    detach_ns: Time = option(
+        "4 ms", "primary: take the secondary's disk off before it goes on alone (LR 6: 2 to 6 ms)"
+    )
+    commit_fixed_ns: Time = option(
+        "7 ms", "commit the overlays after a takeover, beside the running guest (LR 6)"
+    )
+
+    def device(self) -> Device:
+        """A host's own device as the model takes it."""
+        return Device(
+            read_ns=self.read_latency_ns,
+            write_ns=self.write_latency_ns,
+            flush_ns=self.flush_latency_ns,
+            law=self.latency_distribution,
+            spread=self.latency_spread,
+            bandwidth_bps=self.bandwidth_bps,
+            queue_depth=self.queue_depth,
+        )
+
+
 class Manager(Section):
     """Failure detection and arbitration."""
 
@@ -524,11 +608,15 @@ class Fault(Section):
     """One fault, at a time or when a step is entered for the nth time."""
 
     target: Literal["primary", "secondary", "link"] = option(..., "what fails")
-    scope: Literal["vm", "node", "host"] | None = option(
-        None, "how much of it: the guest's process, the node, or the whole host; not for link"
+    scope: Literal["vm", "node", "host", "disk"] | None = option(
+        None,
+        "how much of it: the guest's process, the node, the whole host, or in simulation its disk; "
+        "not for link",
     )
-    kind: Literal["crash", "hang", "cut", "slow", "corrupt"] = option(
-        ..., "crash (for ever) or hang of primary or secondary; cut, slow or corrupt of the link"
+    kind: Literal["crash", "hang", "cut", "slow", "corrupt", "full", "error"] = option(
+        ...,
+        "crash (for ever) or hang of primary or secondary; cut, slow or corrupt of the link; the "
+        "secondary's disk is full (its overlays cannot grow), or has an error at every request",
     )
     at_ns: Time | None = option(None, "when, from the start of the run; instead of step")
     step: Annotated[str, OneOf(tuple(dict.fromkeys((*P, *S))))] | None = option(
@@ -536,7 +624,7 @@ class Fault(Section):
     )
     occurrence: Count = option(1, "which time that step is entered")
     duration_ns: Duration | None = option(
-        None, "how long a hang, cut or slow link lasts; default for ever"
+        None, "how long a hang, cut, slow link or full disk lasts; default for ever"
     )
     bandwidth_bps: Bandwidth | None = option(
         None, "of a slow link, each direction; default as it was"
@@ -694,6 +782,7 @@ class Scenario(Section):
     sharing: Sharing = option(
         Sharing(), "in simulation: several VMs that share hosts and link, and how"
     )
+    disk: Disk | None = option(None, "in simulation: the guests' disks; default none")
     guest: Guest = option(Guest(), "for a live run: the guest that is booted")
     client: Client = option(Client(), "for a live run: who talks to the guest")
     hosts: Hosts = option(Hosts(), "for a live run: on which machines its two hosts are")
@@ -718,6 +807,7 @@ class Scenario(Section):
             raise invalid(found)
         found = [
             *_conflicts(self),
+            *_disk_conflicts(self),
             *_fault_conflicts(self),
             *_memory_conflicts(self),
             *_phase_conflicts(self),
@@ -1143,6 +1233,62 @@ _CONFLICTS: tuple[_Conflict, ...] = (
 )
 
 
+_DiskConflict = tuple[Callable[[Scenario, Disk], bool], str, str]
+
+_DISK_CONFLICTS: tuple[_DiskConflict, ...] = (
+    (
+        lambda s, d: s.fidelity != "response",
+        "fidelity",
+        'guests have disks at fidelity "response" only; give that, or leave [disk] out',
+    ),
+    (
+        lambda s, d: s.sharing.vms > 1 or s.sharing.cpus is not None,
+        "disk",
+        "VMs that share their hosts have none here; leave out disk or sharing",
+    ),
+    (
+        lambda s, d: isinstance(s.workload, BatchJob),
+        "disk",
+        "a batch job makes no requests that would use it; leave it out or give another workload",
+    ),
+    (
+        lambda s, d: not d.reads_per_request and not (d.writes_per_request and d.writing_requests),
+        "disk",
+        "nothing uses it; give reads_per_request, writes_per_request, or leave it out",
+    ),
+    (
+        lambda s, d: d.cluster_bytes < BLOCK_BYTES or d.cluster_bytes % BLOCK_BYTES > 0,
+        "disk.cluster",
+        "blocks are of 4 KiB; give a multiple of that",
+    ),
+    (
+        lambda s, d: (
+            d.working_set_bytes < max(d.read_bytes, d.write_bytes, d.cluster_bytes) + BLOCK_BYTES
+        ),
+        "disk.working_set",
+        "does not hold what is read and written at once; give more than read, write and cluster",
+    ),
+    (
+        lambda s, d: d.timeout_ns >= s.limits.stop_ns,
+        "disk.timeout",
+        "the primary's guest could not be stopped in time while the secondary's disk hangs; give "
+        "less than limits.stop",
+    ),
+    (
+        lambda s, d: max(d.failover_ns, d.detach_ns) + s.costs().resume_ns >= s.limits.resume_ns,
+        "limits.resume",
+        "a survivor would not run in time; give more than disk.failover and disk.detach",
+    ),
+)
+
+
+def _disk_conflicts(scenario: Scenario) -> Iterator[Problem]:
+    disk = scenario.disk
+    if disk is not None:
+        rows = _DISK_CONFLICTS
+        yield from ((key, text) for holds, key, text in rows if holds(scenario, disk))
+
+
 def _conflicts(scenario: Scenario) -> Iterator[Problem]:
     yield from ((key, text) for holds, key, text in _CONFLICTS if holds(scenario))
     chosen = scenario.choices(scenario.policy.name)
@@ -1152,6 +1298,21 @@ def _conflicts(scenario: Scenario) -> Iterator[Problem]:
 _FaultConflict = tuple[Callable[[Scenario, Fault], bool], str, str]
 
 _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
+    (
+        lambda s, f: (f.scope == "disk") != (f.kind in ("full", "error")),
+        "kind",
+        'full and error are those of scope = "disk", and it has no others; change kind or scope',
+    ),
+    (
+        lambda s, f: f.scope == "disk" and f.target != "secondary",
+        "target",
+        "only the secondary's disk fails in simulation; give secondary",
+    ),
+    (
+        lambda s, f: f.scope == "disk" and s.disk is None,
+        "scope",
+        "there is no disk; add a table [disk], or give vm, node or host",
+    ),
     (
         lambda s, f: (f.target == "link") != (f.kind in ("cut", "slow", "corrupt")),
         "kind",
@@ -1200,7 +1361,7 @@ _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
     (
         lambda s, f: f.target != "link" and f.scope is None,
         "scope",
-        "missing; give one of vm, node, host",
+        "missing; give one of vm, node, host, disk",
     ),
     (
         lambda s, f: f.kind == "crash" and f.duration_ns is not None,

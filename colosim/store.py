@@ -7,6 +7,7 @@
     responses.parquet checkpoints.parquet events.csv
     phases.csv                  what each step of each checkpoint took, where a trace was written
     holds.parquet               how long frames were held, of a live run that compares them
+    disk.parquet overlays.csv   of a simulation with disks: their requests; overlays at checkpoints
     trace-0.jsonl.gz            trace of replication 0, for `colosim replay`
 
 A directory appears complete or not at all, and replaces nothing but an older run.

@@ -45,7 +45,9 @@ def run_replication(
     if sharing.vms == 1 and sharing.cpus is None:
         world, invariants = _world(scenario, policy, Streams(seed, replication), observers, stepped)
         world.run()
-        return _record(world, invariants, scenario, policy, seed, replication)
+        record = _record(world, invariants, scenario, policy, seed, replication)
+        _end(world)
+        return record
     shared = Shared(scenario)
     made = []
     for vm in range(sharing.vms):
@@ -58,6 +60,8 @@ def run_replication(
     for world, _ in made:
         world.end()
     records = [_record(*each, scenario, policy, seed, replication) for each in made]
+    for world, _ in made:
+        _end(world)
     return together(records) if sharing.vms > 1 else records[0]
 
 
@@ -85,10 +89,12 @@ def _record(
     seed: int,
     replication: int,
 ) -> RunRecord:
-    network, recorder = world.network, world.recorder
+    network, recorder, disk = world.network, world.recorder, world.disk
+    disk.end()
+    violated = [str(found) for each in invariants for found in each.violations]
     batch = isinstance(scenario.workload, BatchJob)
     lost = world.lost_responses()  # first: a table may end what it is made from
-    record = RunRecord(
+    return RunRecord(
         policy=policy,
         seed=seed,
         replication=replication,
@@ -97,7 +103,7 @@ def _record(
         responses=network.table(),
         checkpoints=recorder.table(),
         events=recorder.events,
-        violations=[str(found) for each in invariants for found in each.violations],
+        violations=[*violated, *disk.violations()],
         flags=sorted(world.flags),
         counters={
             **recorder.counters,
@@ -108,11 +114,12 @@ def _record(
             "node_events": world.session.events,
             "cancelled_completions": sum(n.cancelled for n in world.session.nodes.values()),
             **world.counters(),
+            **disk.counters(),
         },
         completion_ns=network.released_ns[0] if batch and network.released_ns else -1,
+        disk=disk.table(),
+        overlays=disk.overlays(),
     )
-    _end(world)
-    return record
 
 
 def _end(world: SimWorld) -> None:

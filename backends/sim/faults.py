@@ -48,6 +48,8 @@ class FaultPlan:
         world.recorder.event(fault.target, "fault", what)
         if fault.target == "link":
             self._link(fault, True)
+        elif fault.scope == "disk":
+            self._world.disk.strike(fault.kind)
         elif fault.kind == "crash":
             host = world.hosts[fault.target]
             kill = {"vm": world.kill_vm, "node": world.kill_node, "host": world.kill_host}
@@ -61,6 +63,8 @@ class FaultPlan:
         self._world.recorder.event(fault.target, "healed", "")
         if fault.target == "link":
             self._link(fault, False)
+        elif fault.scope == "disk":
+            self._world.disk.strike("")
         else:
             self._hang(fault, False)
 

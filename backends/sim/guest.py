@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from backends.sim.clock import Clock
 from colosim.model.cost import Slowdown
+
+if TYPE_CHECKING:
+    from backends.sim.disk import GuestIo
 
 
 def slowed_ns(work_ns: int, speed: float) -> int:
@@ -61,7 +64,7 @@ class Snapshot:
     jobs: (client, request, work left, charged), those in service first.  done: (client, request)
     of those that only wait for an earlier one of their client.  input_position: how far it has
     read its input.  unanswered: (client, request) -> digest of what it made and no client is
-    known to have.
+    known to have.  io: (client, request, phase, what is left of it) of those that use the disk.
     """
 
     jobs: tuple[tuple[int, int, int, bool], ...]
@@ -69,6 +72,7 @@ class Snapshot:
     input_position: int
     pages: int
     unanswered: Mapping[tuple[int, int], str]
+    io: tuple[tuple[int, int, int, tuple[int, ...]], ...] = field(default=(), kw_only=True)
 
 
 class Guest:
@@ -96,6 +100,7 @@ class Guest:
         self._vcpus = vcpus
         self._work_of = work_of
         self._finished = finished
+        self.io: GuestIo | None = None  # its disk, if it has one: where requests go after their CPU
         self.running = False
         self.hung = False
         self.dead = False
@@ -160,12 +165,16 @@ class Guest:
         for job in self._busy:
             self._plan(job)
         self._want()
+        if self.io is not None and not self.hung:
+            self.io.start()
 
     def stop(self) -> None:
         self._advance()
         self.running = False
         self._void()
         self._want()
+        if self.io is not None:
+            self.io.stop()
 
     def hang(self, is_hung: bool) -> None:
         """Freeze or thaw without anybody having asked."""
@@ -176,10 +185,14 @@ class Guest:
             for job in self._busy:
                 self._plan(job)
         self._want()
+        if self.io is not None and not is_hung:
+            self.io.start()
 
     def kill(self) -> None:
         self.stop()
         self.dead = True
+        if self.io is not None:
+            self.io.kill()
 
     def cut(self) -> None:
         """Dirty tracking starts anew."""
@@ -204,7 +217,8 @@ class Guest:
             (job.client, job.request, job.work_ns, job.charged)
             for job in (*self._busy, *self._queue)
         )
-        return Snapshot(jobs, frozenset(self._done), self.input_position, pages, unanswered)
+        io = () if self.io is None else self.io.state()
+        return Snapshot(jobs, frozenset(self._done), self.input_position, pages, unanswered, io=io)
 
     def requests(self) -> list[tuple[int, int]]:
         """(client, request) of all that it has not answered."""
@@ -218,10 +232,13 @@ class Guest:
         self._asked.clear()
         self._done = set(snapshot.done)
         self.input_position = snapshot.input_position
-        for client, request in sorted((*(job[:2] for job in snapshot.jobs), *snapshot.done)):
+        busy = (job[:2] for job in (*snapshot.jobs, *snapshot.io))
+        for client, request in sorted((*busy, *snapshot.done)):
             self._asked.setdefault(client, deque()).append(request)
         for client, request, work_ns, charged in snapshot.jobs:
             self._admit(Job(client, request, slowed_ns(work_ns, self.speed), charged))
+        if self.io is not None:
+            self.io.load(snapshot.io)
         self.cut()
 
     # -- requests --------------------------------------------------------------------------
@@ -270,9 +287,12 @@ class Guest:
             self._busy.append(following)
             self._plan(following)
         self._want()
-        self._answer(job.client, job.request)
+        if self.io is None:
+            self.answer(job.client, job.request)
+        else:
+            self.io.begin(job.client, job.request)
 
-    def _answer(self, client: int, request: int) -> None:
+    def answer(self, client: int, request: int) -> None:
         """Answer what is done and next in line: with several servers a later one may be first."""
         asked = self._asked[client]
         self._done.add((client, request))

@@ -17,6 +17,8 @@ from backends.base import Cause, Session
 from backends.nodes import PRIMARY, SECONDARY, node_configs
 from backends.recorder import Recorder
 from backends.sim.clock import Clock
+from backends.sim.disk import CHANNEL as DISK
+from backends.sim.disk import NoDisk, ReplicatedDisk
 from backends.sim.faults import FaultPlan
 from backends.sim.guest import Guest, Meter, Snapshot
 from backends.sim.link import STATE, Direction, InOrder, last_of, state_channels
@@ -167,9 +169,11 @@ class SimWorld:
             self._ears(),
             self._stepped if self._told_of_steps else None,
         )
+        disk = scenario.disk
+        self.disk = NoDisk() if disk is None else ReplicatedDisk(self, disk, streams)
         self._straight = (
             Straight.of(self, MESSAGE_BYTES)
-            if self._may_go_straight and SECONDARY in self.hosts
+            if self._may_go_straight and disk is None and SECONDARY in self.hosts
             else None
         )
         self._performers: dict[type, Callable[[Host, Any, Cause], None]] = {
@@ -414,7 +418,11 @@ class SimWorld:
             self.tell(host.id, t.Done(op), cause)
 
     def _stop_vm(self, host: Host, action: t.StopVm, cause: Cause) -> None:
-        self.takes(host, action.op, cause, self.begin_stop(host))
+        stop_ns, disk = self.begin_stop(host), host.guest.io
+        if disk is None:
+            self.takes(host, action.op, cause, stop_ns)
+        else:
+            self.clock.after(stop_ns, disk.drain, partial(self.takes, host, action.op, cause, 0))
 
     def begin_stop(self, host: Host) -> int:
         """How long it takes."""
@@ -444,6 +452,7 @@ class SimWorld:
             whole = min(max(distinct, pages), ahead.pages + pages)
         snapshot = self._snapshot(host, whole)
         guest.cut()
+        self.disk.cut(checkpoint)
         device_bytes = self._costs.device_state_bytes
         ram = t.Blob(f"ram-{checkpoint}", ram_bytes, f"k{checkpoint}")
         device = t.Blob(f"device-{checkpoint}", device_bytes, f"k{checkpoint}")
@@ -510,13 +519,15 @@ class SimWorld:
         self.recorder.restored(restored)
 
         host.loads += 1
+        empty_ns = self.disk.empty_ns()
 
         def finish() -> None:
             host.loads -= 1
             self._loaded(host, snapshot)
             self._synchronise(checkpoint)
+            self.disk.loaded(checkpoint, empty_ns)
 
-        mean_ns = self._costs.load_ns(restored)
+        mean_ns = self._costs.load_ns(restored) + empty_ns
         if self._is_delta:
             content = self._costs.parts(snapshot.pages).content
             mean_ns += self._costs.delta_load_per_page_ns * content
@@ -527,7 +538,9 @@ class SimWorld:
         host.repeats = dict(snapshot.unanswered)
 
     def _start_vm(self, host: Host, action: t.StartVm, cause: Cause) -> None:
-        self.takes(host, action.op, cause, self.begin_start(host), partial(self.started, host))
+        resume_ns, finish = self.begin_start(host), partial(self.started, host)
+        start = partial(self.takes, host, action.op, cause, resume_ns, finish)
+        self.disk.before_start(host.id, start)
 
     def begin_start(self, host: Host) -> int:
         """How long it takes."""
@@ -646,6 +659,7 @@ class SimWorld:
         """
         host = self.hosts[node_id]
         self.recorder.event(node_id, "alone", "")
+        self.disk.alone(node_id)
 
         def repeat(_: object) -> None:
             repeats, host.repeats = host.repeats, {}
@@ -898,6 +912,7 @@ class SimWorld:
         self._owner = host.id
         if host.peer in self.hosts:
             self.network.unread_by(self.hosts[host.peer].guest)
+        self.disk.promoted(host.id, is_loading=host.loads > 0)
         self.network.read_by(host.guest)
 
     def _report(self, host: Host, action: t.Report, cause: Cause) -> None:
@@ -905,15 +920,17 @@ class SimWorld:
 
     # -- what faults do --------------------------------------------------------------------
 
-    def kill_vm(self, host: Host) -> None:
+    def kill_vm(self, host: Host, why: str = "the guest's process has ended") -> None:
         host.guest.kill()
-        self.tell(host.id, t.VmGone("the guest's process has ended"))
+        self.disk.died(host.id)
+        self.tell(host.id, t.VmGone(why))
 
     def kill_node(self, host: Host) -> None:
         """The node's process ends, its guest with it; the host's kernel closes its sockets."""
         if host.alive:
             host.alive = False
             host.guest.kill()
+            self.disk.died(host.id)
             if host.link_open and host.peer in self.hosts:
                 host.link_open = False
                 self._out[host.id].forget("witness")
@@ -925,7 +942,7 @@ class SimWorld:
         host.alive = False
         host.link_open = False
         host.guest.kill()
-        for channel in (*self._channels, "witness", "heartbeat"):
+        for channel in (*self._channels, "witness", "heartbeat", DISK):
             self._out[host.id].forget(channel)
 
     def hang_vm(self, host: Host, is_hung: bool) -> None:
@@ -961,6 +978,33 @@ class SimWorld:
     def corrupt_link(self, fault: Fault) -> None:
         """The next bytes of that kind; those that are under way already arrive as they are."""
         self._corrupt.append(fault)
+
+    # -- disks -----------------------------------------------------------------------------
+
+    @property
+    def owner(self) -> str:
+        """The host whose guest clients talk to."""
+        return self._owner
+
+    def serves(self) -> bool:
+        """Whether its guest answers, but for a checkpoint's pause."""
+        return self._serves(self.hosts[self._owner])
+
+    def send_disk(self, host: Host, size_bytes: int, arrived: Callable[[], None]) -> None:
+        """Put a request to the other disk, or its answer, on the link."""
+        self._out[host.id].send(DISK, size_bytes, arrived)
+
+    def part(self, host: Host, why: str) -> None:
+        """Its world closes the checkpoint stream on both sides, for the pair is none any more."""
+        if host.link_open:
+            host.link_open = False
+            self._post(host, STATE, MESSAGE_BYTES, t.LinkLost("the peer closed it"), (host.id, -1))
+            self.tell(host.id, t.LinkLost(why))
+
+    def disk_fails(self, name: str, why: str) -> None:
+        """A guest whose disk fails is stopped, and beyond use."""
+        self.recorder.event(name, "disk-failed", why)
+        self.kill_vm(self.hosts[name], f"its disk fails: {why}")
 
     # -- the end ---------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ Tables have one row per thing seen, and start with the columns policy and replic
 ``responses``    the columns of `RunRecord.responses`, measured (not warm-up), latency_ms
 ``checkpoints``  the columns of `RunRecord.checkpoints`, measured, pause_ms
 ``phases``       the columns of `RunRecord.phases`, measured: a row per step of a checkpoint
+``disk``         the columns of `RunRecord.disk`, measured, took_ms: a row per read, write, flush
+``overlays``     the columns of `RunRecord.overlays`, measured: a row per checkpoint loaded
 ``events``       at_ns, node, what, detail: faults, exits, takeovers
 """
 
@@ -108,6 +110,31 @@ def holds_summary(holds: pd.DataFrame) -> pd.DataFrame:
         each_ms = np.repeat(group["hold_ms"].to_numpy(), group["frames"].to_numpy())
         rows.append((policy, how, each_ms.size, *np.percentile(each_ms, [50, 95, 99])))
     return pd.DataFrame(rows, columns=["policy", "how", "frames", "median_ms", "p95_ms", "p99_ms"])
+
+
+def disk_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per read, write or flush of the guest that clients talk to."""
+
+    def table(record: RunRecord) -> pd.DataFrame:
+        columns = record.disk
+        return pd.DataFrame(columns).assign(
+            op=columns["op"].astype(str),
+            measured=columns["begun_ns"] >= record.warm_up_ns,
+            took_ms=_between_ms(columns["begun_ns"], columns["done_ns"]),
+        )
+
+    return _stacked(records, table)
+
+
+def overlays_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per checkpoint that emptied the overlays of the secondary's disk."""
+
+    def table(record: RunRecord) -> pd.DataFrame:
+        return pd.DataFrame(record.overlays).assign(
+            measured=record.overlays["at_ns"] >= record.warm_up_ns
+        )
+
+    return _stacked(records, table)
 
 
 def events_table(records: Iterable[RunRecord]) -> pd.DataFrame:

@@ -116,6 +116,26 @@ LAGGING: Mapping[str, Any] = {
         calm_epochs=2,
     ),
 }
+#: guests have disks, which are replicated and may fail
+DISK: Mapping[str, Any] = {
+    **QUICK,
+    "name": "disk",
+    "disk": {
+        "reads_per_request": 1,
+        "writes_per_request": 2,
+        "write": "6 kB",
+        "working_set": "1 MiB",
+        "read_latency": "50 us",
+        "write_latency": "100 us",
+        "flush_latency": "300 us",
+        "replicate": "50 us",
+        "timeout": "20 ms",
+        "empty_fixed": "200 us",
+        "failover": "1 ms",
+        "detach": "500 us",
+        "commit_fixed": "1 ms",
+    },
+}
 #: of small real guests; limits that a loaded machine without KVM keeps
 LIVE: Mapping[str, Any] = {
     **QUICK,
@@ -149,7 +169,7 @@ LIVE: Mapping[str, Any] = {
 }
 #: those to simulate, and the one to run on real guests
 BASES: Mapping[str, Mapping[str, Any]] = {"quick": QUICK, "lagging": LAGGING}
-ALL_BASES: Mapping[str, Mapping[str, Any]] = {**BASES, "live": LIVE}
+ALL_BASES: Mapping[str, Mapping[str, Any]] = {**BASES, "disk": DISK, "live": LIVE}
 
 
 class PointError(ValueError):
@@ -241,9 +261,13 @@ def plainer_designs(design: Design) -> Iterator[Design]:
 SLOW: Mapping[str, str] = {"bandwidth": "2 Mbit/s", "delay": "3 ms"}
 
 
+def kinds(base: str = "quick") -> tuple[Mapping[str, str], ...]:
+    """Every kind of fault that scenarios allow, without its time; of disks where there are any."""
+    return _kinds("quick" if base_scenario(base).disk is None else "disk")
+
+
 @cache
-def kinds() -> tuple[Mapping[str, str], ...]:
-    """Every kind of fault that scenarios allow, without its time."""
+def _kinds(base: str) -> tuple[Mapping[str, str], ...]:
     words = {
         name: [
             word
@@ -255,7 +279,7 @@ def kinds() -> tuple[Mapping[str, str], ...]:
         if name in ("target", "scope", "kind", "part", "sender")
     }
     optional = {name: (None, *words[name]) for name in ("scope", "part", "sender")}
-    base = Scenario.from_mapping(QUICK).replace({"policy.name": _protecting()[0]})
+    scenario = base_scenario(base).replace({"policy.name": _protecting()[0]})
     found = []
     for values in product(*(optional.get(name, words[name]) for name in words)):
         kind = {name: value for name, value in zip(words, values, strict=True) if value}
@@ -264,7 +288,7 @@ def kinds() -> tuple[Mapping[str, str], ...]:
         if kind["kind"] == "slow":
             kind |= SLOW
         try:
-            base.replace({"fault": [{**kind, "at": "0 s"}]})
+            scenario.replace({"fault": [{**kind, "at": "0 s"}]})
         except ScenarioError:
             continue
         found.append(kind)
@@ -485,11 +509,11 @@ def singles(
     for design in chosen:
         yield Point(design, (), seed, base)
         if not design.protects:
-            for kind in kinds():
+            for kind in kinds(base):
                 if kind["target"] == Role.PRIMARY:
                     yield Point(design, (fault(**kind, at="50 ms"),), seed, base)
             continue
-        for kind in kinds():
+        for kind in kinds(base):
             for step, again in steps(design, side_of(kind["target"])).items():
                 struck = fault(**kind, step=step, occurrence=occurrence if again else 1)
                 yield Point(design, (struck,), seed, base)
@@ -508,7 +532,7 @@ def followed(point: Point, entered: Entered) -> Iterator[Point]:
     first: dict[tuple[str, str], int] = {}
     for node, step, occurrence in entered:
         first.setdefault((node, step), occurrence)
-    for kind in kinds():
+    for kind in kinds(point.base):
         for (node, step), occurrence in first.items():
             if node == side_of(kind["target"]):
                 struck = fault(**kind, step=step, occurrence=occurrence)
@@ -600,7 +624,8 @@ def swarm_point(number: int, seed: int, chosen: Sequence[Design], base: str = "q
         settings = dict(_settings(draw, design, PATIENT, 0.2))
         if draw.random() < 0.5:
             settings |= dict(_settings(draw, design, HARSH, 0.1))
-        possible = [kind for kind in kinds() if draw.random() < 0.5] or [draw.choice(kinds())]
+        known = kinds(base)
+        possible = [kind for kind in known if draw.random() < 0.5] or [draw.choice(known)]
         faults = tuple(_drawn(draw, design, draw.choice(possible)) for _ in range(count))
         point = Point(design, faults, draw.randrange(1, 2**31), base, tuple(settings.items()))
         try:

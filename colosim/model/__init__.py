@@ -7,6 +7,7 @@
 ``delta``       what is left of a page as a difference
 ``schedule``    rates that change in time
 ``network``     frames that are lost, doubled or late
+``disk``        how long a disk takes, what blocks hold, overlays, the judge of a survivor's disk
 ``results``     what one replication returns, its fingerprint and its metrics
 ``errors``      :class:`~colosim.model.errors.ModelError`
 

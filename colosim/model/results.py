@@ -39,9 +39,11 @@ HOW = ("simulated_events", "node_events")
 OF_EACH_VM = ("throughput_per_s", "latency_mean_ms", "pause_mean_ms", "checkpoints_per_s")
 #: of several VMs: what the first of the next one is after the first of one
 VM_CHECKPOINTS = 1_000_000_000
-_WORDS = ("reason", "phase", "how")  # columns of strings; all others are integers
+_WORDS = ("reason", "phase", "how", "op")  # columns of strings; all others are integers
 PHASE_COLUMNS = ("checkpoint", "phase", "start_ns", "duration_ns")
 HOLD_COLUMNS = ("made_ns", "hold_ns", "frames", "how")
+DISK_COLUMNS = ("op", "begun_ns", "done_ns", "size_bytes")
+OVERLAY_COLUMNS = ("checkpoint", "at_ns", "active_bytes", "hidden_bytes", "empty_ns")
 
 
 @dataclass(eq=False)
@@ -83,10 +85,14 @@ class RunRecord:
     phases: dict[str, Column] = field(default_factory=dict)
     holds: dict[str, Column] = field(default_factory=dict)
     vms: list[RunRecord] = field(default_factory=list)
+    disk: dict[str, Column] = field(default_factory=dict)
+    overlays: dict[str, Column] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.phases = _table("phases", self.phases, PHASE_COLUMNS)
         self.holds = _table("holds", self.holds, HOLD_COLUMNS)
+        self.disk = _table("disk", self.disk, DISK_COLUMNS)
+        self.overlays = _table("overlays", self.overlays, OVERLAY_COLUMNS)
         self.responses = _table("responses", self.responses, RESPONSE_COLUMNS)
         self.checkpoints = _table("checkpoints", self.checkpoints, CHECKPOINT_COLUMNS)
 
@@ -99,6 +105,7 @@ class RunRecord:
         but for the counters `HOW`.
 
         The first three depend on being watched; all that is in ``vms`` is in the others.
+        Tables of a disk count where there is one.
 
         The same on every machine and in every process: no pointers, hashes or byte orders enter.
         """
@@ -107,6 +114,8 @@ class RunRecord:
             if each.name in ("violations", "phases", "holds", "vms"):
                 continue
             value = getattr(self, each.name)
+            if each.name in ("disk", "overlays") and not _rows(value):
+                continue
             if each.name == "counters":
                 value = {name: count for name, count in value.items() if name not in HOW}
             _feed(digest, each.name)
@@ -123,7 +132,9 @@ class RunRecord:
         edges included, so a service that never comes back shows. ``replication_mbit_per_s`` is
         checkpoint state alone; ``link_mbit_per_s`` is all that crosses the link both ways,
         witnesses and heartbeats too. ``lost_responses`` is a counter, so over the whole run. The
-        end is that of the batch job if there is one: when its last output has left.
+        end is that of the batch job if there is one: when its last output has left.  A run with
+        a disk has more: what its requests took (from begin to end, those begun after the warm-up),
+        and how large the overlays were when checkpoints emptied them.
 
         Of several VMs all is of all together: rates are sums, means are over all requests and
         checkpoints, silence is that of all; vm0_, vm1_ and so on are those of `OF_EACH_VM`.
@@ -169,6 +180,7 @@ class RunRecord:
             "longest_gap_ms": (float(gaps_ms.max()) if gaps_ms.size else math.nan, "ms"),
             "lost_responses": (self._counter("lost_responses"), "1"),
             **self._of_each_vm(),
+            **(self._disk_metrics() if _rows(self.disk) else {}),
         }
 
     def _of_each_vm(self) -> dict[str, tuple[float, str]]:
@@ -176,6 +188,21 @@ class RunRecord:
         return {
             f"vm{i}_{name}": metrics[name] for name in OF_EACH_VM for i, metrics in enumerate(each)
         }
+
+    def _disk_metrics(self) -> dict[str, tuple[float, str]]:
+        table, overlays = self.disk, self.overlays
+        measured = table["begun_ns"] >= self.warm_up_ns
+        took_ms = (table["done_ns"] - table["begun_ns"]) / 1e6
+        found: dict[str, tuple[float, str]] = {}
+        for op in ("read", "write", "flush"):
+            of_op = took_ms[measured & (table["op"] == op)]
+            found[f"disk_{op}_p50_ms"] = (_percentile(of_op, 50), "ms")
+            found[f"disk_{op}_p99_ms"] = (_percentile(of_op, 99), "ms")
+        emptied = overlays["at_ns"] >= self.warm_up_ns
+        for name in ("active", "hidden"):
+            kib = overlays[f"{name}_bytes"][emptied] / 1024
+            found[f"{name}_overlay_mean_KiB"] = (_mean(kib), "KiB")
+        return found
 
     def _since_warm_up(self, name: str) -> float:
         return self._counter(name) - self.counters.get(f"{name}_in_warm_up", 0)
@@ -239,6 +266,10 @@ def _table(what: str, given: Mapping[str, Any], names: tuple[str, ...]) -> dict[
     if len({column.shape for column in table.values()}) > 1:
         raise ValueError(f"{what}: columns of unequal length")
     return table
+
+
+def _rows(table: Mapping[str, Column]) -> int:
+    return len(next(iter(table.values())))
 
 
 def _feed(digest: hashlib._Hash, value: Any) -> None:

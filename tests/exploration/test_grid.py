@@ -6,9 +6,10 @@ import os
 
 import pytest
 
-from colosim.exploration.judging import Claim, claim_of
-from colosim.exploration.running import Found, Plan, explore, run_batch
-from colosim.exploration.space import Design, designs
+from colosim.exploration.judging import Claim, claim_of, judge
+from colosim.exploration.running import Found, Plan, explore, run_batch, run_point
+from colosim.exploration.space import Design, designs, singles
+from colosim.protocol.policies import POLICIES
 
 #: of a swarm in the campaign
 RUNS = int(os.environ.get("COLOSIM_EXPLORE_RUNS", "100000"))
@@ -83,13 +84,31 @@ def test_there_are_enough_points(record_property):
     assert surviving > 2_000
 
 
+def test_some_of_the_faults_with_disks(record_property):
+    """Each eleventh of every fault at every step, those of disks too, under all policies."""
+    chosen = [
+        design
+        for design in PLAIN
+        if design.protects and (design.dialect, design.commit) == ("upstream", "loaded")
+    ]
+    points = list(singles(chosen, "disk"))[::11]
+    found = Found(Plan("singles", tuple(chosen), base="disk"))
+    for point in points:
+        found.add(judge(run_point(point)))
+    checked(found, record_property)
+    assert {design.policy for design in chosen} == {p for p in POLICIES if POLICIES[p].protects()}
+    assert len(points) > 200
+    struck = {fault.kind for point in points for fault in point.faults}
+    assert {"full", "error", "crash", "hang", "cut", "slow"} <= struck
+
+
 def test_a_small_swarm(record_property):
     checked(here(Plan("swarm", designs(), seed=7, runs=300)), record_property)
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("occurrence", [1, 3, 6])
-@pytest.mark.parametrize("base", ["quick", "lagging"])
+@pytest.mark.parametrize("base", ["quick", "lagging", "disk"])
 def test_the_whole_grid(base, occurrence, record_property):
     plan = Plan("singles", designs(), occurrence + 1, base=base, occurrence=occurrence)
     found = Found(plan)
