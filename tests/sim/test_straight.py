@@ -98,6 +98,7 @@ def run(what: Scenario, policy: str, is_straight: bool, seed: int = 1) -> tuple[
     patched = type("Way", (world_of,), {"_may_go_straight": is_straight})
     world = patched(what, policy, Streams(seed, 0))
     world.run()
+    lost = world.lost_responses()  # first: a table may end what it is made from
     record = RunRecord(
         policy,
         seed,
@@ -110,7 +111,7 @@ def run(what: Scenario, policy: str, is_straight: bool, seed: int = 1) -> tuple[
         flags=sorted(world.flags),
         counters={
             **world.recorder.counters,
-            "lost": world.lost_responses(),
+            "lost": lost,
             "duplicates": world.network.duplicates,
             "bytes": world.link_bytes(),
         },
@@ -141,6 +142,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "slow resume": {"cost": {"resume": "5 ms"}, "link": {"delay": "10 us"}},
     "slow quiesce": {"cost": {"quiesce": "3 ms"}},
     "sleeping secondary": {"execution": {"executes": False}, "policy": {"name": "remus"}},
+    "slow secondary": {"execution": {"secondary_speed": 0.5}},
     "short limits": {"limits": {"loaded": "3 ms", "load": "3 ms"}},
     "switchover": {"manager": {"switchover_at": "303 ms"}},
     "secondary dies": {
