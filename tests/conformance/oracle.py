@@ -32,6 +32,7 @@ from typing import Any, Self
 import pytest
 
 LIMIT_S = 20
+_DIES_S = 5
 ROOM_FRAMES = 60
 FOREVER_MS = 3_600_000  # no scan comes into a test that does not ask for it
 _VARIABLES = {"10.0": "COLOSIM_QEMU_10", "11.1": "COLOSIM_QEMU_11"}
@@ -200,6 +201,8 @@ class Oracle:
                 self.qmp("object-del", id="comp0")
             self._add(vnet, properties)
         except (OracleError, OSError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_DIES_S)  # its links end before it does
             if self.process.poll() is None:
                 raise
             self._stack.close()

@@ -14,6 +14,7 @@ from tests.conformance.conversations import KINDS, Conversation, Do, Step
 from tests.conformance.oracle import ROOM_FRAMES, Oracle, OracleError, Seen
 
 _PAIRS_UP_TO = 30  # steps
+_AGAIN = 3  # plays of a conversation in which QEMU ended
 _OTHERS = 100  # conversations
 _SHRUNK = 6
 
@@ -175,11 +176,20 @@ def conversation_of(kind: str, seed: int) -> Conversation:
 def run(
     oracle: Oracle, kind: str, steps: int, first: int = 0, make: Model = model
 ) -> tuple[Counter[str], Difference | None]:
-    """Conversations from seed ``first`` on until there were ``steps``; stops at a difference."""
+    """Conversations from seed ``first`` on until there were ``steps``; stops at a difference.
+
+    A QEMU that ends is one only if it does so again: 11.1.3 did, once in 3 million steps, in a
+    memcmp beyond the end of what it had allocated, and not in those conversations again.
+    """
     count: Counter[str] = Counter()
     seed = first
     while count["steps"] < steps:
-        difference = play(oracle, conversation_of(kind, seed), count, make)
+        given = conversation_of(kind, seed)
+        difference = play(oracle, given, count, make)
+        if difference is not None and difference.observed is None:
+            count["QEMU ended"] += 1
+            again = (play(oracle, given, Counter(), make) for _ in range(_AGAIN))
+            difference = next((each for each in again if each is not None), None)
         if difference is not None:
             return count, difference
         seed += 1
