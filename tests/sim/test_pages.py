@@ -158,7 +158,7 @@ def test_a_curve_without_differences_is_refused(tmp_path):
     file = tmp_path / "own.csv"
     rows = ["workload,setting,interval_ms,exposure_ms,dirty_pages", "a,b,1,1,5", "a,b,9,9,20"]
     file.write_text("\n".join(rows))
-    memory = {"kind": "measured", "file": str(file), "workload": "a", "setting": "b"}
-    memory |= {"pages_per_request": 0.0}
+    memory: dict[str, Any] = {"kind": "measured", "file": str(file), "pages_per_request": 0.0}
+    memory |= {"workload": "a", "setting": "b"}
     with pytest.raises(ScenarioError, match="no column delta_ratio"):
         scenario(poisson(10), "1 s", memory=memory, stream={**DELTA, "delta_size": "age"})
