@@ -487,6 +487,7 @@ class PrimaryVolume:
         if not since:
             return
         if since[0][0] + self._disk.timeout_ns <= self._world.now_ns():
+            self._watched = True  # once is enough, however late the node acts on it
             self.lost("the secondary's disk does not answer")
         else:
             self._watch()
@@ -527,30 +528,30 @@ class SecondaryVolume:
         self.fault = ""  # "full" or "error", while it is so
         self.peak_bytes = self.copies = 0
         self.is_exported = True
-        self._io: Callable[[], Run] = lambda: Run(-1)
+        self._run: Callable[[], Run] = lambda: Run(-1)
         self._landing = 0
         self._landed: list[Then] = []
         #: (layer, cluster) -> who waits until it has been copied there
         self._copying: dict[tuple[int, int], list[Then]] = {}
 
     def belongs_to(self, run: Callable[[], Run]) -> None:
-        """Which run of its guest is the current one."""
-        self._io = run
+        """run() is the current run of its guest."""
+        self._run = run
 
     # -- the guest's own requests ------------------------------------------------------------
 
     def read(self, piece: Piece, address: Address, then: Then) -> None:
-        if not self._fails(""):
+        if not self._fails("own read"):
             self._station.read(piece.size_bytes, address, then)
 
     def write(self, write: Write, address: Address, then: Then) -> None:
         new = self.chain.new_active(write.piece.blocks)
         if self._fails("own write", bool(new)):
             return
-        run = self._io()
+        run = self._run()
 
         def landed() -> None:
-            if self._io() is run and self._is_up():
+            if self._run() is run and self._is_up():
                 self.chain.write(write)
                 self._measure()
                 then()
@@ -561,7 +562,8 @@ class SecondaryVolume:
         self._copied(_OWN, write, new, address, land)
 
     def flush(self, address: Address, then: Then) -> None:
-        self._station.flush(address, then)
+        if not self._fails("own flush"):
+            self._station.flush(address, then)
 
     # -- the primary's -----------------------------------------------------------------------
 
@@ -601,7 +603,8 @@ class SecondaryVolume:
         self._copied(checkpoint, write, new, address, land)
 
     def receive_flush(self, address: Address, reply: Then) -> None:
-        self._station.flush(address, reply)
+        if not self._fails("primary's flush"):
+            self._station.flush(address, reply)
 
     def when_landed(self, then: Then) -> None:
         """``then`` when no write of the primary is under way into the disk."""
@@ -690,7 +693,7 @@ class SecondaryVolume:
         if not self.fault or (self.fault == "full" and not grows):
             return False
         if self._is_up():
-            self._world.disk_fails(SECONDARY, f"{self.fault}: {what or 'own read'}")
+            self._world.disk_fails(SECONDARY, f"{self.fault}: {what}")
         return True
 
 

@@ -48,7 +48,8 @@ BUSY: dict[str, Any] = {
 
 def busy(*faults: dict[str, Any], **changes: Any) -> Scenario:
     disk = {**BUSY, **changes.pop("disk", {})}
-    return Scenario.from_mapping({**QUICK, "disk": disk, **changes, "fault": list(faults)})
+    tables = {**QUICK, "duration": "500 ms", "disk": disk, **changes}
+    return Scenario.from_mapping({**tables, "fault": list(faults)})
 
 
 def said(run: RunRecord) -> list[str]:
@@ -232,7 +233,7 @@ def test_whoever_goes_on_has_what_clients_were_told_of(policy):
         ]
     ):
         fault = strike(target, kind, scope, at=f"{207 + 13 * seed} ms")
-        what = busy(fault, disk={"flush": flush}, duration="500 ms")
+        what = busy(fault, disk={"flush": flush})
         run = run_replication(what, policy, seed, 0)
         check_served(run)
         assert len(seen(run, "alone")) == 1, fault
@@ -287,6 +288,10 @@ def test_a_hung_secondary_holds_the_primarys_writes_until_the_timeout():
     assert "does not answer" in parted["detail"]
     assert 320 * MS < parted["at_ns"] < 345 * MS
     assert [e["node"] for e in seen(run, "alone")] == ["primary"]
+    # the primary's own node hangs too, and acts on it late
+    both = [hung, strike("primary", "hang", "node", at="310 ms", duration="45 ms")]
+    (parted,) = seen(run_replication(busy(*both), "colo", 1, 0), "disk-parted")
+    assert parted["at_ns"] == 355 * MS
     # a short one is not noticed but by those who wait
     run = run_replication(busy({**hung, "duration": "15 ms"}), "colo", 1, 0)
     check_served(run)
@@ -299,12 +304,13 @@ def test_a_hung_secondary_holds_the_primarys_writes_until_the_timeout():
 @pytest.mark.parametrize("kind", ["full", "error"])
 @pytest.mark.parametrize("policy", PROTECTING)
 def test_the_pair_parts_and_the_primary_goes_on(policy, kind):
-    fault = strike("secondary", kind, "disk", at="311 ms")
-    run = run_replication(busy(fault, disk={"working_set": "16 MiB"}), policy, 1, 0)
+    fault = strike("secondary", kind, "disk", at="211 ms")
+    what = busy(fault, disk={"working_set": "16 MiB"}, duration="400 ms")
+    run = run_replication(what, policy, 1, 0)
     check_served(run)
     (failed,) = seen(run, "disk-failed")
     assert failed["detail"].startswith(kind)
-    assert 311 * MS <= failed["at_ns"] < 330 * MS
+    assert 211 * MS <= failed["at_ns"] < 230 * MS
     (alone,) = seen(run, "alone")
     assert alone["node"] == "primary"
     assert alone["at_ns"] < failed["at_ns"] + 30 * MS  # nobody waits for a timeout
