@@ -19,6 +19,7 @@ import math
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from colosim.analysis.plots import Chart, styled
 NS_PER_S = 1_000_000_000
 S_PER_HOUR = 3_600
 MIB = 1 << 20
-VM_RATE_PER_S, VM_S = 200, 2
+VM_RATE_PER_S, VM_REQUESTS = 200, 400
 HOUR_RATE_PER_S = 1.0
 
 
@@ -58,7 +59,7 @@ def _requests(policy: str, fidelity: str) -> Callable[[float], object]:
 
 
 def _pairs(size: float) -> object:
-    what = service(VM_RATE_PER_S, VM_S * NS_PER_S)
+    what = service(VM_RATE_PER_S, VM_REQUESTS * NS_PER_S // VM_RATE_PER_S)
     return [run_replication(what, "colo", 1, pair) for pair in range(int(size))]
 
 
@@ -73,7 +74,7 @@ def _hours(interval: str) -> Callable[[float], object]:
 AXES = (
     Axis("requests, response, colo", "request", 1_000, _requests("colo", "response")),
     Axis("requests, epoch, colo", "request", 50_000, _requests("colo", "epoch")),
-    Axis("VMs: pairs under colo, 200 requests/s, 2 s", "VM", 1, _pairs, least=1),
+    Axis("VMs: pairs under colo, 400 requests each", "VM", 1, _pairs, least=1),
     Axis("hours, remus: 10 checkpoints/s, 1 request/s", "hour", 1 / 256, _hours("100 ms")),
     Axis("hours, remus: 1 checkpoint/s, 1 request/s", "hour", 1 / 32, _hours("1 s")),
 )
@@ -107,8 +108,8 @@ def points(sizes: int, rounds: int, scale: float) -> list[dict[str, Any]]:
             point["peak_bytes"] = _peak_bytes(AXES[point["axis"]].run, point["size"])
         for _ in range(rounds):
             for point in found:
-                run, size = AXES[point["axis"]].run, point["size"]
-                point["s"].append(timed(lambda run=run, size=size: run(size))[1])
+                run = partial(AXES[point["axis"]].run, point["size"])
+                point["s"].append(timed(run)[1])
     return found
 
 

@@ -9,6 +9,7 @@
 
 #include <simgrid/plugins/live_migration.h>
 #include <simgrid/s4u.hpp>
+#include <simgrid/version.h>
 
 #include <cstdio>
 #include <cstdlib>

@@ -53,6 +53,10 @@ def checkpoints_of(what: Scenario) -> tuple[int, float, float]:
     return int(is_completed.sum()), spent_s, float(table["sent_bytes"][is_completed].mean())
 
 
+def done_of(what: Scenario) -> tuple[int, float]:
+    return checkpoints_of(what)[:2]
+
+
 # --------------------------------------------------------------------------------------------
 # SimGrid
 
@@ -96,8 +100,7 @@ def in_simgrid(
     program: Path, mode: str, count: int, state_bytes: float, what: Scenario
 ) -> tuple[int, float, str]:
     """How many were done, seconds of CPU time, SimGrid's version."""
-    link, interval_ns = what.link, what.policy.remus.interval_ns
-    assert interval_ns is not None  # so says the case
+    link, interval_ns = what.link, what.policy_params("remus").interval_ns
     numbers = (state_bytes, link.bandwidth_bps / 8, link.delay_ns / 1e9, interval_ns / 1e9)
     command = [str(program), mode, str(count), *map(str, numbers), "--log=root.thres:error"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LIMIT_S)
@@ -107,6 +110,12 @@ def in_simgrid(
         raise SystemExit(f"{program}: {(done.stderr.strip().splitlines() or ['it failed'])[-1]}")
     made, spent_s, _, release = done.stdout.split()
     return int(made), float(spent_s), release
+
+
+def done_in_simgrid(
+    program: Path, mode: str, count: int, state_bytes: float, what: Scenario
+) -> tuple[int, float]:
+    return in_simgrid(program, mode, count, state_bytes, what)[:2]
 
 
 # --------------------------------------------------------------------------------------------
@@ -119,17 +128,16 @@ def measure(checkpoints: int, rounds: int) -> dict[str, Any]:
     for name, changes in CASES.items():
         checkpoints_of(scenario(20, changes))  # imports and caches are warm
         what = scenario(checkpoints, changes)
-        cases[name] = lambda what=what: checkpoints_of(what)[:2]
+        cases[name] = partial(done_of, what)
     plain = scenario(checkpoints, next(iter(CASES.values())))
     state_bytes = checkpoints_of(plain)[2]
     versions, skipped = {}, {}
     try:
         program = compiled()
         for name, mode in PEERS.items():
-            run = partial(in_simgrid, program, mode)
-            versions["simgrid"] = run(10, state_bytes, plain)[2]
+            versions["simgrid"] = in_simgrid(program, mode, 10, state_bytes, plain)[2]
             count = 10 * checkpoints
-            cases[name] = lambda run=run, count=count: run(count, state_bytes, plain)[:2]
+            cases[name] = partial(done_in_simgrid, program, mode, count, state_bytes, plain)
     except Missing as missing:
         skipped["SimGrid"] = str(missing)
     return {

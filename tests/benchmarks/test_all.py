@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks import __main__ as whole
-from benchmarks import requests
+from benchmarks import growth, requests
 from benchmarks.rounds import Missing, Ratio, Row
 
 RATES = (11e6, 10e6, 12e6)
@@ -15,6 +15,7 @@ RATES = (11e6, 10e6, 12e6)
 
 def test_one_page(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(growth, "VM_REQUESTS", 20)
     parts = ["events", "transfers", "growth"]
     whole.main(["--tiny", "--only", *parts, "--out", str(tmp_path), "--peers", "/nowhere/python"])
     result = json.loads((tmp_path / "benchmarks.json").read_text())
@@ -37,7 +38,7 @@ def test_a_part_that_is_missing_is_skipped_with_the_reason(monkeypatch):
 
     part = whole.Part("Growth", measure, whole.PARTS["growth"].lines)
     monkeypatch.setitem(whole.PARTS, "growth", part)
-    said = []
+    said: list[str] = []
     results, skipped = whole.run(["growth"], whole.TINY, "python", said.append)
     assert (results, skipped) == ({}, {"growth": "there is no such thing"})
     lines = whole.judged(results, skipped)

@@ -11,7 +11,8 @@ import pytest
 from benchmarks import growth
 
 
-def test_every_axis(tmp_path, capsys):
+def test_every_axis(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(growth, "VM_REQUESTS", 20)
     file, out = tmp_path / "growth.json", tmp_path / "out"
     arguments = ["--sizes", "3", "--rounds", "1", "--scale", "0.05"]
     growth.main([*arguments, "--json", str(file), "--out", str(out)])
