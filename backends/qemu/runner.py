@@ -43,6 +43,7 @@ HOSTS = tuple("abcdefghijklmnopqrstuvwxyz")
 KEPT_DISK = "disk.img"
 _LEAST_DELAY_S = 0.05
 _REAPED_S = 0.3  # whoever ended was reaped by then
+_STOPPED_LIMIT_S = 5.0
 _UNIMPAIRED: Mapping[str, Any] = {"delay_ns": 0, "bandwidth_bps": None, "cut": False}
 _DISK_COPIES = 4  # two disks; two overlays, which seldom hold much; a fresh secondary's disk
 _UP_LIMIT_S = 20.0
@@ -67,6 +68,7 @@ class _Host:
     plan: HostPlan
     paths: Paths
     place: Place
+    vm_pid: int = 0
     lines: Lines | None = None
     up: asyncio.Event = field(default_factory=asyncio.Event)
     trouble: str | None = None
@@ -262,6 +264,26 @@ class LiveRun:
         asked = self.plan.machine.volume
         return None if asked is None else DiskFiles.of(asked, self.paths(host)).disk
 
+    def pid_of(self, host: str) -> int:
+        """The process id of a host's QEMU, on its machine."""
+        return self._hosts[host].vm_pid
+
+    async def snapshot(self, host: str, to: Path) -> None:
+        """Copy a host's replicated disk as its QEMU's death at this moment would leave it."""
+        there, disk = self._hosts[host], self.disk_of(host)
+        if disk is None or there.plan.at is not None:
+            raise LiveError(f"host {host} has no replicated disk here")
+        await there.place.signal(host, signal.SIGSTOP, "qemu")
+        try:
+            end_s = time.monotonic() + _STOPPED_LIMIT_S
+            while not _stands_still(there.vm_pid):
+                if time.monotonic() > end_s:
+                    raise LiveError(f"host {host}: its QEMU did not stop")
+                await asyncio.sleep(0.001)
+            await asyncio.to_thread(volume.copy_sparse, disk, to)
+        finally:
+            await there.place.signal(host, signal.SIGCONT, "qemu")
+
     @property
     def hosts(self) -> tuple[str, ...]:
         """All that there were, in the order in which they came."""
@@ -397,8 +419,9 @@ class LiveRun:
         rewrites = plan.node.compare != DIGESTS and self.plan.rewriter == "qemu"
         command = argv(plan.qemu, machine, paths, incoming, rewrites and incoming)
         await self._start_agent(host, peer)  # first: it listens for the guest's network
-        vm_pid = await place.start_qemu(plan.name, command)
-        adopt = asyncio.create_task(self._lines(plan.name).ask("adopt", _UP_LIMIT_S, vm_pid=vm_pid))
+        host.vm_pid = await place.start_qemu(plan.name, command)
+        ask = self._lines(plan.name).ask
+        adopt = asyncio.create_task(ask("adopt", _UP_LIMIT_S, vm_pid=host.vm_pid))
         try:
             while not adopt.done():  # if QEMU ends at once, its own last words say more
                 self._check(host)
@@ -611,3 +634,14 @@ class LiveRun:
             for host in self._hosts.values():
                 if host.plan.name not in but:
                     volume.remove(asked, host.paths)
+
+
+def _stands_still(pid: int) -> bool:
+    """All threads of a process are stopped, or gone with it."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0]
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+        return all(state in "TtZX" for state in states)
+    return not Path(f"/proc/{pid}").exists()

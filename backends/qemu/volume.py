@@ -58,8 +58,7 @@ def make(volume: Volume, paths: Paths, incoming: bool) -> None:
         elif volume.image is not None:
             copy_sparse(volume.image, files.disk)
         else:
-            _make_empty(files.disk, volume.size_bytes)
-            _make_ext4(files.disk)
+            make_disk(files.disk, volume.size_bytes)
     except OSError as error:
         where = error.filename or files.disk
         raise LiveError(
@@ -67,12 +66,9 @@ def make(volume: Volume, paths: Paths, incoming: bool) -> None:
         ) from None
 
 
-def _make_empty(path: Path, size_bytes: int) -> None:
-    with path.open("xb") as file:
-        file.truncate(size_bytes)
-
-
-def _make_ext4(path: Path) -> None:
+def make_disk(path: Path, size_bytes: int) -> None:
+    """Make an empty ext4; OSError, or `LiveError` where e2fsprogs cannot."""
+    _make_empty(path, size_bytes)
     # all of it now: the guest's kernel would go on with it for minutes
     options = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
     command = [program("mke2fs"), *("-t", "ext4", "-q", "-F", "-m", "0", "-E", options), str(path)]
@@ -81,11 +77,19 @@ def _make_ext4(path: Path) -> None:
         raise LiveError(f"guest.volume: mke2fs failed: {last_line(said.err)}; give another size")
 
 
+def _make_empty(path: Path, size_bytes: int) -> None:
+    with path.open("xb") as file:
+        file.truncate(size_bytes)
+
+
 def copy_sparse(source: Path, to: Path) -> None:
     """Copy a disk; what is zero takes no room.  `LiveError`."""
-    said = ask_program(["cp", "--sparse=always", str(source), str(to)], _PROGRAM_LIMIT_S)
+    try:
+        said = ask_program(["cp", "--sparse=always", str(source), str(to)], _PROGRAM_LIMIT_S)
+    except OSError as error:
+        raise LiveError(f"cp: cannot be run: {error.strerror}; install coreutils") from None
     if said.status != 0:
-        raise LiveError(f"{source}: cannot be copied: {last_line(said.err)}")
+        raise LiveError(f"{source}: cannot be copied: {last_line(said.err)}; is there room?")
 
 
 def remove(volume: Volume, paths: Paths) -> None:
