@@ -168,6 +168,7 @@ def _ground_seed(scenario: Scenario) -> int:
 
 
 def _about(plan: LivePlan, run: LiveRun | NativeRun) -> Mapping[str, str]:
+    volume = plan.machine.volume
     scanners = [told.detail for told in run.events if told.what == "scanner"]
     return {
         "world": "live",
@@ -176,6 +177,11 @@ def _about(plan: LivePlan, run: LiveRun | NativeRun) -> Mapping[str, str]:
         **{f"machine of {host.node.id}": host.at for host in plan.hosts if host.at},
         "accelerator": plan.machine.accelerator,
         "processor": processor(),
+        **(
+            {}
+            if volume is None
+            else {"replicated disk": f"{volume.size_bytes} B, NBD over {volume.transport}"}
+        ),
         "dirty pages found by": (
             "QEMU" if isinstance(run, NativeRun) else scanners[0] if scanners else "nobody"
         ),
@@ -221,6 +227,11 @@ NOT_LIVE: tuple[Refused, ...] = (
         "that state; give stop-and-send, and no microcheckpoint",
     ),
     Refused(
+        {"client": frozenset(("store",)), "volume": frozenset(("no disk",))},
+        "client.kind",
+        "records are stored on a replicated disk; give a table [guest.volume]",
+    ),
+    Refused(
         {"volume": frozenset(("a replicated disk",)), "engine": frozenset(("native",))},
         "guest.volume",
         'only the wire engine replicates disks; give guest.engine = "wire"',
@@ -251,6 +262,7 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         **scenario.choices(policy),
         "engine": scenario.guest.engine,
         "volume": "no disk" if scenario.guest.volume is None else "a replicated disk",
+        "client": scenario.client.kind,
         "hosts": "this machine" if hosts == (None, None) else "other machines",
     }
     for row in refusals(choices, NOT_LIVE):

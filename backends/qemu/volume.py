@@ -32,6 +32,7 @@ _LOOPBACK = "127.0.0.1"
 _RESYNC_LIMIT_S = 120.0
 _MERGE_LIMIT_S = 60.0
 _LOOK_S = 0.005
+_YANK_LIMIT_S = 2.0  # it takes some milliseconds
 _PROGRAM_LIMIT_S = 60.0
 _SBIN = ("/usr/sbin", "/sbin")  # not on every user's path
 
@@ -187,7 +188,7 @@ class SourceDisk:
             self.trouble = self.trouble or "the secondary's disk: it was cut off"
             instance = {"type": "block-node", "node-name": self._replica}
             with contextlib.suppress(LiveError):  # it had ended by itself
-                await self._qmp.execute("yank", {"instances": [instance]}, oob=True)
+                await self._qmp.execute("yank", {"instances": [instance]}, _YANK_LIMIT_S, oob=True)
 
     async def part(self) -> None:
         """Go on without the replica; one that was never joined, too."""

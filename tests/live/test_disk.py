@@ -312,6 +312,11 @@ REMOTE = {"primary": "127.0.0.1:1", "listen": "127.0.0.1", "secret_file": "/none
         ({"transfer": "copy-then-send"}, "remus", "a replicated disk with copy-then-send: what"),
         ({}, "microcheckpoint", "a replicated disk with copy-then-send: what"),
         ({"engine": "native"}, "remus", "guest.volume: a replicated disk with native: only"),
+        (
+            {"client": {"kind": "store"}, "volume": None},
+            "remus",
+            "client.kind: store with no disk:",
+        ),
         ({"hosts": REMOTE}, "remus", "a replicated disk with other machines: disks are"),
         ({"image": "/no/image"}, "remus", "/no/image: not there; give a raw disk image"),
         ({"size": "8388609 B"}, "remus", "guest.volume.size: 8388609 B; give a multiple"),
@@ -323,6 +328,8 @@ def test_what_cannot_be_replicated_is_refused(tables, policy, says):
     for name in ("image", "size"):
         if name in rest:
             guest["volume"] = {name: rest.pop(name)}
+    if "volume" in rest:
+        del guest["volume"], rest["volume"]
     if "engine" in rest:
         guest["engine"] = rest.pop("engine")
     scenario = Scenario.from_mapping({**SERVICE, **rest, "guest": guest})
