@@ -257,13 +257,13 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     """What a scenario asks for, made sure that it can be had here."""
     if scenario.dialect != "upstream":
         raise LiveError(f"dialect {scenario.dialect}: real QEMUs speak upstream")
-    hosts = (scenario.hosts.primary, scenario.hosts.secondary)
+    away = (scenario.hosts.primary, scenario.hosts.secondary) != (None, None)
     choices = {
         **scenario.choices(policy),
         "engine": scenario.guest.engine,
         "volume": "no disk" if scenario.guest.volume is None else "a replicated disk",
         "client": scenario.client.kind,
-        "hosts": "this machine" if hosts == (None, None) else "other machines",
+        "hosts": "other machines" if away else "this machine",
     }
     for row in refusals(choices, NOT_LIVE):
         raise LiveError(f"{scenario.name}: {row.key}: {row.what(choices)}: {row.why}")

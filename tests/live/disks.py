@@ -76,7 +76,7 @@ class Kill:
 
     survivor: str
     verdict: Verdict
-    in_flight: int | None  # records on the lost host's disk that were not acknowledged
+    in_flight: int  # records on the lost host's disk that were not acknowledged
     gap_ms: float  # until the next acknowledgement
 
 
