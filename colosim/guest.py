@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from colosim.section import Count, Duration, Rate, Ratio, Section, Size, number, option
+from colosim.section import Count, Duration, Quantity, Rate, Ratio, Section, Size, number, option
+from colosim.units import SIZE
 
 
 class Ground(Section):
@@ -17,6 +18,27 @@ class Ground(Section):
     touches_per_s: Rate = option("5000 /s", "pages written while the guest runs")
     pattern: Literal["uniform", "zipf", "sequential"] = option("uniform", "which pages")
     exponent: Annotated[float, number("exponent", high=10.0)] = option(1.0, "of zipf")
+
+
+class Volume(Section):
+    """A disk that the guest writes to and that is replicated with it (virtio, serial "colosim").
+
+    The primary's writes go to its own disk and, by NBD, to the secondary's; the secondary's guest
+    sees them from the next checkpoint on.
+    """
+
+    size_bytes: Annotated[int, Quantity(SIZE, minimum=8 << 20)] = option(
+        "64 MiB", "of a new, empty ext4; the guest image mounts it at /disk"
+    )
+    image: str | None = option(None, "instead, a raw image of your own, of which a copy is used")
+    transport: Literal["unix", "tcp"] = option(
+        "unix", "how the primary's writes reach the secondary: a unix socket, or TCP on loopback"
+    )
+    directory: str | None = option(
+        None,
+        "where disks and overlays are while the run lasts; {host} stands for the host; "
+        "default with the guests' memory",
+    )
 
 
 class Guest(Section):
@@ -44,6 +66,7 @@ class Guest(Section):
     disk: str | None = option(
         None, "a disk image of your own, raw or qcow2, which both guests get read-only"
     )
+    volume: Volume | None = option(None, "a replicated disk; default none")
     append: str = option("console=ttyS0", "command line of your kernel")
     ready: str = option("colosim: ready", "text on the serial console that means: has booted")
     boot_limit_ns: Duration = option("120 s", "longest wait for that text")
@@ -56,7 +79,7 @@ class Client(Section):
     """Who talks to a live guest, at the load of ``[workload]``."""
 
     kind: Literal[
-        "none", "http", "redis", "memcached", "echo", "udp", "download", "work", "command"
+        "none", "http", "redis", "memcached", "echo", "udp", "download", "work", "store", "command"
     ] = option("none", "built-in client, or a command of your own")
     guest_port: Annotated[int, number("port", 1, 65535)] | None = option(
         None, "port in the guest; default that of the service"

@@ -23,7 +23,7 @@ from backends.qemu.address import Address, parse
 from backends.qemu.errors import LiveError
 from backends.qemu.genuine import ColoCompare, CompareSettings
 from backends.qemu.guests import Fate, PrimaryGuest, SecondaryGuest
-from backends.qemu.launch import Paths, Qemu
+from backends.qemu.launch import Paths, Qemu, Volume
 from backends.qemu.memory import scanner_for
 from backends.qemu.net.acked import Acked
 from backends.qemu.net.config import CAPTURE_LIMIT_BYTES, CONTROL, HUB, LINK
@@ -33,7 +33,8 @@ from backends.qemu.net.port import Port
 from backends.qemu.plan import StrikePlan
 from backends.qemu.qmp import Qmp
 from backends.qemu.stream import Channel, Kind, Lines, connect, head, join, pack
-from backends.qemu.world import LiveHost, PrimaryHost, SecondaryHost, Trace
+from backends.qemu.volume import ReplicaDisk, SourceDisk
+from backends.qemu.world import NS_PER_S, LiveHost, PrimaryHost, SecondaryHost, Trace
 from colosim.protocol.compare import ELSEWHERE
 from colosim.protocol.digests import DIGESTS
 from colosim.protocol.node import NodeConfig
@@ -53,6 +54,7 @@ class AgentConfig:
     services: addresses of runner, hub, link and control; key: in hex, for those that are TCP.
     trace, saves: files; None: the runner is on another machine, and is told.  rewrites: sequence
     numbers are translated here.  capture: file of the guest's frames, where they are compared.
+    volume: the guest's replicated disk.
     """
 
     host: str
@@ -70,6 +72,7 @@ class AgentConfig:
     strikes: tuple[StrikePlan, ...] = ()
     rewrites: bool = False
     capture: str | None = None
+    volume: Volume | None = None
 
 
 class Authority:
@@ -181,6 +184,7 @@ class Agent:
         """Be the primary of a new pair: this guest is the one that clients talk to."""
         if self._host is None or self._host.node.step not in _GOES_ON:
             raise LiveError(f"host {self._config.host} does not go on alone (yet)")
+        await self.do_settle()
         path, version = peer_qemu
         self._peer_qemu = Qemu(path, tuple(version))
         self._host.close()
@@ -207,13 +211,21 @@ class Agent:
         if node.role is Role.PRIMARY:
             scanner = scanner_for(self._vm_pid, paths.ram, config.memory_bytes)
             self._authority.tell("scanner", name=scanner.name)
-            guest = PrimaryGuest(qmp, paths, scanner, _OPERATION_LIMIT_S, self._befell)
+            disk = None
+            if config.volume is not None:
+                # the core's limit of `stop` would say that our own guest hangs
+                limits = node.limits
+                patience_s = min(limits.stop_ns, limits.save_ns) / 2 / NS_PER_S
+                disk = SourceDisk(qmp, patience_s, self._replica_lost)
+            guest = PrimaryGuest(qmp, paths, scanner, _OPERATION_LIMIT_S, self._befell, disk)
             genuine = await self._genuine(node)
             self._guest = guest
             self._host = PrimaryHost(guest, self._saved, genuine=genuine, **rest)
         else:
             qemu = Qemu(*config.qemu)
-            second = SecondaryGuest(qmp, paths, qemu, _OPERATION_LIMIT_S, self._befell)
+            replica = None if config.volume is None else ReplicaDisk(qmp, paths, config.volume)
+            limit_s = _OPERATION_LIMIT_S
+            second = SecondaryGuest(qmp, paths, qemu, limit_s, self._befell, replica)
             self._guest, self._host = second, SecondaryHost(second, **rest)
 
     async def _genuine(self, node: NodeConfig) -> ColoCompare | None:
@@ -242,10 +254,30 @@ class Agent:
     async def _perform(self, name: str, arguments: dict[str, Any]) -> Any:
         return await getattr(self, f"do_{name}")(**arguments)
 
-    async def do_protect(self) -> None:
-        """Send the guest to the peer and begin."""
+    async def do_export(self) -> dict[str, Any] | None:
+        """Let the primary write to this secondary's disk; where, if there is one."""
+        assert isinstance(self._guest, SecondaryGuest)
+        return None if self._guest.disk is None else await self._guest.disk.export()
+
+    async def do_settle(self) -> None:
+        """Until the disk of a guest that was taken over is whole."""
+        if isinstance(self._guest, SecondaryGuest) and self._guest.disk is not None:
+            await self._guest.disk.merged()
+
+    async def do_protect(self, disk: dict[str, Any] | None = None) -> None:
+        """Send the guest to the peer and begin.
+
+        disk: where the peer's disk can be written to.
+        """
         assert isinstance(self._host, PrimaryHost)
         assert isinstance(self._guest, PrimaryGuest)
+        if disk is not None and self._guest.disk is not None:
+            try:
+                await self._guest.disk.resync(disk, self._host.peer)
+            except LiveError:
+                self._host.close()
+                await self._guest.disk.part()
+                raise
         stream, beats = await self._joined()
         self._host.attach(stream, beats)
         if self._port is not None and self._port.rewriter is not None:
@@ -310,6 +342,10 @@ class Agent:
         if self._host is not None:
             self._host.befell(fate)
 
+    def _replica_lost(self, why: str) -> None:
+        if isinstance(self._host, PrimaryHost):
+            self._host.replica_lost(why)
+
     def _lost(self, why: str) -> None:
         if self._host is not None:
             self._host.vm_lost(why)
@@ -327,6 +363,8 @@ def main() -> None:
     for name in ("qemu", "peer_qemu"):
         path, version = raw[name]
         raw[name] = (path, tuple(version))
+    if raw["volume"] is not None:
+        raw["volume"] = Volume(**raw["volume"])
     raw["strikes"] = tuple(StrikePlan(*each) for each in raw["strikes"])
     heap.settle()
     asyncio.run(Agent(AgentConfig(**raw)).run())

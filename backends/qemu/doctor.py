@@ -30,10 +30,12 @@ from backends.qemu.errors import LiveError
 from backends.qemu.findings import Finding, Status, lines_of
 from backends.qemu.guest import cached
 from backends.qemu.guest.programs import compile_ground
+from backends.qemu.guest.store import judge
 from backends.qemu.launch import Qemu
 from backends.qemu.memory import soft_dirty_works
 from backends.qemu.net.passt import passt_argv
 from backends.qemu.selftest import LAST_STEP, SELF_TEST_BYTES, self_test, skipped
+from backends.qemu.volume import make_disk
 
 QEMU = "qemu-system-x86_64"
 Say = Callable[[str], None]
@@ -438,6 +440,22 @@ def _compiler() -> Finding:
     return Finding("compiler", "ok", f"builds the guest's program, {size >> 10} KiB")
 
 
+def _disks() -> Finding:
+    """Make a file system and look at it, as a run with guest.volume does."""
+    name = "e2fsprogs"
+    try:
+        with tempfile.TemporaryDirectory(prefix="colosim-disk-") as directory:
+            disk = Path(directory, "disk")
+            make_disk(disk, 8 * _MIB)
+            verdict = judge(disk, [], 1)
+    except LiveError as error:
+        detail, _, advice = str(error).rpartition("; ")
+        return Finding(name, "warn", f"{detail}; runs without guest.volume need none", advice)
+    if verdict.problems:
+        return Finding(name, "fail", verdict.problems[0], "install another e2fsprogs")
+    return Finding(name, "ok", "a disk of a guest can be made and checked")
+
+
 # --------------------------------------------------------------------------------------------
 # The examination
 
@@ -471,6 +489,7 @@ async def examine(
         ("guest image", _cached_image),
         ("dpkg and apt", _tools),
         ("compiler", _compiler),
+        ("e2fsprogs", _disks),
     )
     for name, function in checks:
         say(f"trying {name}")

@@ -27,6 +27,7 @@ from backends.qemu.memory import Pages, Scanner
 from backends.qemu.net.sockets import Stream
 from backends.qemu.qmp import Qmp, event_is
 from backends.qemu.stream import PIECE_BYTES, Peer
+from backends.qemu.volume import ReplicaDisk, SourceDisk
 from backends.qemu.wire import (
     MigrationBridge,
     RamEncoder,
@@ -170,12 +171,22 @@ class _Guest:
 
 
 class PrimaryGuest(_Guest):
-    """A QEMU whose state is sent away: by one ordinary migration, then by checkpoints."""
+    """A QEMU whose state is sent away: by one ordinary migration, then by checkpoints.
+
+    disk: its replicated disk, where it has one.
+    """
 
     def __init__(
-        self, qmp: Qmp, paths: Paths, scanner: Scanner, limit_s: float, befell: Befell
+        self,
+        qmp: Qmp,
+        paths: Paths,
+        scanner: Scanner,
+        limit_s: float,
+        befell: Befell,
+        disk: SourceDisk | None = None,
     ) -> None:
         super().__init__(qmp, limit_s, befell)
+        self.disk = disk
         self._paths = paths
         self._scanner = scanner
         self._ground: Pages | None = None  # where its `ground` program has the header page
@@ -204,6 +215,8 @@ class PrimaryGuest(_Guest):
         try:
             async with asyncio.timeout(_SYNC_LIMIT_S):
                 await self.stop()
+                if self.disk is not None:
+                    await self.disk.join()
                 await execute("migrate-set-capabilities", {"capabilities": _PLAIN})
                 await execute(
                     "migrate-set-parameters",
@@ -239,6 +252,8 @@ class PrimaryGuest(_Guest):
         """Run on after a synchronisation that failed."""
         with contextlib.suppress(LiveError):
             await self.qmp.execute("migrate_cancel")
+        if self.disk is not None:
+            await self.disk.part()
         await self.start()
 
     async def _migrated(self) -> None:
@@ -250,6 +265,20 @@ class PrimaryGuest(_Guest):
                 why = status.get("error-desc", status["status"])
                 raise LiveError(f"{self.qmp.name}: first synchronisation failed: {why}")
             await asyncio.sleep(0.005)
+
+    def heard(self, event: QmpMessage) -> None:
+        super().heard(event)
+        why = None if self.disk is None else self.disk.heard(event)
+        if why is not None:
+            self._befell(Fate("beyond use", why))
+
+    async def stop(self) -> None:
+        async with self._patience():
+            await super().stop()
+
+    def _patience(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Around what waits for the guest's writes."""
+        return contextlib.nullcontext() if self.disk is None else self.disk.patience()
 
     async def stop_to_save(self) -> None:
         """Stop the guest for `save`, before which nothing else can change it.
@@ -268,8 +297,12 @@ class PrimaryGuest(_Guest):
             devices = self._saving_devices()
             for _ in range(_ROUNDS):
                 await asyncio.sleep(0)
-        ram = await self._save_ram(checkpoint)
-        device, there_ns = await devices
+        async with self._patience():
+            ram = await self._save_ram(checkpoint)
+            device, there_ns = await devices
+        if self.disk is not None and self.disk.trouble is not None:
+            # of all that the guest wrote before it stopped we have heard by now
+            raise LiveError(self.disk.trouble)
         blob = self._blob(f"device-{checkpoint}", [device])
         saved = Saved(
             checkpoint=checkpoint,
@@ -354,11 +387,21 @@ async def leave_colo(qmp: Qmp, limit_s: float) -> bool:
 class SecondaryGuest(_Guest):
     """A QEMU in COLO's incoming side.
 
-    said(bytes) is not a callback: `next_message` gives what it says, in order.
+    said(bytes) is not a callback: `next_message` gives what it says, in order.  disk: its
+    replicated disk, where it has one.
     """
 
-    def __init__(self, qmp: Qmp, paths: Paths, qemu: Qemu, limit_s: float, befell: Befell) -> None:
+    def __init__(
+        self,
+        qmp: Qmp,
+        paths: Paths,
+        qemu: Qemu,
+        limit_s: float,
+        befell: Befell,
+        disk: ReplicaDisk | None = None,
+    ) -> None:
         super().__init__(qmp, limit_s, befell)
+        self.disk = disk
         self._is_over = True  # until clients talk to it, each load makes good what befalls it
         self._read_limit_s = limit_s
         self._paths = paths
@@ -458,6 +501,10 @@ class SecondaryGuest(_Guest):
         instances = [{"type": "migration"}]
         with contextlib.suppress(LiveError):
             await self.qmp.execute("yank", {"instances": instances}, self._limit_s, oob=True)
+        if self.disk is not None:
+            # Until now what the primary writes to the disk is kept from our guest.  Once COLO is
+            # left it is not, and a primary that hung may yet wake up.
+            await self.disk.fence()
         # Until its COLO thread has seen that the stream ended, it may be between two states.
         if await leave_colo(self.qmp, self._limit_s):
             self._is_over = False

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ from backends.nodes import PRIMARY, SECONDARY, node_configs
 from backends.qemu.clients import Load
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import GroundOptions, build
-from backends.qemu.launch import CLOCK, MAC, Machine
+from backends.qemu.guest.store import judge
+from backends.qemu.launch import CLOCK, MAC, QCOW2, Machine, Volume
 from backends.qemu.native import NativeRun, refuse
 from backends.qemu.net.config import GUEST_IP
 from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.records import held, merged, phased, recorded, timed
-from backends.qemu.runner import LiveRun
+from backends.qemu.runner import KEPT_DISK, LiveRun
 from backends.qemu.sites import Sites, forward_of, tap_of
+from backends.qemu.volume import program
 from colosim.model.results import HOLD_COLUMNS, PHASE_COLUMNS, RunRecord, columns
 from colosim.model.streams import Streams
 from colosim.protocol.combinations import Refused, refusals
@@ -34,6 +36,7 @@ from colosim.scenario import BatchJob, Fault, Scenario
 HOST_OF = {PRIMARY: "a", SECONDARY: "b"}
 _NS_PER_S = 1_000_000_000
 _LOOK_NS = 500_000_000
+_BLOCK_BYTES = 4096
 
 Say = Callable[[str], None]
 Watch = Callable[[float, float, str], None]
@@ -87,6 +90,9 @@ async def run_live(
         if load is not None:
             await load.stop()
         duration_ns = time.monotonic_ns() - start_ns
+        if isinstance(run, LiveRun) and plan.machine.volume is not None:
+            with suppress(LiveError):  # a guest that was lost: then its disk says so
+                await run.settle()
     traces = [scratch / f"{host}.trace" for host in run.hosts]
     lines = merged(traces, [node for node, host in run.nodes.items() if host in run.lost])
     saves = {node: scratch / f"{host}.saves" for node, host in run.nodes.items()}
@@ -103,6 +109,7 @@ async def run_live(
         }
         for told in run.events
     ]
+    disk = _judged(scenario, plan, scratch, load)
     record = RunRecord(
         policy=policy,
         seed=scenario.seed,
@@ -120,10 +127,11 @@ async def run_live(
             ),
             key=lambda event: event["at_ns"],
         ),
-        violations=[str(violation) for violation in check(lines)],
+        violations=[*(str(violation) for violation in check(lines)), *disk.problems],
         counters={
             **recorder.counters,
             **({} if load is None else load.counters()),
+            **disk.counters,
             **(run.counters if isinstance(run, NativeRun) else {}),
         },
         phases=columns(phased(lines, saves, start_ns, run.ahead_ns()), PHASE_COLUMNS),
@@ -132,7 +140,35 @@ async def run_live(
     return LiveOutcome(record, lines, _about(plan, run), interrupted, start_ns)
 
 
+@dataclass(frozen=True, slots=True)
+class _Disk:
+    """What the replicated disk said at the end."""
+
+    problems: tuple[str, ...] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+def _judged(scenario: Scenario, plan: LivePlan, scratch: Path, load: Load | None) -> _Disk:
+    """Of a disk whose file system is ours: is it sound, and has it what clients were told?"""
+    volume, disk = plan.machine.volume, scratch / KEPT_DISK
+    if volume is None or volume.image is not None or not disk.exists():
+        return _Disk()
+    stored = [] if load is None else load.tally.stored
+    verdict = judge(disk, stored, _ground_seed(scenario))
+    counters = {
+        "disk_records": verdict.records,
+        "disk_acknowledged_records": verdict.acknowledged,
+        "disk_lost_records": verdict.lost,
+    }
+    return _Disk(tuple(f"disk: {problem}" for problem in verdict.problems), counters)
+
+
+def _ground_seed(scenario: Scenario) -> int:
+    return scenario.seed % 2**31
+
+
 def _about(plan: LivePlan, run: LiveRun | NativeRun) -> Mapping[str, str]:
+    volume = plan.machine.volume
     scanners = [told.detail for told in run.events if told.what == "scanner"]
     return {
         "world": "live",
@@ -141,6 +177,11 @@ def _about(plan: LivePlan, run: LiveRun | NativeRun) -> Mapping[str, str]:
         **{f"machine of {host.node.id}": host.at for host in plan.hosts if host.at},
         "accelerator": plan.machine.accelerator,
         "processor": processor(),
+        **(
+            {}
+            if volume is None
+            else {"replicated disk": f"{volume.size_bytes} B, NBD over {volume.transport}"}
+        ),
         "dirty pages found by": (
             "QEMU" if isinstance(run, NativeRun) else scanners[0] if scanners else "nobody"
         ),
@@ -180,6 +221,27 @@ NOT_LIVE: tuple[Refused, ...] = (
         'QEMU\'s secondary takes pages whole while it runs; live, give "none"',
     ),
     Refused(
+        {"volume": frozenset(("a replicated disk",)), "transfer": frozenset(("copy-then-send",))},
+        "guest.volume",
+        "what the guest writes while its state is sent would be in the secondary's disk before "
+        "that state; give stop-and-send, and no microcheckpoint",
+    ),
+    Refused(
+        {"client": frozenset(("store",)), "volume": frozenset(("no disk",))},
+        "client.kind",
+        "records are stored on a replicated disk; give a table [guest.volume]",
+    ),
+    Refused(
+        {"volume": frozenset(("a replicated disk",)), "engine": frozenset(("native",))},
+        "guest.volume",
+        'only the wire engine replicates disks; give guest.engine = "wire"',
+    ),
+    Refused(
+        {"volume": frozenset(("a replicated disk",)), "hosts": frozenset(("other machines",))},
+        "guest.volume",
+        "disks are replicated between hosts of one machine; leave [hosts] out",
+    ),
+    Refused(
         {
             "engine": frozenset(("native",)),
             "policy": frozenset(("adaptive", "hybrid", "microcheckpoint")),
@@ -207,7 +269,14 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     """What a scenario asks for, made sure that it can be had here."""
     if scenario.dialect != "upstream":
         raise LiveError(f"dialect {scenario.dialect}: real QEMUs speak upstream")
-    choices = {**scenario.choices(policy), "engine": scenario.guest.engine}
+    away = (scenario.hosts.primary, scenario.hosts.secondary) != (None, None)
+    choices = {
+        **scenario.choices(policy),
+        "engine": scenario.guest.engine,
+        "volume": "no disk" if scenario.guest.volume is None else "a replicated disk",
+        "client": scenario.client.kind,
+        "hosts": "other machines" if away else "this machine",
+    }
     for row in refusals(choices, NOT_LIVE):
         raise LiveError(f"{scenario.name}: {row.key}: {row.what(choices)}: {row.why}")
     if any(fault.kind == "corrupt" for fault in scenario.fault):
@@ -219,6 +288,7 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     for path in filter(None, (guest.kernel, guest.initrd, guest.disk)):
         if not Path(path).is_file():
             raise LiveError(f"{path}: not there; give a kernel, initramfs or disk of your own")
+    volume = _volume(scenario)
     sites = Sites(scenario)
     compares = POLICIES[policy].output is Output.WITNESS
     nodes = node_configs(scenario, policy, packets=compares)
@@ -232,6 +302,7 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         memory_bytes=scenario.memory.guest_memory_bytes,
         mac=MAC if has_net else None,
         disk=None if guest.disk is None else Path(guest.disk).resolve(),
+        volume=volume,
         extra=guest.arguments,
         **_software(scenario, chosen, say),
     )
@@ -261,6 +332,26 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     )
 
 
+def _volume(scenario: Scenario) -> Volume | None:
+    """The replicated disk."""
+    asked = scenario.guest.volume
+    if asked is None:
+        return None
+    if asked.image is None and asked.size_bytes % _BLOCK_BYTES:
+        raise LiveError(f"guest.volume.size: {asked.size_bytes} B; give a multiple of 4 KiB")
+    if asked.image is None:
+        for name in ("mke2fs", "e2fsck", "debugfs"):
+            program(name)
+        return Volume(asked.size_bytes, None, asked.transport, asked.directory)
+    image = Path(asked.image).resolve()
+    if not image.is_file():
+        raise LiveError(f"{image}: not there; give a raw disk image of your own")
+    with image.open("rb") as file:
+        if file.read(4) == QCOW2:
+            raise LiveError(f"{image}: is qcow2; give a raw image (qemu-img convert -O raw)")
+    return Volume(image.stat().st_size, image, asked.transport, asked.directory)
+
+
 def _software(scenario: Scenario, chosen: str, say: Say) -> Mapping[str, Any]:
     """Kernel, initrd and command line."""
     guest = scenario.guest
@@ -276,7 +367,7 @@ def _software(scenario: Scenario, chosen: str, say: Say) -> Mapping[str, Any]:
         rate=ground.touches_per_s,
         pattern=ground.pattern,
         exponent=ground.exponent,
-        seed=scenario.seed % 2**31,
+        seed=_ground_seed(scenario),
     )
     append = image.command_line(services=guest.services, ground=options)
     return {

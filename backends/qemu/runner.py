@@ -15,14 +15,15 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from backends.nodes import of_pair
+from backends.qemu import volume
 from backends.qemu.address import UnixAddress
 from backends.qemu.errors import LiveError
-from backends.qemu.launch import MAC, Paths, argv
+from backends.qemu.launch import MAC, DiskFiles, Paths, argv
 from backends.qemu.net.config import CONTROL, GATEWAY, NetConfig
 from backends.qemu.net.control import Control
 from backends.qemu.net.passt import passt_argv
@@ -38,9 +39,13 @@ from colosim.protocol.types import Role
 
 #: names of a run's hosts, in the order in which they come
 HOSTS = tuple("abcdefghijklmnopqrstuvwxyz")
+#: in the run's scratch directory: the replicated disk of the guest that clients talked to last
+KEPT_DISK = "disk.img"
 _LEAST_DELAY_S = 0.05
 _REAPED_S = 0.3  # whoever ended was reaped by then
+_STOPPED_LIMIT_S = 5.0
 _UNIMPAIRED: Mapping[str, Any] = {"delay_ns": 0, "bandwidth_bps": None, "cut": False}
+_DISK_COPIES = 4  # two disks; two overlays, which seldom hold much; a fresh secondary's disk
 _UP_LIMIT_S = 20.0
 _PAIR_LIMIT_S = 180.0
 _NET_LIMIT_S = 5.0
@@ -63,6 +68,7 @@ class _Host:
     plan: HostPlan
     paths: Paths
     place: Place
+    vm_pid: int = 0
     lines: Lines | None = None
     up: asyncio.Event = field(default_factory=asyncio.Event)
     trouble: str | None = None
@@ -174,6 +180,7 @@ class LiveRun:
         self._hosts[survivor].plan = replace(self._hosts[survivor].plan, node=lead)
         self.nodes[lead.id] = survivor
         self._witness = Witness()
+        self._remove_disks(but=(survivor,))
         try:
             await self._start_secondary(fresh, self._hosts[survivor].plan)
             header = encode_line(Line(lead.id, 0, 0, "node", "", lead))
@@ -203,10 +210,11 @@ class LiveRun:
     async def _pair(self, a: str, b: str) -> None:
         self._say("first synchronisation")
         limit_s = _PAIR_LIMIT_S
+        disk = await self._lines(b).ask("export", _UP_LIMIT_S)
         accept = asyncio.create_task(self._lines(b).ask("accept", limit_s, limit_s=limit_s))
         self.promoted, self.secondary = None, b
         try:
-            await self._lines(a).ask("protect", limit_s)
+            await self._lines(a).ask("protect", limit_s, disk=disk)
             await accept
         finally:
             accept.cancel()
@@ -222,6 +230,10 @@ class LiveRun:
         """Shut a host out and end its domain; what there is to say of that."""
         await self.network.ask("fence", _NET_LIMIT_S, host=name)
         return await self._hosts[name].place.fence(name)
+
+    async def settle(self) -> None:
+        """After a takeover, until the disk of the guest that goes on is whole; `LiveError`."""
+        await self._lines(self.primary).ask("settle", _PAIR_LIMIT_S)
 
     def words(self) -> str:
         """How it goes, for a person."""
@@ -246,6 +258,31 @@ class LiveRun:
 
     def paths(self, host: str) -> Paths:
         return self._hosts[host].paths
+
+    def disk_of(self, host: str) -> Path | None:
+        """The file of a host's replicated disk, if there is one."""
+        asked = self.plan.machine.volume
+        return None if asked is None else DiskFiles.of(asked, self.paths(host)).disk
+
+    def pid_of(self, host: str) -> int:
+        """The process id of a host's QEMU, on its machine."""
+        return self._hosts[host].vm_pid
+
+    async def snapshot(self, host: str, to: Path) -> None:
+        """Copy a host's replicated disk as its QEMU's death at this moment would leave it."""
+        there, disk = self._hosts[host], self.disk_of(host)
+        if disk is None or there.plan.at is not None:
+            raise LiveError(f"host {host} has no replicated disk here")
+        await there.place.signal(host, signal.SIGSTOP, "qemu")
+        try:
+            end_s = time.monotonic() + _STOPPED_LIMIT_S
+            while not _stands_still(there.vm_pid):
+                if time.monotonic() > end_s:
+                    raise LiveError(f"host {host}: its QEMU did not stop")
+                await asyncio.sleep(0.001)
+            await asyncio.to_thread(volume.copy_sparse, disk, to)
+        finally:
+            await there.place.signal(host, signal.SIGCONT, "qemu")
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -331,7 +368,11 @@ class LiveRun:
     # -- starting --------------------------------------------------------------------------
 
     def _memory_needed(self) -> int:
-        return 3 * self.plan.machine.memory_bytes  # two guests and the shadow, which may swap
+        machine = self.plan.machine
+        need_bytes = 3 * machine.memory_bytes  # two guests and the shadow, which may swap
+        if machine.volume is not None and machine.volume.directory is None:
+            need_bytes += _DISK_COPIES * machine.volume.size_bytes
+        return need_bytes
 
     async def _start_network(self) -> None:
         """The link between the hosts; and, where clients are to reach the guest, its network."""
@@ -373,11 +414,14 @@ class LiveRun:
         host = self._hosts[plan.name] = _Host(plan, paths, place)
         self.nodes[plan.node.id] = plan.name
         machine = await place.machine(self.plan.machine)
+        if machine.volume is not None:
+            await asyncio.to_thread(volume.make, machine.volume, paths, incoming)
         rewrites = plan.node.compare != DIGESTS and self.plan.rewriter == "qemu"
         command = argv(plan.qemu, machine, paths, incoming, rewrites and incoming)
         await self._start_agent(host, peer)  # first: it listens for the guest's network
-        vm_pid = await place.start_qemu(plan.name, command)
-        adopt = asyncio.create_task(self._lines(plan.name).ask("adopt", _UP_LIMIT_S, vm_pid=vm_pid))
+        host.vm_pid = await place.start_qemu(plan.name, command)
+        ask = self._lines(plan.name).ask
+        adopt = asyncio.create_task(ask("adopt", _UP_LIMIT_S, vm_pid=host.vm_pid))
         try:
             while not adopt.done():  # if QEMU ends at once, its own last words say more
                 self._check(host)
@@ -407,9 +451,17 @@ class LiveRun:
             and plan.node.role is Role.SECONDARY
             and self.plan.rewriter == "strict",
             "capture": str(frames) if compares and not plan.at else None,
+            "volume": self._volume_asked(),
         }
         await host.place.start_agent(plan.name, config)
         await self._wait(host, host.up, _UP_LIMIT_S, "its agent did not come up")
+
+    def _volume_asked(self) -> dict[str, Any] | None:
+        """As an agent is told."""
+        asked = self.plan.machine.volume
+        if asked is None:
+            return None
+        return {**asdict(asked), "image": None}  # the agent makes no disks
 
     async def _until_ready(self, name: str) -> None:
         """Until the guest says so on its console."""
@@ -504,6 +556,10 @@ class LiveRun:
         self.checkpoints += 1
         self.pause_ns = pause_ns
 
+    async def do_merged(self, host: _Host, took_ns: int) -> None:
+        """What a survivor's guest wrote as a secondary is in its disk."""
+        self.tell(host.plan.name, "disk merged", f"in {took_ns / 1e6:.1f} ms")
+
     async def do_noticed(self, host: _Host, what: str, why: str) -> None:
         if what == "off":
             self._off = host.plan.name
@@ -566,3 +622,26 @@ class LiveRun:
             kept, console = self._scratch / f"{name}.console.log", host.place.console(name)
             if console != kept and console.exists():
                 shutil.copy(console, kept)
+        disk = self.disk_of(self.primary)
+        if disk is not None and disk.exists():
+            volume.copy_sparse(disk, self._scratch / KEPT_DISK)
+        self._remove_disks()
+
+    def _remove_disks(self, but: Iterable[str] = ()) -> None:
+        """Those of dead hosts are of no use: a fresh secondary gets all of it anew."""
+        asked = self.plan.machine.volume
+        if asked is not None:
+            for host in self._hosts.values():
+                if host.plan.name not in but:
+                    volume.remove(asked, host.paths)
+
+
+def _stands_still(pid: int) -> bool:
+    """All threads of a process are stopped, or gone with it."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0]
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+        return all(state in "TtZX" for state in states)
+    return not Path(f"/proc/{pid}").exists()

@@ -30,6 +30,7 @@ Version = tuple[int, int, int]
 
 _TMPFS = Path("/dev/shm")
 _RAM_COPIES = 3  # in the tmpfs: two guests and the shadow
+_DISK_COPIES = 4  # two disks, the overlays, a fresh secondary's disk
 _MIB = 1 << 20
 _MS = 1_000_000
 _S = 1000 * _MS
@@ -337,6 +338,20 @@ _UNSAFE: tuple[_Rule, ...] = (
         "memory.guest_memory",
         f"three times as much does not fit {_TMPFS} now",
         f"give less, or mount {_TMPFS} larger",
+    ),
+    (
+        "fail",
+        lambda a: (
+            a.s.guest.volume is not None
+            and a.s.guest.volume.directory is None
+            and _RAM_COPIES * a.s.memory.guest_memory_bytes
+            <= a.shared_memory_bytes
+            < _RAM_COPIES * a.s.memory.guest_memory_bytes
+            + _DISK_COPIES * a.s.guest.volume.size_bytes
+        ),
+        "guest.volume",
+        f"four times its size and three times the guest's memory do not fit {_TMPFS} now",
+        "give guest.volume.directory, on a disk",
     ),
     (
         "skip",

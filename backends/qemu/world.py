@@ -420,7 +420,34 @@ class PrimaryHost(LiveHost):
         self._quiesced = False
         self._stopped_ns = 0
         self._pause_ns = 0
+        self._replica_lost: str | None = None
         super().__init__(*args, **kw)
+
+    def start(self) -> None:
+        super().start()
+        if self._replica_lost is not None:
+            self.tell(t.PeerGone(self._replica_lost))
+
+    def replica_lost(self, why: str) -> None:
+        """The secondary has not all that our guest wrote to its disk: it is no secondary."""
+        self._replica_lost = why
+        self._authority.tell("report", text=why)
+        if self.started:
+            self.tell(t.PeerGone(why))
+
+    def _fence(self, action: t.Fence, cause: Cause) -> None:
+        async def fence() -> None:
+            disk = self._guest.disk
+            if disk is not None:  # first: our guest may hang in a write to a host that hangs
+                await disk.cut_off()
+            await self._authority.fence(self.peer)
+            if disk is not None:
+                try:
+                    await disk.part()
+                except LiveError as error:  # it is cut off, which is what counts
+                    self._authority.tell("report", text=f"the secondary's disk: {error}")
+
+        self._operate(action.op, cause, fence())
 
     def _is_served(self) -> bool:
         return True
@@ -770,10 +797,23 @@ class SecondaryHost(LiveHost):
         async def start() -> None:
             if self.promoted:
                 await self._guest.take_over()
+                self._run(self._merge())
             else:
                 await self._guest.until_running(True)
 
         self._on_guest(action.op, cause, start())
+
+    async def _merge(self) -> None:
+        """The guest runs meanwhile; its disk is one that can be replicated again afterwards."""
+        disk, began_ns = self._guest.disk, self.now_ns()
+        if disk is None:
+            return
+        try:
+            await disk.merged()
+        except LiveError as error:
+            self._authority.tell("report", text=str(error))
+        else:
+            self._authority.tell("merged", took_ns=self.now_ns() - began_ns)
 
     def _send_message(self, action: t.SendMessage, cause: Cause) -> None:
         """Let the guest's own message pass, which must be the one our table asks for."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from backends.qemu.clients.wire import Failed, Wire, open_wire
+from backends.qemu.guest.store import Stored
 from colosim.guest import Client
 
 
@@ -42,6 +43,7 @@ class Tally:
     lost: requests without an answer because the connection broke or the time limit passed, and
     connections that broke while nothing was asked.  wrong: answers that are not what they must
     be.  doubled: times that more came than was asked for.
+    stored: records that the guest said are on its disk.
     reopened: connections made anew because the server closed one between requests, as http allows.
     """
 
@@ -53,6 +55,7 @@ class Tally:
     failures: dict[str, Failure] = field(default_factory=dict)
     samples: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     commands: list[CommandEnd] = field(default_factory=list)
+    stored: list[Stored] = field(default_factory=list)
 
     def failed(self, failed: Failed, at_ns: int) -> None:
         """Count a failure of its kind; the first text is kept."""

@@ -18,6 +18,7 @@ from backends.qemu.guest.ground import (
     stream,
     work_answer,
 )
+from backends.qemu.guest.store import acknowledged
 
 _PIECE_BYTES = 1 << 20
 _LONGEST_WORK_US = 60_000_000
@@ -62,6 +63,23 @@ class Work(Protocol):
         if got != expected:
             said = f": {got.decode(errors='replace')}" if got.startswith(b"error: ") else ""
             raise Failed("wrong", f"work {name}: {difference(got, expected)}{said}")
+
+
+class Store(Protocol):
+    """Records on the guest's disk, one at a time; what was acknowledged is kept in the tally."""
+
+    ports: ClassVar[Mapping[str, int]] = {"ground": LINE_PORT}
+
+    async def request(self, client: int, number: int) -> None:
+        assert self.wire is not None
+        self.wire.write(f"store client={client} number={number}\n".encode())
+        answer = (await self.wire.until(b"\n")).decode(errors="replace")
+        self.tally.received_bytes += len(answer) + 1
+        try:
+            self.tally.stored.append(acknowledged(client, number, answer))
+        except ValueError:
+            name = identity(client, number)
+            raise Failed("wrong", f"store {name}: {answer}") from None
 
 
 class Download(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from backends.qemu.clients.base import Protocol
 from backends.qemu.clients.command import Command
 from backends.qemu.clients.datagrams import Udp
-from backends.qemu.clients.ground import Download, Echo, Work
+from backends.qemu.clients.ground import Download, Echo, Store, Work
 from backends.qemu.clients.stores import Memcached, Redis
 from backends.qemu.clients.web import Http
 from backends.qemu.errors import LiveError
@@ -21,6 +21,7 @@ PROTOCOLS: Mapping[str, type[Protocol]] = {
     "udp": Udp,
     "download": Download,
     "work": Work,
+    "store": Store,
     "command": Command,
 }
 

@@ -33,6 +33,7 @@
  *   corrupt page=I             "ok": flips one bit behind the record's back; verify must find it
  *   end how=off                the guest switches itself off; or how=reboot, how=panic: no answer
  *   disk PATH                  "ok": writes the first page of a disk; waits until it is there
+ *   store client=C number=N    "stored S CHECK" once record S, which names both, is on the disk
  *
  * Stream: "get N" answers N bytes, word j (little endian) being mix(j).
  *
@@ -41,6 +42,11 @@
  * counts batches of writes and is written last.  Each page: tag, index, touch, generation, check,
  * then, from byte 64, words base(index, touch) + j * STEP.  The record holds each page's last touch,
  * so a page that is intact but old (a lost update) is found as well as a damaged one.
+ *
+ * Records.  The file /disk/records grows by 512 bytes at a time, each write on the disk before the
+ * next begins (O_DSYNC).  A record is words (little endian): tag, sequence, client, number, then
+ * base(sequence, client, number) + j * STEP, and at its end the check, mixed from all before it.
+ * The sequence counts from 1 and is the record's place in the file.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -75,9 +81,12 @@ enum {
     CHUNK_BYTES = 65536,
     MOST_PENDING_BYTES = 262144, /* a client that does not read is not read from */
     DIVERGING_BYTES = 16,
+    RECORD_WORDS = 64,
 };
 
 static const uint64_t TAG = 0x45474150444e5247ULL; /* "GRNDPAGE" */
+static const uint64_t RECORD_TAG = 0x4443455244524e47ULL; /* "GNRDRECD" */
+static const char *const RECORDS = "/disk/records";
 static const uint64_t STEP = 0x9e3779b97f4a7c15ULL;
 static const uint8_t MASKED_MAGIC[16] = { /* "COLOSIMGROUND1\0\0", each byte with 0x5a */
     0x19, 0x15, 0x16, 0x15, 0x09, 0x13, 0x17, 0x1d, 0x08, 0x15, 0x0f, 0x14, 0x1e, 0x6b, 0x5a, 0x5a,
@@ -652,6 +661,51 @@ static void do_disk(struct connection *c, char *path)
         close(fd);
 }
 
+struct store {
+    uint64_t client, number;
+};
+
+static int take_store(void *to, const char *key, const char *value)
+{
+    struct store *store = to;
+    if (!strcmp(key, "client"))
+        return whole(key, value, 0, UINT32_MAX, &store->client);
+    if (!strcmp(key, "number"))
+        return whole(key, value, 0, UINT32_MAX, &store->number);
+    return complain("%.40s: client or number", key);
+}
+
+static void do_store(struct connection *c, char *options)
+{
+    static int fd = -1;
+    struct store store = { 0, 0 };
+    if (!each_option(options, " ", take_store, &store)) {
+        say(c, "error: %s", why);
+        return;
+    }
+    if (fd < 0)
+        fd = open(RECORDS, O_RDWR | O_CREAT | O_DSYNC | O_CLOEXEC, 0644);
+    off_t at = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    if (at < 0) {
+        say(c, "error: %s: %s", RECORDS, strerror(errno));
+        return;
+    }
+    uint64_t record[RECORD_WORDS] = {
+        RECORD_TAG, (uint64_t)at / sizeof record + 1, store.client, store.number,
+    };
+    uint64_t check = 0;
+    uint64_t value = mix(is.seed ^ mix(record[1] * STEP + mix(store.client << 32 | store.number)));
+    for (int j = 4; j < RECORD_WORDS - 1; j++, value += STEP)
+        record[j] = value;
+    for (int j = 0; j < RECORD_WORDS - 1; j++)
+        check = mix(check ^ record[j]);
+    record[RECORD_WORDS - 1] = check;
+    if (at % (off_t)sizeof record || write(fd, record, sizeof record) != sizeof record)
+        say(c, "error: %s: record %" PRIu64 ": %s", RECORDS, record[1], strerror(errno));
+    else
+        say(c, "stored %" PRIu64 " %016" PRIx64, record[1], check);
+}
+
 static void add_connection(int fd, enum kind kind);
 
 /* Opens a connection and echoes on it: the one at its other end asks. */
@@ -706,10 +760,12 @@ static void do_line(struct connection *c, char *line)
         do_end(c, rest);
     else if (!strcmp(line, "disk"))
         do_disk(c, rest);
+    else if (!strcmp(line, "store"))
+        do_store(c, rest);
     else if (!strcmp(line, "dial"))
         do_dial(c, rest);
     else
-        say(c, "error: %.40s: ping, echo, stats, mark, verify, set, work, corrupt, end, disk or dial",
+        say(c, "error: %.40s: ping, echo, stats, mark, verify, set, work, corrupt, end, disk, store or dial",
             line);
 }
 

@@ -23,6 +23,18 @@ if [ -e /sys/class/net/eth0 ]; then
 	route add default gw 10.0.0.1
 fi
 
+failed=
+# The replicated disk, by its serial number.
+for disk in /sys/block/vd*; do
+	[ "$(cat "$disk/serial" 2>/dev/null)" = colosim ] || continue
+	mkdir /disk
+	if ! mount -t ext4 "/dev/${disk##*/}" /disk; then
+		rmdir /disk
+		echo "colosim: the disk ${disk##*/} is no ext4"
+		failed=1
+	fi
+done
+
 services=
 export GROUND=
 for word in $(cat /proc/cmdline); do
@@ -34,7 +46,6 @@ done
 
 # /svc/NAME runs in the foreground; its second line is "# PORT".
 ready=
-failed=
 for name in $(echo "$services" | tr , ' '); do
 	if [ ! -x "/svc/$name" ]; then
 		echo "colosim: failed $name: it is not in this image, which has: $(ls /svc | tr '\n' ' ')"
