@@ -219,9 +219,11 @@ class SimWorld:
         )
         return Host(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
 
-    def direction_of(self, name: str) -> Direction | Port:
-        """What carries what that host sends."""
-        return self._out[name]
+    def direction_of(self, name: str) -> Direction:
+        """What carries what that host sends; of a link that no other VM uses."""
+        out = self._out[name]
+        assert isinstance(out, Direction)
+        return out
 
     def hear_out(self, host: Host) -> None:
         """Its guest was stopped for a cut: the node hears what it has not heard of yet."""
