@@ -1092,6 +1092,15 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         "one VM shares with nobody; give more, or leave link and stagger out",
     ),
     (
+        lambda s: (
+            s.sharing.link == "fifo"
+            and (s.stream.channels > 1 or s.stream.channel_bandwidth_bps is not None)
+        ),
+        "sharing.link",
+        'one queue has no channels; give "fair", or leave out stream.channels and '
+        "channel_bandwidth",
+    ),
+    (
         lambda s: s.sharing.vms * s.sharing.stagger_ns > s.duration_ns,
         "sharing.stagger",
         "not all VMs would start within the run; give at most duration / vms",

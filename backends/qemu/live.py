@@ -256,7 +256,11 @@ NOT_LIVE: tuple[Refused, ...] = (
 #: what the simulator has and a live run does not: key, whether it is given, what would be right
 _SIMULATED: tuple[tuple[str, Callable[[Scenario], bool], str], ...] = (
     ("phase", lambda s: bool(s.phase), "clients of a live run ask at one rate; leave it out"),
-    ("sharing", lambda s: s.sharing.vms > 1, "a live run is of one VM; leave it out"),
+    (
+        "sharing",
+        lambda s: s.sharing.vms > 1 or s.sharing.cpus is not None,
+        "a live run is of one VM, on the CPUs that there are; leave it out",
+    ),
     (
         "network",
         lambda s: s.impairments().harm,

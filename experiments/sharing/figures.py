@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from colosim.analysis.plots import COLOURS, Chart
 from colosim.analysis.stats import interval
@@ -30,11 +31,13 @@ def draw(table: pd.DataFrame) -> Chart:
     chart = Chart(figsize=(10.8, 3.9), layout="constrained")
     first, second, third = chart.subplots(1, 3)
     _lines(first, table, "pause_mean_ms")
-    first.set(title="a  Pause", ylabel="Mean pause (ms)", yscale="log")
+    first.set(title="a  Pause", ylabel="Mean pause (ms)")
+    _logarithmic(first, (10, 20, 50, 100))
     _lines(second, table, "throughput_per_s")
     second.set(title="b  Throughput", ylabel="Requests of each VM (1/s)", ylim=(0, None))
     _lines(third, table, "latency_mean_ms")
-    third.set(title="c  Latency", ylabel="Mean latency (ms)", yscale="log")
+    third.set(title="c  Latency", ylabel="Mean latency (ms)")
+    _logarithmic(third, (3, 5, 10, 20, 50))
     vms = sorted(table["vms"].unique())
     for axes in (first, second, third):
         axes.set_xticks(vms, [str(each) for each in vms])
@@ -47,6 +50,12 @@ def draw(table: pd.DataFrame) -> Chart:
     chart.legend(handles, names, loc="outside lower center", ncols=5, frameon=False)
     chart.suptitle("Protected VMs that share two hosts of eight CPUs and a link of 10 Gbit/s")
     return chart
+
+
+def _logarithmic(axes: Axes, ticks: tuple[int, ...]) -> None:
+    axes.set_yscale("log")
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _lines(axes: Axes, table: pd.DataFrame, metric: str) -> None:

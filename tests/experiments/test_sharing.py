@@ -22,22 +22,21 @@ def mean(table):
 
 
 def test_a_state_waits_for_those_of_the_others(mean):
-    """Six states of about 3 ms each at once; in a queue half of them are there sooner."""
+    """Six states of about 2 ms each at once; in a queue half of them are there sooner."""
     alone = mean["Remus, fair link", 1, "pause_mean_ms"]
     fair, queue, apart = (
         mean[f"Remus, {how}", 6, "pause_mean_ms"] for how in ("fair link", "queue", "set apart")
     )
     assert mean["Remus, queue", 1, "pause_mean_ms"] == pytest.approx(alone)  # there is no other
     assert alone < 1.1 * apart < queue < fair
-    assert fair > alone + 10
+    assert fair > alone + 5
 
 
-def test_what_crosses_the_link_is_what_vms_send(mean):
-    for name in ("Remus, fair link", "Remus, queue", "Remus, set apart"):
-        one, six = (mean[name, vms, "link_share"] for vms in (1, 6))
-        rate = mean[name, 6, "checkpoints_per_s"] / mean[name, 1, "checkpoints_per_s"]
-        assert six / one == pytest.approx(6 * rate, rel=0.1)
-        assert six < 1
+def test_states_that_do_not_meet_use_six_times_the_link(mean):
+    """Where they meet guests run for less of an epoch, and dirty less."""
+    one = mean["Remus, set apart", 1, "link_share"]
+    assert mean["Remus, set apart", 6, "link_share"] == pytest.approx(6 * one, rel=0.05)
+    assert mean["Remus, fair link", 6, "link_share"] < 5.5 * one
 
 
 def test_vms_are_treated_alike(mean):

@@ -256,6 +256,7 @@ CRASH = {"target": "primary", "scope": "host", "kind": "crash", "at": "100 ms"}
         ({"sharing": {"vms": 2}, "fidelity": "epoch"}, "sharing: "),
         ({"sharing": {"vms": 2}, "fault": [CRASH]}, "sharing: "),
         ({"sharing": {"link": "fifo"}}, "sharing.vms"),
+        ({"sharing": {"vms": 2, "link": "fifo"}, "stream": {"channels": 2}}, "sharing.link"),
         ({"sharing": {"vms": 4, "stagger": "400 ms"}}, "sharing.stagger"),
         ({"sharing": {"vms": 0}}, "sharing.vms"),
         ({"sharing": {"cpus": 0.0}}, "sharing.cpus"),
