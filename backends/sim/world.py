@@ -146,6 +146,7 @@ class SimWorld:
         self._struck_bytes = 0
         self._snapshots: dict[str, Snapshot] = {}
         self._owner = PRIMARY
+        self._parted: set[str] = set()  # hosts that gave the stream up and have not closed it
         self._hazard_at_ns: int | None = None
         self._risk_taken = 0.0  # the expected number at which they part, this time
         self._synchronisation = 0
@@ -880,8 +881,9 @@ class SimWorld:
         return sum(len(chunk) if isinstance(chunk, bytes) else chunk.size for chunk in chunks)
 
     def _close_link(self, host: Host, action: t.CloseLink, cause: Cause) -> None:
-        if host.link_open:
+        if host.link_open or host.id in self._parted:
             host.link_open = False
+            self._parted.discard(host.id)
             self._post(host, STATE, MESSAGE_BYTES, t.LinkLost("the peer closed it"), cause)
 
     # -- managers --------------------------------------------------------------------------
@@ -997,10 +999,14 @@ class SimWorld:
         self._out[host.id].send(DISK, size_bytes, arrived)
 
     def part(self, host: Host, why: str) -> None:
-        """Its world closes the checkpoint stream on both sides, for the pair is none any more."""
+        """The checkpoint stream is of no use to this host any more.
+
+        The other one learns of it when this one's node has left the loop, and so asks for the vote
+        first: what is wrong is over there.
+        """
         if host.link_open:
             host.link_open = False
-            self._post(host, STATE, MESSAGE_BYTES, t.LinkLost("the peer closed it"), (host.id, -1))
+            self._parted.add(host.id)
             self.tell(host.id, t.LinkLost(why))
 
     def disk_fails(self, name: str, why: str) -> None:

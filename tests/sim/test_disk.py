@@ -16,6 +16,9 @@ import pytest
 import colosim
 from backends.sim import run_replication
 from backends.sim.disk import GuestIo, PrimaryVolume, SecondaryVolume
+from colosim.exploration.judging import judge
+from colosim.exploration.running import run_point
+from colosim.exploration.space import Point
 from colosim.model.disk import BLOCK_BYTES, Overlaid
 from colosim.model.results import RunRecord
 from colosim.protocol.gate import Gate
@@ -296,6 +299,15 @@ def test_a_hung_secondary_holds_the_primarys_writes_until_the_timeout():
     run = run_replication(busy({**hung, "duration": "15 ms"}), "colo", 1, 0)
     check_served(run)
     assert seen(run, "disk-parted") == seen(run, "alone") == []
+
+
+def test_the_side_that_gives_the_other_disk_up_asks_for_the_vote_first():
+    """Its guest is still to be stopped and its state to be taken, and the other node is awake."""
+    design = "remus/upstream/copy-then-send/loaded"
+    text = f"{design} seed=1 base=disk: secondary hang vm @wait-send#3"
+    run = run_point(Point.parse(text))
+    assert judge(run).violations == ()
+    assert run.watcher.promoted == run.watcher.alone == ["primary"]
 
 
 # -- disks that fail ---------------------------------------------------------------------------
