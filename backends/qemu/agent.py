@@ -8,12 +8,13 @@ the survivor of a pair the primary of the next.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -264,39 +265,44 @@ class Agent:
         if isinstance(self._guest, SecondaryGuest) and self._guest.disk is not None:
             await self._guest.disk.merged()
 
-    async def do_protect(self, disk: dict[str, Any] | None = None) -> None:
-        """Send the guest to the peer and begin.
-
-        disk: where the peer's disk can be written to.
-        """
+    async def do_resync(self, disk: dict[str, Any]) -> None:
+        """Copy the guest's disk to where the peer's can be written to; `do_protect` comes next."""
         assert isinstance(self._host, PrimaryHost)
         assert isinstance(self._guest, PrimaryGuest)
-        if disk is not None and self._guest.disk is not None:
-            try:
-                await self._guest.disk.resync(disk, self._host.peer)
-            except LiveError:
-                self._host.close()
-                await self._guest.disk.part()
-                raise
-        stream, beats = await self._joined()
-        self._host.attach(stream, beats)
-        if self._port is not None and self._port.rewriter is not None:
-            stream.write(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
+        async with self._or_go_on():
+            await self._guest.resync(disk, self._host.peer)
 
-        async def write(data: bytes | memoryview) -> None:
-            stream.write(head(Kind.MIGRATION, len(data)), data)
-            try:
-                await stream.taken()
-            except ConnectionError:
-                raise LiveError("the secondary's side ended during synchronisation") from None
+    async def do_protect(self) -> None:
+        """Send the guest to the peer and begin."""
+        assert isinstance(self._host, PrimaryHost)
+        assert isinstance(self._guest, PrimaryGuest)
+        async with self._or_go_on():
+            stream, beats = await self._joined()
+            self._host.attach(stream, beats)
+            if self._port is not None and self._port.rewriter is not None:
+                stream.write(pack(Kind.NUMBERS, self._port.rewriter.numbers()))
 
-        try:
+            async def write(data: bytes | memoryview) -> None:
+                stream.write(head(Kind.MIGRATION, len(data)), data)
+                try:
+                    await stream.taken()
+                except ConnectionError:
+                    raise LiveError("the secondary's side ended during synchronisation") from None
+
             await self._guest.synchronise(write, self._peer_qemu)
+        self._host.start()
+
+    @contextlib.asynccontextmanager
+    async def _or_go_on(self) -> AsyncIterator[None]:
+        """Around a part of the first synchronisation; if it fails, clients are served as before."""
+        assert isinstance(self._host, PrimaryHost)
+        assert isinstance(self._guest, PrimaryGuest)
+        try:
+            yield
         except LiveError:
             self._host.close()
-            await self._guest.go_on()  # clients are served as before
+            await self._guest.go_on()
             raise
-        self._host.start()
 
     async def do_hand_over(self) -> None:
         """Planned switchover."""

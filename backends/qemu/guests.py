@@ -195,6 +195,18 @@ class PrimaryGuest(_Guest):
         self._since_ns = 0  # that QEMU has been at it
         self._blobs: dict[str, Sequence[bytes | memoryview]] = {}
 
+    async def resync(self, address: dict[str, Any], peer: str) -> None:
+        """Let the secondary have the disk, before `synchronise`; it leaves the guest stopped.
+
+        From then on nothing may need that disk until the secondary has loaded the guest: QEMU 11.1
+        holds its global lock while it reads, and answers nobody.
+        """
+        assert self.disk is not None
+        await self.disk.resync(address, peer)
+        await self.stop()
+        await self.disk.join()
+        await self.stop()  # which flushes what is not yet, so that a migration need not
+
     async def synchronise(self, write: Write, peer: Qemu) -> None:
         """Send the whole guest, as checkpoint 0, and leave it stopped.
 
@@ -215,8 +227,6 @@ class PrimaryGuest(_Guest):
         try:
             async with asyncio.timeout(_SYNC_LIMIT_S):
                 await self.stop()
-                if self.disk is not None:
-                    await self.disk.join()
                 await execute("migrate-set-capabilities", {"capabilities": _PLAIN})
                 await execute(
                     "migrate-set-parameters",

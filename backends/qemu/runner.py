@@ -211,10 +211,12 @@ class LiveRun:
         self._say("first synchronisation")
         limit_s = _PAIR_LIMIT_S
         disk = await self._lines(b).ask("export", _UP_LIMIT_S)
+        if disk is not None:
+            await self._lines(a).ask("resync", limit_s, disk=disk)
         accept = asyncio.create_task(self._lines(b).ask("accept", limit_s, limit_s=limit_s))
         self.promoted, self.secondary = None, b
         try:
-            await self._lines(a).ask("protect", limit_s, disk=disk)
+            await self._lines(a).ask("protect", limit_s)
             await accept
         finally:
             accept.cancel()

@@ -76,7 +76,8 @@ class Kill:
 
     survivor: str
     verdict: Verdict
-    in_flight: int  # records on the lost host's disk that were not acknowledged
+    under_way: int  # requests without an answer
+    unheard: int  # records on the lost host's disk that nobody was told of
     gap_ms: float  # until the next acknowledgement
 
 
@@ -117,9 +118,10 @@ class Disks:
         victim = self.run.primary
         await self.run.strike(victim, scope, "crash")
         told = list(self.stored)
-        return await self.taken_over(victim, told)
+        under_way = int((self.load.table()["released_ns"] < 0).sum())
+        return await self.taken_over(victim, told, under_way)
 
-    async def taken_over(self, victim: str, told: list[Stored]) -> Kill:
+    async def taken_over(self, victim: str, told: list[Stored], under_way: int = 0) -> Kill:
         """After the loss of a primary; told: what was acknowledged when it was lost."""
         began_s = time.monotonic()
         survivor = await self.run.until_promoted(20)
@@ -132,7 +134,8 @@ class Disks:
         left = await asyncio.to_thread(judge, dead, told, self.seed)
         # all that its clients were told is on its own disk as well
         assert left.problems == (), left
-        kill = Kill(survivor, await self.verdict(survivor), left.records - len(told), gap_ms)
+        unheard = left.records - len(told)
+        kill = Kill(survivor, await self.verdict(survivor), under_way, unheard, gap_ms)
         self.kills.append(kill)
         print(kill)
         return kill
