@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def _where(fault: Fault) -> str:
     """The node whose steps, and whose existence, the fault goes by."""
-    return "primary" if fault.target == "link" else fault.target
+    return "primary" if fault.target in ("link", "arbiter") else fault.target
 
 
 class FaultPlan:
@@ -48,6 +48,8 @@ class FaultPlan:
         world.recorder.event(fault.target, "fault", what)
         if fault.target == "link":
             self._link(fault, True)
+        elif fault.target == "arbiter":
+            self._arbiter(fault, True)
         elif fault.kind == "crash":
             host = world.hosts[fault.target]
             kill = {"vm": world.kill_vm, "node": world.kill_node, "host": world.kill_host}
@@ -61,6 +63,8 @@ class FaultPlan:
         self._world.recorder.event(fault.target, "healed", "")
         if fault.target == "link":
             self._link(fault, False)
+        elif fault.target == "arbiter":
+            self._arbiter(fault, False)
         else:
             self._hang(fault, False)
 
@@ -71,6 +75,10 @@ class FaultPlan:
             self._world.slow_link(fault, is_struck)
         else:
             self._world.corrupt_link(fault)
+
+    def _arbiter(self, fault: Fault, is_struck: bool) -> None:
+        for side in [fault.side] if fault.side else self._world.hosts:
+            self._world.arbitration.cut(side, is_struck)
 
     def _hang(self, fault: Fault, is_hung: bool) -> None:
         host = self._world.hosts[fault.target]

@@ -16,17 +16,18 @@ from typing import Any
 from backends.base import Cause, Session
 from backends.nodes import PRIMARY, SECONDARY, node_configs
 from backends.recorder import Recorder
+from backends.sim.arbitration import ARBITRATION
 from backends.sim.clock import Clock
 from backends.sim.faults import FaultPlan
 from backends.sim.guest import Guest, Snapshot
 from backends.sim.link import STATE, Direction, InOrder, last_of, state_channels
+from backends.sim.local import LocalSessions
 from backends.sim.traffic import Demand, Jitter, Network, start_clients
 from colosim.model.cost import Slowdown, varied_ns, varied_ratio
 from colosim.model.divergence import Divergence
 from colosim.model.streams import Streams
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import P, S
-from colosim.protocol.manager import Witness
 from colosim.protocol.node import Node, NodeConfig
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import BatchJob, Fault, Scenario, Service
@@ -122,7 +123,7 @@ class SimWorld:
             )
             for name in self.hosts
         }
-        self._witness = Witness()
+        self.arbitration = ARBITRATION[scenario.manager.arbiter](self, scenario.manager)
         self._cuts = 0
         self._slow: list[Fault] = []  # those that hold, the latest last
         self._corrupt: list[Fault] = []  # those whose byte has yet to come
@@ -140,11 +141,9 @@ class SimWorld:
         self._told_of_steps = [stepped] if stepped else []
         if self.faults.by_step:
             self._told_of_steps.append(self.faults.stepped)
-        self.session = Session(
+        self.session = self._session(
             [Node(config) for config in configs],
-            self,
             observers,
-            self._ears(),
             self._stepped if self._told_of_steps else None,
         )
         self._performers: dict[type, Callable[[Host, Any, Cause], None]] = {
@@ -164,10 +163,24 @@ class SimWorld:
             t.Drop: self._drop,
             t.Heartbeat: self._heartbeat,
             t.AskVote: self._ask_vote,
+            t.RenewLease: self._renew_lease,
+            t.GiveUpLease: self._give_up_lease,
             t.Fence: self._fence,
             t.Promote: self._promote,
             t.Report: self._report,
         }
+
+    def _session(
+        self,
+        nodes: list[Node],
+        observers: Iterable[Observer],
+        stepped: Callable[[str, str], None] | None,
+    ) -> Session | LocalSessions:
+        clocks = self._scenario.clocks
+        if clocks.are_one:
+            return Session(nodes, self, observers, self._ears(), stepped)
+        own = {node.config.id: clocks.of(node.config.id) for node in nodes}
+        return LocalSessions(nodes, self, own, observers, self._ears(), stepped)
 
     def _configs(self, scenario: Scenario, policy: str) -> list[NodeConfig]:
         return node_configs(scenario, policy)
@@ -696,24 +709,30 @@ class SimWorld:
         self._post(host, "heartbeat", MESSAGE_BYTES, t.HeartbeatSeen(), cause)
 
     def _ask_vote(self, host: Host, action: t.AskVote, cause: Cause) -> None:
-        there_ns = self._scenario.manager.vote_delay_ns // 2
-        back_ns = self._scenario.manager.vote_delay_ns - there_ns
+        self.arbitration.ask(host, action.op, cause)
 
-        def decide(_: object) -> None:
-            answer = t.VoteSeen(action.op, self._witness.ask(host.id))
-            self.clock.after(back_ns, lambda _: self.tell(host.id, answer, cause))
+    def _renew_lease(self, host: Host, action: t.RenewLease, cause: Cause) -> None:
+        self.arbitration.renew(host, action.op, cause)
 
-        self.clock.after(there_ns, decide)
+    def _give_up_lease(self, host: Host, action: t.GiveUpLease, cause: Cause) -> None:
+        self.arbitration.give_up(host)
 
     def _fence(self, host: Host, action: t.Fence, cause: Cause) -> None:
+        manager = self._scenario.manager
+        fails = manager.fence_fails
+        if manager.fence_failure:
+            index = host.operations["fence-failure"] = host.operations.get("fence-failure", -1) + 1
+            u = self._streams.uniform(f"fence-failure-{host.id}").at(index)
+            fails = fails or u < manager.fence_failure
+
         def end(_: object) -> None:
-            if self._scenario.manager.fence_fails:
+            if fails:
                 self.tell(host.id, t.Failed(action.op, "the fence did not answer"), cause)
                 return
             self.kill_host(self.hosts[host.peer])
             self.tell(host.id, t.Done(action.op), cause)
 
-        self.clock.after(self._costs.fence_ns, end)
+        self.clock.after(self._cost_ns(host, "fence", self._costs.fence_ns), end)
 
     def _promote(self, host: Host, action: t.Promote, cause: Cause) -> None:
         self.recorder.event(host.id, "promoted", "")
@@ -765,6 +784,11 @@ class SimWorld:
             backlog, host.backlog = host.backlog, []
             for tell in backlog:
                 tell()
+
+    @property
+    def is_cut(self) -> bool:
+        """Nothing crosses the link."""
+        return self._cuts > 0
 
     def cut_link(self, is_cut: bool) -> None:
         self._cuts += 1 if is_cut else -1  # cuts may overlap
