@@ -395,6 +395,11 @@ class Link(Section):
 
     bandwidth_bps: Bandwidth = option("1 Gbit/s", "bandwidth, each direction")
     delay_ns: Time = option("50 us", "delay, one way")
+    heartbeat_loss: Ratio = option(0.0, "in simulation: part of the heartbeats that are lost")
+    blips_per_s: Rate = option(
+        "0 /s", "in simulation: how often nothing crosses it for a short while, both ways"
+    )
+    blip_ns: Duration = option("200 ms", "mean length of such a blip (exponential)")
 
 
 class Stream(Section):

@@ -28,7 +28,7 @@ from colosim.protocol.combinations import Refused, refusals
 from colosim.protocol.invariants import check
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line
-from colosim.protocol.types import Output
+from colosim.protocol.types import Arbiter, Output
 from colosim.scenario import BatchJob, Fault, Scenario
 
 HOST_OF = {PRIMARY: "a", SECONDARY: "b"}
@@ -191,6 +191,18 @@ NOT_LIVE: tuple[Refused, ...] = (
 )
 
 
+#: what the live world does not have: its runner is the witness, and its links and clocks are real
+_SIMULATED: tuple[tuple[str, Callable[[Scenario], bool]], ...] = (
+    ("manager.arbiter", lambda s: s.manager.arbiter is not Arbiter.WITNESS),
+    ("manager.fencing", lambda s: not s.manager.fencing),
+    ("manager.fence_failure", lambda s: s.manager.fence_failure > 0),
+    ("link.heartbeat_loss", lambda s: s.link.heartbeat_loss > 0),
+    ("link.blips", lambda s: s.link.blips_per_s > 0),
+    ("clocks", lambda s: not s.clocks.are_one),
+    ("fault.target arbiter", lambda s: any(f.target == "arbiter" for f in s.fault)),
+)
+
+
 async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     """What a scenario asks for, made sure that it can be had here."""
     if scenario.dialect != "upstream":
@@ -200,6 +212,9 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         raise LiveError(f"{scenario.name}: {row.key}: {row.what(choices)}: {row.why}")
     if any(fault.kind == "corrupt" for fault in scenario.fault):
         raise LiveError("a corrupt link is simulated only; give another kind of fault")
+    for key, is_given in _SIMULATED:
+        if is_given(scenario):
+            raise LiveError(f"{scenario.name}: {key}: in simulation only; leave it out")
     guest = scenario.guest
     for path in filter(None, (guest.kernel, guest.initrd, guest.disk)):
         if not Path(path).is_file():

@@ -20,7 +20,7 @@ from backends.sim.arbitration import ARBITRATION
 from backends.sim.clock import Clock
 from backends.sim.faults import FaultPlan
 from backends.sim.guest import Guest, Snapshot
-from backends.sim.link import STATE, Direction, InOrder, last_of, state_channels
+from backends.sim.link import NS_PER_S, STATE, Direction, InOrder, last_of, state_channels
 from backends.sim.local import LocalSessions
 from backends.sim.traffic import Demand, Jitter, Network, start_clients
 from colosim.model.cost import Slowdown, varied_ns, varied_ratio
@@ -221,6 +221,8 @@ class SimWorld:
         if isinstance(scenario.workload, BatchJob):
             self.network.answered = lambda client, request: self.clock.stop()
         self.faults.start()
+        if scenario.link.blips_per_s:
+            self._plan_blip(0)
         if (at_ns := scenario.manager.switchover_at_ns) is not None:
             self.clock.after(at_ns, self._hand_over)
         self.clock.after(scenario.warm_up_ns, self._warm)
@@ -706,6 +708,10 @@ class SimWorld:
     # -- managers --------------------------------------------------------------------------
 
     def _heartbeat(self, host: Host, action: t.Heartbeat, cause: Cause) -> None:
+        if chance := self._scenario.link.heartbeat_loss:
+            index = host.operations["heartbeat"] = host.operations.get("heartbeat", -1) + 1
+            if self._streams.uniform(f"heartbeat-loss-{host.id}").at(index) < chance:
+                return
         self._post(host, "heartbeat", MESSAGE_BYTES, t.HeartbeatSeen(), cause)
 
     def _ask_vote(self, host: Host, action: t.AskVote, cause: Cause) -> None:
@@ -794,6 +800,22 @@ class SimWorld:
         self._cuts += 1 if is_cut else -1  # cuts may overlap
         for direction in self._out.values():
             direction.cut(self._cuts > 0)
+
+    def _plan_blip(self, number: int) -> None:
+        """Blip ``number`` of the link: when it begins after the one before, and how long it is."""
+        link = self._scenario.link
+        wait = self._streams.exponential("blip-wait").at(number)
+        self.clock.after(round(wait / link.blips_per_s * NS_PER_S), self._blip, number)
+
+    def _blip(self, number: int) -> None:
+        lasts = self._streams.exponential("blip").at(number) * self._scenario.link.blip_ns
+        self.cut_link(True)
+
+        def end(_: object) -> None:
+            self.cut_link(False)
+            self._plan_blip(number + 1)
+
+        self.clock.after(round(lasts), end)
 
     def slow_link(self, fault: Fault, is_slow: bool) -> None:
         """The link as the latest of the faults that hold has it; what that leaves open, as ever."""

@@ -14,6 +14,7 @@ from enum import StrEnum
 from colosim.protocol import types as t
 from colosim.protocol.dialect import DIALECTS, Message
 from colosim.protocol.digests import DIGESTS
+from colosim.protocol.manager import ManagerConfig
 from colosim.protocol.node import NodeConfig
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line
@@ -226,6 +227,16 @@ class CheckpointOrder(Invariant):
         if checkpoint != last + 1:
             self._broken(line, f"{key[1].__name__} of checkpoint {checkpoint} after {last}")
         self._last[key] = checkpoint
+
+
+def promises_one_side(manager: ManagerConfig, drift_bound: float, slowest_rate: float) -> bool:
+    """Whether `OneActiveSide` is promised; of other designs a violation is a result.
+
+    A design that fences promises it whatever its arbiter says, and a lease as long as no clock runs
+    slower, beside the lock service's, than its bound says.
+    """
+    is_within = slowest_rate >= 1 - drift_bound
+    return manager.fencing or (manager.arbiter is t.Arbiter.LEASE and is_within)
 
 
 ALL: tuple[type[Invariant], ...] = (OneActiveSide, OutputCommit, NoLoss, CheckpointOrder)

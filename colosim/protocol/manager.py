@@ -327,7 +327,7 @@ class Manager:
             self._silence_ns = None
         if self.state not in BEATING:
             self._beat_ns = None
-        if self._leases and self.state not in (*LEASED, M.IDLE):
+        if self._renew_ns is not None and self.state not in LEASED:
             self._end_lease(now_ns)
         if self._next is not None:
             verb, self._next = self._next, None
@@ -355,10 +355,12 @@ class Manager:
         self._out.act(t.RenewLease(op))
 
     def _end_lease(self, now_ns: int) -> None:
-        """The right to go on is for good, or lost."""
+        """The right to go on is for good, or this side will not: the other need not wait."""
         self._renew_ns = self._lease_ns = None
         self._renewals.clear()
-        self._silence(now_ns, self.state not in (M.PROMOTING, M.ACTIVE))
+        if self.state is not M.PROMOTING:
+            self._silence(now_ns)
+            self._out.act(t.GiveUpLease())
 
     def _silence(self, now_ns: int, is_silent: bool = True) -> None:
         if is_silent is not self._is_silent:
@@ -394,6 +396,7 @@ class Manager:
     def _promote(self, now_ns: int) -> None:
         self._out.act(t.Promote())
         self._out.signal(t.Promoted())
+        self._silence(now_ns, False)
 
     def _checkpoint(self, now_ns: int) -> None:
         self._out.signal(t.CheckpointNow("switchover"))
@@ -402,9 +405,6 @@ class Manager:
         # longer than it takes the other side to miss the heartbeats and to be granted the vote
         config = self._config
         self._limit_ns = now_ns + config.heartbeat_timeout_ns + config.vote_timeout_ns
-        if self._leases:
-            self._silence(now_ns)  # first: the other side need not wait any more
-            self._out.act(t.GiveUpLease())
         self._out.signal(t.SteppedDown())
 
     def _say_silent(self, now_ns: int) -> None:
