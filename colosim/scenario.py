@@ -461,9 +461,20 @@ class Manager(Section):
         "1 s", "until it is tried again; doubled with each try, up to 64 times as long"
     )
     reprotect: bool = option(
-        False, "live: after a takeover start a fresh secondary and protect again"
+        False, "after a takeover start a fresh secondary, copy all memory and protect again"
     )
-    reprotect_delay_ns: Time = option("1 s", "how long after the takeover")
+    reprotect_delay_ns: Time = option(
+        "1 s",
+        "how long after the takeover; in simulation doubled with each pair that did not last",
+    )
+    reprotect_stable_ns: Time = option(
+        "60 s", "in simulation: a pair that ends sooner, but the first, did not last"
+    )
+    failback_after_ns: Time | None = option(
+        None,
+        "in simulation: planned switchover to where the first primary was, so long after the "
+        "survivor is protected there again; default never",
+    )
     switchover_at_ns: Time | None = option(
         None, "planned switchover: when the primary is told to hand over; default never"
     )
@@ -486,9 +497,9 @@ class Clocks(Section):
         """They all show the true time."""
         return self == Clocks()
 
-    def of(self, node: str) -> tuple[float, int]:
-        """(rate, offset in ns) of a node's clock."""
-        if node == "primary":
+    def of(self, site: str) -> tuple[float, int]:
+        """(rate, offset in ns) of the clock at "a", where the first primary is, or at "b"."""
+        if site == "a":
             return self.primary_rate, self.primary_offset_ns
         return self.secondary_rate, self.secondary_offset_ns
 
@@ -961,6 +972,16 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         lambda s: not s.manager.fencing and (s.manager.fence_fails or s.manager.fence_failure > 0),
         "manager.fencing",
         "what is not done cannot fail; give true, or no failures of fencing",
+    ),
+    (
+        lambda s: s.manager.reprotect and s.fidelity != "response",
+        "manager.reprotect",
+        'protects again at fidelity "response" and live; give that, or false',
+    ),
+    (
+        lambda s: s.manager.failback_after_ns is not None and not s.manager.reprotect,
+        "manager.failback_after",
+        "nobody would be there to go back to; give reprotect = true",
     ),
     (
         lambda s: s.costs().fence_ns >= s.manager.fence_timeout_ns,

@@ -196,6 +196,7 @@ _SIMULATED: tuple[tuple[str, Callable[[Scenario], bool]], ...] = (
     ("manager.arbiter", lambda s: s.manager.arbiter is not Arbiter.WITNESS),
     ("manager.fencing", lambda s: not s.manager.fencing),
     ("manager.fence_failure", lambda s: s.manager.fence_failure > 0),
+    ("manager.failback_after", lambda s: s.manager.failback_after_ns is not None),
     ("link.heartbeat_loss", lambda s: s.link.heartbeat_loss > 0),
     ("link.blips", lambda s: s.link.blips_per_s > 0),
     ("clocks", lambda s: not s.clocks.are_one),

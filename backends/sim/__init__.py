@@ -9,7 +9,7 @@ from backends.sim.packet.world import PacketWorld
 from backends.sim.world import SimWorld
 from colosim.model.results import RunRecord
 from colosim.model.streams import Streams
-from colosim.protocol.invariants import ALL
+from colosim.protocol.invariants import EachPair
 from colosim.scenario import BatchJob, Scenario
 from colosim.session import Observer
 
@@ -38,8 +38,8 @@ def run_replication(
     ``stepped`` is called with (node, step) for every step that a node enters or passes through.
     Raises ModelError if a model is asked for what it refuses to say.
     """
-    invariants = [invariant() for invariant in ALL] if scenario.fault or observers else []
-    watchers = [*observers, *(invariant.see for invariant in invariants)]
+    invariants = EachPair()
+    watchers = [*observers, *([invariants.see] if scenario.fault or observers else [])]
     world = WORLDS[scenario.fidelity](
         scenario, policy, Streams(seed, replication), watchers, stepped
     )
@@ -55,7 +55,7 @@ def run_replication(
         responses=network.table(),
         checkpoints=recorder.table(),
         events=recorder.events,
-        violations=[str(found) for each in invariants for found in each.violations],
+        violations=[str(found) for found in invariants.violations],
         flags=sorted(world.flags),
         counters={
             **recorder.counters,
@@ -63,8 +63,10 @@ def run_replication(
             "duplicate_responses": network.duplicates,
             "link_bytes": world.link_bytes(),
             "simulated_events": world.clock.events,
-            "node_events": world.session.events,
-            "cancelled_completions": sum(n.cancelled for n in world.session.nodes.values()),
+            "node_events": sum(session.events for session in world.sessions),
+            "cancelled_completions": sum(
+                node.cancelled for session in world.sessions for node in session.nodes.values()
+            ),
             **world.counters(),
         },
         completion_ns=network.released_ns[0] if batch and network.released_ns else -1,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from backends.base import Cause
+from backends.nodes import PRIMARY, SECONDARY, role_of
 from colosim.protocol import types as t
 from colosim.protocol.arbiters import Claims, LockService, connected
 from colosim.protocol.manager import Witness
@@ -25,14 +26,21 @@ class Arbitration:
 
     def __init__(self, world: SimWorld, manager: Manager) -> None:
         self._world = world
+        self._manager = manager
         self._there_ns = manager.vote_delay_ns // 2
         self._back_ns = manager.vote_delay_ns - self._there_ns
-        self._cuts: Counter[str] = Counter()  # by side; cuts may overlap
+        self._cuts: Counter[str] = Counter()  # by role; cuts may overlap
         self._witness = Witness()
 
-    def cut(self, side: str, is_cut: bool) -> None:
+    def anew(self) -> Arbitration:
+        """The same for a new pair: nothing is decided, and what is cut is cut."""
+        following = type(self)(self._world, self._manager)
+        following._cuts = self._cuts
+        return following
+
+    def cut(self, role: str, is_cut: bool) -> None:
         """A side's way to its arbiter is cut, or mended."""
-        self._cuts[side] += 1 if is_cut else -1
+        self._cuts[role] += 1 if is_cut else -1
 
     def ask(self, host: Host, op: int, cause: Cause) -> None:
         def decide() -> None:
@@ -50,14 +58,14 @@ class Arbitration:
         """After the way there, if there is one then."""
 
         def there(_: object) -> None:
-            if not self._cuts[host.id]:
+            if not self._cuts[role_of(host.id)]:
                 effect()
 
         self._world.clock.after(self._there_ns, there)
 
     def _answer(self, host: Host, event: t.Event, cause: Cause) -> None:
         def back(_: object) -> None:
-            if not self._cuts[host.id]:
+            if not self._cuts[role_of(host.id)]:
                 self._world.tell(host.id, event, cause)
 
         self._world.clock.after(self._back_ns, back)
@@ -102,14 +110,13 @@ class ByMessages(Arbitration):
     def __init__(self, world: SimWorld, manager: Manager) -> None:
         super().__init__(world, manager)
         self._others = manager.further_members
-        self._claims = Claims(len(world.hosts) + self._others)
+        self._claims = Claims(2 + self._others)
 
     def ask(self, host: Host, op: int, cause: Cause) -> None:
         def order(_: object) -> None:
             reached = self._reached(host)
-            members = len(reached & self._world.hosts.keys())
             others = self._others if _OTHERS in reached else 0
-            granted = self._claims.claim(host.id, members + others)
+            granted = self._claims.claim(host.id, len(reached - {_OTHERS}) + others)
             if granted is None:
                 return
             self._delivered(host, t.VoteSeen(op, granted), cause)
@@ -127,10 +134,11 @@ class ByMessages(Arbitration):
 
     def _reached(self, host: Host) -> frozenset[str]:
         world = self._world
-        up = [each.id for each in world.hosts.values() if each.alive and not each.hung]
-        links = [(name, _OTHERS) for name in up if self._others and not self._cuts[name]]
-        if not world.is_cut and len(up) == len(world.hosts):
-            links.append((up[0], up[-1]))
+        hosts = world.present().items()
+        up = {role: each.id for role, each in hosts if each.alive and not each.hung}
+        links = [(up[role], _OTHERS) for role in up if self._others and not self._cuts[role]]
+        if not world.is_cut and len(up) == len(hosts):
+            links.append((up[PRIMARY], up[SECONDARY]))
         return connected(host.id, links)
 
 

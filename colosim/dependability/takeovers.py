@@ -166,7 +166,13 @@ def _struck(
     at_ns = scenario.warm_up_ns + max(
         1, round((run + u) / scenario.availability.fault_runs * window_ns)
     )
-    changes: dict[str, Any] = {"policy.name": policy, "manager.switchover_at": None, "fault": []}
+    changes: dict[str, Any] = {
+        "policy.name": policy,
+        "manager.switchover_at": None,
+        "manager.reprotect": None,
+        "manager.failback_after": None,
+        "fault": [],
+    }
     if fault is None:
         at_ns = scenario.warm_up_ns + window_ns
         changes["duration"] = TIME.format(at_ns)

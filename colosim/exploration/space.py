@@ -264,13 +264,18 @@ def all_designs() -> tuple[Design, ...]:
 def plainer_designs(design: Design) -> Iterator[Design]:
     """Plainer designs of the same policy: one word is replaced by the first that there is."""
     same = [other for other in all_designs() if other.policy == design.policy]
-    for name in ("arbiter", "quirks", "transfer", "commit"):
-        plain = ("witness", "none", "stop-and-send", "received")
-        words = [w for w in plain if w != getattr(design, name)]
-        for word in words:
-            plainer = replace(design, **{name: word})
-            if plainer in same:
-                yield plainer
+    for name, word in _PLAIN.items():
+        plainer = replace(design, **{name: word})
+        if plainer in same and plainer != design:
+            yield plainer
+
+
+_PLAIN = {
+    "arbiter": "witness",
+    "quirks": "none",
+    "transfer": "stop-and-send",
+    "commit": "received",
+}
 
 
 # --------------------------------------------------------------------------------------------

@@ -242,18 +242,32 @@ def promises_one_side(manager: ManagerConfig, drift_bound: float, slowest_rate: 
 ALL: tuple[type[Invariant], ...] = (OneActiveSide, OutputCommit, NoLoss, CheckpointOrder)
 
 
+class EachPair:
+    """All of them, of each pair by itself: checkpoints, output and promotions are counted anew."""
+
+    def __init__(self) -> None:
+        self._pair_of: dict[str, int] = {}
+        self._observers: dict[int, list[Invariant]] = {}
+
+    def see(self, line: Line) -> None:
+        if isinstance(line.body, NodeConfig):
+            self._pair_of[line.node] = line.body.pair
+        pair = self._pair_of.get(line.node, 1)
+        if pair not in self._observers:
+            self._observers[pair] = [invariant() for invariant in ALL]
+        for observer in self._observers[pair]:
+            observer.see(line)
+
+    @property
+    def violations(self) -> list[Violation]:
+        """By pair, then by invariant."""
+        everyone = (observer for group in self._observers.values() for observer in group)
+        return [violation for observer in everyone for violation in observer.violations]
+
+
 def check(lines: Iterable[Line]) -> list[Violation]:
     """Every violation in a merged trace, in the order of their lines; each pair by itself."""
-    pair_of: dict[str, int] = {}
-    observers: dict[int, list[Invariant]] = {}
+    observer = EachPair()
     for line in lines:
-        if isinstance(line.body, NodeConfig):
-            pair_of[line.node] = line.body.pair
-        pair = pair_of.get(line.node, 1)
-        if pair not in observers:
-            observers[pair] = [invariant() for invariant in ALL]
-        for observer in observers[pair]:
-            observer.see(line)
-    everyone = (observer for group in observers.values() for observer in group)
-    found = [violation for observer in everyone for violation in observer.violations]
-    return sorted(found, key=lambda violation: violation.now_ns)
+        observer.see(line)
+    return sorted(observer.violations, key=lambda violation: violation.now_ns)

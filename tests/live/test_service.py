@@ -125,6 +125,14 @@ def test_without_protection_everything_passes_at_once(tmp_path):
             "doctor: stream.channel_bandwidth: limited: a live stream",
         ),
         ({"stream": {"compression": "delta"}}, "colo", "doctor: stream.compression: delta: QEMU"),
+        (
+            {"manager": {"arbiter": "lease"}},
+            "remus",
+            "doctor: manager.arbiter: in simulation only; leave it out",
+        ),
+        ({"manager": {"fencing": False}}, "remus", "doctor: manager.fencing: in simulation only"),
+        ({"link": {"blips": "1 /min"}}, "remus", "doctor: link.blips: in simulation only"),
+        ({"clocks": {"primary_rate": 1.1}}, "remus", "doctor: clocks: in simulation only"),
         ({"guest": {"engine": "native"}}, "hybrid", "doctor: policy.name: native with hybrid: a"),
     ],
 )

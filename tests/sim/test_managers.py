@@ -76,7 +76,7 @@ def test_without_its_lock_service_a_healthy_pair_holds_its_output_until_it_is_ba
     check_survived(record)
     assert not seen(record, "promoted")
     assert reports(record) == ["the lease has run out: output is held"]
-    assert 105 < silence_ms(record) < 160
+    assert 105 < silence_ms(record) < 190
     away_for_good = run(away(at="300 ms"), manager=LEASE)
     assert away_for_good.violations == []
     assert away_for_good.responses["released_ns"].max() < 385 * NS_PER_MS
@@ -86,16 +86,14 @@ def test_without_its_lock_service_a_healthy_pair_holds_its_output_until_it_is_ba
 
 
 def isolated(rate: float, **manager: Any) -> RunRecord:
-    """A primary that is cut off from everybody, and whose peer's word comes late."""
-    fault = {"target": "link", "kind": "cut", "at": "300 ms", "duration": "250 ms"}
+    """A primary that is cut off from everybody; what its peer said meanwhile arrives in the end."""
     return run(
-        fault,
+        {**CUT, "duration": "180 ms"},
         away("primary", at="300 ms"),
-        policy="remus",
-        manager={**LEASE, "heartbeat_timeout": "100 ms", **manager},
+        policy="colo",
+        manager={**LEASE, **manager},
         clocks={"primary_rate": rate, "secondary_offset": "100 s"},
-        cost={"load_fixed": "25 ms"},
-        limits={**QUICK["limits"], "received": "1 s", "loaded": "1 s"},
+        limits=dict.fromkeys(QUICK["limits"], "1 s"),
     )
 
 
@@ -107,11 +105,11 @@ def test_a_clock_within_the_bound_keeps_the_promise(rate):
 
 
 def test_a_clock_beyond_the_bound_is_a_split_brain():
-    """Its lease of 80 ms lasts 800 ms: it releases what its peer, long promoted, once confirmed."""
-    record = isolated(0.1)
+    """Its lease of 80 ms lasts 267 ms: it releases what its peer, promoted since, had witnessed."""
+    record = isolated(0.3)
     assert [each["node"] for each in seen(record, "promoted")] == ["secondary"]
-    assert [each[: each.index(":")] for each in record.violations] == ["OneActiveSide"]
-    assert isolated(0.1, lease_drift_bound=0.5, fencing=True).violations == []
+    assert {each[: each.index(":")] for each in record.violations} == {"OneActiveSide"}
+    assert isolated(0.3, lease_drift_bound=0.5, fencing=True).violations == []
 
 
 def test_a_switchover_gives_the_lease_up():
