@@ -215,7 +215,8 @@ def _longest_ns(scenario: Scenario) -> int:
         + tries * manager.fence_timeout_ns
         + back_offs * manager.fence_backoff_ns
     )
-    return _usual_ns(scenario) + further + scenario.limits.request_ns + scenario.limits.quiesce_ns
+    limits = scenario.limits
+    return _usual_ns(scenario) + int(further) + limits.request_ns + limits.quiesce_ns
 
 
 def _lease_ns(scenario: Scenario) -> int:

@@ -64,7 +64,7 @@ def claim_of(point: Point) -> Claim:
         survives = False
     if point.design.arbiter == "lease":
         survives = survives and all(
-            fault.target != ARBITER or fault.side == t.Role.SECONDARY for fault in point.faults
+            fault.target != ARBITER or fault.side == "secondary" for fault in point.faults
         )
     if not survives or len(point.faults) > 1:
         return Claim.SAFE

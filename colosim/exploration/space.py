@@ -201,7 +201,7 @@ class Design:
             raise PointError(
                 f"{text}: is no design; write POLICY/DIALECT/TRANSFER/COMMIT[/QUIRKS][/by-ARBITER]"
             )
-        return cls(*words, arbiter=arbiter)
+        return replace(cls(*words), arbiter=arbiter)
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ Three parts, all simulated by the core that runs live:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,8 +140,7 @@ def curve(table: pd.DataFrame) -> pd.DataFrame:
     from colosim.analysis.stats import interval
 
     rows = []
-    for key, here in table.groupby(list(Setting._fields)):
-        setting = Setting(*key)
+    for setting, here in by_setting(table):
         n, mean, low, high = interval(here["detection_ms"])
         count = int(here["is_false"].sum())
         bounds = wilson(count, n)
@@ -158,6 +157,13 @@ def curve(table: pd.DataFrame) -> pd.DataFrame:
     names = ("detection_ms", "detection_low", "detection_high")
     false = ("false_per_h", "false_low", "false_high")
     return pd.DataFrame(rows, columns=[*Setting._fields, "silence_ms", *names, *false, "runs"])
+
+
+def by_setting(table: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    """The rows of each setting."""
+    for key, here in table.groupby(list(Setting._fields)):
+        interval_ms, timeout_ms, grace_ms = (float(str(each)) for each in key)
+        yield Setting(int(interval_ms), timeout_ms, int(grace_ms)), here
 
 
 def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -205,7 +211,8 @@ def losses(
         columns=["loss", "timeouts", "run", "is_false", "hours"],
     )
     rows = []
-    for (loss, timeout), here in found.groupby(["loss", "timeouts"]):
+    for key, here in found.groupby(["loss", "timeouts"]):
+        loss, timeout = (float(str(each)) for each in key)
         count, hours = int(here["is_false"].sum()), float(here["hours"].sum())
         low, high = (each / hours for each in _poisson(count))
         rows.append(
@@ -323,7 +330,7 @@ def arbiters(
 
 def _is_possible(design: Design, fault: str) -> bool:
     if fault in FENCES:
-        return design.changes.get("manager.fencing", True)
+        return "manager.fencing" not in design.changes
     needs_arbiter = any(each["target"] == "arbiter" for each in FAULTS[fault])
     return not (needs_arbiter and design.changes.get("manager.arbiter") == "none")
 

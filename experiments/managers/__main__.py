@@ -15,17 +15,18 @@ _QUICK_SETTINGS = managers.settings((100,), (1.5, 4.5), (0, 300))
 @click.option("--out", default="out/managers", show_default=True, help="Directory for results.")
 @click.option("--quick", is_flag=True, help="Few runs, and fewer settings.")
 @click.option("--seed", default=1, show_default=True, help="What all chance comes from.")
-def main(out: str, quick: bool, seed: int) -> None:
+@click.option("--jobs", type=int, help="Worker processes; default all cores.")
+def main(out: str, quick: bool, seed: int, jobs: int | None) -> None:
     """How soon a failure is noticed against false failovers, and split brain by arbiter."""
     directory = output.directory(out)
     if quick:
-        detected = managers.detection(10, _QUICK_SETTINGS, seed)
-        losses = managers.losses(2, 60, (0.3,), (1.5, 2.5), seed)
-        arbitrated = managers.arbiters(2, seed=seed)
+        detected = managers.detection(10, _QUICK_SETTINGS, seed, jobs)
+        losses = managers.losses(2, 60, (0.3,), (1.5, 2.5), seed, jobs)
+        arbitrated = managers.arbiters(2, seed=seed, jobs=jobs)
     else:
-        detected = managers.detection(seed=seed)
-        losses = managers.losses(seed=seed)
-        arbitrated = managers.arbiters(seed=seed)
+        detected = managers.detection(seed=seed, jobs=jobs)
+        losses = managers.losses(seed=seed, jobs=jobs)
+        arbitrated = managers.arbiters(seed=seed, jobs=jobs)
     curve, table = managers.curve(detected), managers.table_of(arbitrated)
     console = output.console()
     for title, shown in (

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from colosim.analysis.plots import COLOURS, Chart, styled
 from experiments import managers
 
-_MARKERS = {0: "o", 300: "s"}
+#: as dark as a service that is down
+_DOWN_S = 4.0
+_SHOWN = ["design", "fault", "split", "down", "outage_ms"]
 
 
 @styled
@@ -17,18 +23,22 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame) -> Chart:
     """False failovers over detection time, and over the time-out where heartbeats are lost."""
     chart = Chart(figsize=(10.4, 4.2), layout="constrained")
     first, second, third = chart.subplots(1, 3)
-    for colour, (interval_ms, here) in zip(COLOURS, curve.groupby("interval_ms"), strict=False):
-        for grace_ms, rows in here.groupby("grace_ms"):
-            name = f"{interval_ms} ms" + (f", grace {grace_ms} ms" if grace_ms else "")
-            look = {"color": colour, "marker": _MARKERS[int(str(grace_ms))], "label": name}
-            if grace_ms:
-                look["markerfacecolor"] = "none"
-            _points(first, rows, "detection_ms", look)
-            _points(second, rows, "silence_ms", look)
+    colours = dict(zip(sorted(curve["interval_ms"].unique()), COLOURS, strict=False))
+    lines = {(each.interval_ms, each.grace_ms) for each, _ in managers.by_setting(curve)}
+    for interval_ms, grace_ms in sorted(lines):
+        rows = curve[(curve["interval_ms"] == interval_ms) & (curve["grace_ms"] == grace_ms)]
+        look: dict[str, object] = {
+            "color": colours[interval_ms],
+            "marker": "s" if grace_ms else "o",
+            "markerfacecolor": "none" if grace_ms else colours[interval_ms],
+            "label": f"{interval_ms} ms" + (f", grace {grace_ms} ms" if grace_ms else ""),
+        }
+        _points(first, rows, "detection_ms", look)
+        _points(second, rows, "silence_ms", look)
     silence = np.linspace(curve["silence_ms"].min(), curve["silence_ms"].max(), 100)
     bounds = [managers.foreseen_per_h(s, curve["interval_ms"].max()) for s in silence]
     low, high = np.transpose(bounds)
-    second.fill_between(silence, low, high, color="0.85", label="by hand, 200 ms", zorder=0)
+    second.fill_between(silence, low, high, color="0.85", label="by hand", zorder=0)
     first.set(
         title="a  What detection costs",
         xlabel="Time until a crash is suspected (ms)",
@@ -45,7 +55,7 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame) -> Chart:
             marker="o",
             linestyle="none",
             capsize=2,
-            label=f"{loss:.0%} lost",
+            label=f"{float(str(loss)):.0%} lost",
         )
         third.plot(rows["timeouts"], rows["foreseen_per_h"], color=colour, linestyle=":")
     third.set(
@@ -89,50 +99,51 @@ def draw_arbiters(table: pd.DataFrame) -> Chart:
     first, second = chart.subplots(2, 1, sharex=True)
     faults = list(dict.fromkeys(table["fault"]))
     designs = list(dict.fromkeys(table["design"]))
-    wide = {
-        name: table.pivot(index="design", columns="fault", values=name).loc[designs, faults]
-        for name in ("split", "down", "outage_ms")
-    }
-    split = wide["split"]
-    _cells(first, split, "Reds", 1.0, lambda row, column: _share(split, row, column))
+    shape = (len(designs), len(faults))
+    split, down, outage_s = (np.full(shape, np.nan) for _ in range(3))
+    for design, fault, *values in table[_SHOWN].itertuples(index=False):
+        at = designs.index(design), faults.index(fault)
+        split[at], down[at], outage_s[at] = values[0], values[1], values[2] / 1e3
+    cells = product(range(shape[0]), range(shape[1]))
+    places = [at for at in cells if not np.isnan(split[at])]
+    _cells(first, split, "Reds", 1.0)
+    _written(first, {at: (_share(float(split[at])), bool(split[at] > 0.6)) for at in places})
     first.set_title("a  Runs in which two sides spoke", fontweight="bold")
-    outage_s = (wide["outage_ms"] / 1e3).where(wide["down"] < 1, np.inf)
-    _cells(
-        second,
-        outage_s.replace(np.inf, 4.0).where(split.notna()),
-        "Blues",
-        4.0,
-        lambda row, column: _outage(outage_s, wide["down"], row, column),
-    )
+    shade = np.where(down == 1, _DOWN_S, outage_s)
+    _cells(second, shade, "Blues", _DOWN_S)
+    texts = {
+        at: (_outage(float(outage_s[at]), float(down[at])), bool(shade[at] > 0.6 * _DOWN_S))
+        for at in places
+    }
+    _written(second, texts)
     second.set_title(
         "b  Longest time without an answer (s), and runs in which the service never came back",
         fontweight="bold",
     )
-    second.set_xticks(range(len(faults)), [each.replace(", ", ",\n") for each in faults])
-    second.tick_params(axis="x", labelrotation=20)
+    labels = [each.replace(", ", ",\n") for each in faults]
+    second.set_xticks(range(len(faults)), labels, rotation=30, ha="right")
     for axes in (first, second):
         axes.set_yticks(range(len(designs)), designs)
         axes.grid(visible=False)
     return chart
 
 
-def _share(shares: pd.DataFrame, row: int, column: int) -> str:
-    value = shares.iloc[row, column]
-    return "" if np.isnan(value) else f"{value:.0%}"
+def _share(share: float) -> str:
+    return f"{share:.0%}"
 
 
-def _outage(outage_s: pd.DataFrame, down: pd.DataFrame, row: int, column: int) -> str:
-    part, lasts = down.iloc[row, column], outage_s.iloc[row, column]
-    if np.isnan(part):
-        return ""
-    if part == 1:
+def _outage(lasts_s: float, down: float) -> str:
+    if down == 1:
         return "down"
-    return f"{lasts:.2f}" + (f"\n{part:.0%} down" if part else "")
+    return f"{lasts_s:.2f}" + (f"\n{down:.0%} down" if down else "")
 
 
-def _cells(axes: Axes, values: pd.DataFrame, colours: str, most: float, text: object) -> None:
-    axes.imshow(values.to_numpy(dtype=float), cmap=colours, vmin=0, vmax=most, aspect="auto")
-    for row, column in np.ndindex(*values.shape):
-        value = values.iloc[row, column]
-        colour = "white" if value > 0.6 * most else "black"
-        axes.text(column, row, text(row, column), ha="center", va="center", color=colour, size=7)  # type: ignore[operator]
+def _cells(axes: Axes, values: NDArray[np.float64], colours: str, most: float) -> None:
+    axes.imshow(values, cmap=colours, vmin=0, vmax=most, aspect="auto")
+
+
+def _written(axes: Axes, texts: Mapping[tuple[int, int], tuple[str, bool]]) -> None:
+    """(row, column) -> text, and whether its cell is dark."""
+    for (row, column), (text, is_dark) in texts.items():
+        colour = "white" if is_dark else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, size=7)

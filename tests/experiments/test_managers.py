@@ -29,8 +29,7 @@ def test_all_settings_meet_the_same_blips(detected):
 
 
 def test_a_blip_is_taken_for_a_failure_if_it_is_longer_than_the_silence_allowed(detected):
-    for key, here in detected.groupby(list(Setting._fields)):
-        setting = Setting(*key)
+    for setting, here in managers.by_setting(detected):
         surely = here["blip_ms"] > setting.silence_ms + 5
         never = here["blip_ms"] < setting.silence_ms - setting.interval_ms - 5
         assert here.loc[surely, "is_false"].all()
@@ -47,10 +46,7 @@ def test_a_crash_is_noticed_within_an_interval_less_than_the_silence_allowed(det
 
 def test_grace_is_as_good_as_a_longer_time_out(detected):
     """For silence alone: the same blips, the same verdicts."""
-    by = {
-        Setting(*key): list(here["is_false"])
-        for key, here in detected.groupby(list(Setting._fields))
-    }
+    by = {setting: list(here["is_false"]) for setting, here in managers.by_setting(detected)}
     assert by[LONG] == by[GRACE]
 
 
@@ -58,16 +54,16 @@ def test_the_curve_has_intervals_and_lies_between_what_is_worked_out(detected):
     curve = managers.curve(detected)
     assert (curve["false_low"] <= curve["false_per_h"]).all()
     assert (curve["false_per_h"] <= curve["false_high"]).all()
-    for row in curve.itertuples():
-        low, high = managers.foreseen_per_h(row.silence_ms, row.interval_ms)
-        assert low <= row.false_high
-        assert high >= row.false_low
+    for setting, here in managers.by_setting(curve):
+        low, high = managers.foreseen_per_h(setting.silence_ms, setting.interval_ms)
+        assert low <= here["false_high"].item()
+        assert high >= here["false_low"].item()
 
 
 def test_losses_in_a_row_are_as_rare_as_they_should_be():
     table = managers.losses(4, 120, (0.3,), (1.5, 2.5), jobs=1)
-    for row in table.itertuples():
-        assert row.low < row.foreseen_per_h < row.high
+    assert (table["low"] < table["foreseen_per_h"]).all()
+    assert (table["foreseen_per_h"] < table["high"]).all()
     assert managers.lost_in_row(0.5, 1.5) == pytest.approx(2 * 36_000 / 2)  # every other is lost
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from backends.sim import SimWorld
 from backends.sim.local import LocalTime
 from colosim.model.results import RunRecord
+from colosim.model.streams import Streams
 from colosim.scenario import Scenario
 from tests.sim.test_faults import QUICK, check_one_goes_on, check_survived, strike, watched
 from tests.sim.worlds import NS_PER_MS, seen
@@ -209,12 +211,12 @@ def test_how_long_fencing_takes_varies():
 
 def test_a_short_blip_is_only_doubted():
     blip = {**CUT, "duration": "130 ms"}
-    limits = {"limits": dict.fromkeys(QUICK["limits"], "500 ms")}
-    record = run(blip, manager={"heartbeat_grace": "100 ms"}, **limits)
+    limits = dict.fromkeys(QUICK["limits"], "500 ms")
+    record = run(blip, manager={"heartbeat_grace": "100 ms"}, limits=limits)
     check_survived(record)
     assert not seen(record, "promoted")
     assert "the other side is heard again" in reports(record)
-    check_one_goes_on(run(blip, manager={}, **limits), "link")
+    check_one_goes_on(run(blip, manager={}, limits=limits), "link")
 
 
 # -- clocks ------------------------------------------------------------------------------------
@@ -235,12 +237,9 @@ def test_a_slow_clock_is_late():
 
 
 def test_a_local_deadline_is_never_early():
-    class World:
-        def now_ns(self):
-            return 0
-
+    world = SimWorld(Scenario.from_mapping(QUICK), "remus", Streams(1, 0))
     for rate in (0.1, 0.3, 0.999, 1.0, 1.001, 7.3):
-        clock = LocalTime(World(), rate, 17)
+        clock = LocalTime(world, rate, 17)
         for local_ns in (17, 18, 1_000, 123_456_789, 10**15 + 1):
             at_ns = clock.world_ns(local_ns)
             assert clock.local_ns(at_ns) >= local_ns
