@@ -245,7 +245,7 @@ class Manager:
             self._input(MVerb.DENIED, now_ns)
         elif (over_ns := asked_ns + self._config.lease_term_ns) > now_ns:
             self._lease_ns = max(over_ns, self._lease_ns or 0)
-            self._silence(now_ns, False)
+            self._mute(False)
 
     def owns(self, op: int) -> bool:
         return op == self._op
@@ -273,7 +273,7 @@ class Manager:
         if self._lease_ns is not None and now_ns >= self._lease_ns:
             self._lease_ns = None
             self._out.act(t.Report("the lease has run out: output is held"))
-            self._silence(now_ns)
+            self._mute(True)
         if self._renew_ns is not None and now_ns >= self._renew_ns:
             self._renew(now_ns)
         if self._beat_ns is not None and now_ns >= self._beat_ns:
@@ -338,7 +338,7 @@ class Manager:
         self._beat_ns = now_ns
         if self._leases:
             self._renew_ns = now_ns
-            self._silence(now_ns)  # until the first is granted
+            self._mute(True)  # until the first is granted
 
     def _doubt(self, now_ns: int) -> None:
         self._limit_ns = now_ns + self._config.heartbeat_grace_ns
@@ -359,10 +359,15 @@ class Manager:
         self._renew_ns = self._lease_ns = None
         self._renewals.clear()
         if self.state is not M.PROMOTING:
-            self._silence(now_ns)
+            self._mute(True)
             self._out.act(t.GiveUpLease())
 
-    def _silence(self, now_ns: int, is_silent: bool = True) -> None:
+    def _silence(self, now_ns: int) -> None:
+        """A side that was denied: the other will fence it, or else it must see to that itself."""
+        if not self._config.fencing:
+            self._mute(True)
+
+    def _mute(self, is_silent: bool) -> None:
         if is_silent is not self._is_silent:
             self._is_silent = is_silent
             self._out.signal(t.Silenced(is_silent))
@@ -396,7 +401,7 @@ class Manager:
     def _promote(self, now_ns: int) -> None:
         self._out.act(t.Promote())
         self._out.signal(t.Promoted())
-        self._silence(now_ns, False)
+        self._mute(False)
 
     def _checkpoint(self, now_ns: int) -> None:
         self._out.signal(t.CheckpointNow("switchover"))

@@ -12,7 +12,7 @@ Three parts, all simulated by the core that runs live:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ GRACES_MS = (0, 300)
 BLIP_MS = 200.0
 BLIPS_PER_H = 6.0
 LOSSES = (0.1, 0.3)
+LOSS_TIMEOUTS = (2.5, 3.5, 4.5, 6.5)
 _STRUCK_MS = 1_000  # when a fault strikes, at the earliest
 _MS = 1_000_000
 
@@ -124,13 +125,8 @@ def _struck(
         "fault": [{**fault, "at": TIME.format(at_ns)}],
     }
     asked: list[int] = []
-
-    def watch(line: Line) -> None:
-        if isinstance(line.body, t.AskVote):
-            asked.append(line.now_ns)
-
     scenario = base("remus", changes)
-    return run_replication(scenario, "remus", seed, run, [watch]), asked
+    return run_replication(scenario, "remus", seed, run, [_when_asked(asked)]), asked
 
 
 def curve(table: pd.DataFrame) -> pd.DataFrame:
@@ -190,10 +186,10 @@ def foreseen_per_h(silence_ms: float, interval_ms: float) -> tuple[float, float]
 
 
 def losses(
-    runs: int = 8,
+    runs: int = 24,
     duration_s: int = 600,
     chances: Sequence[float] = LOSSES,
-    timeouts: Sequence[float] = TIMEOUTS,
+    timeouts: Sequence[float] = LOSS_TIMEOUTS,
     seed: int = 1,
     jobs: int | None = None,
 ) -> pd.DataFrame:
@@ -225,7 +221,7 @@ def losses(
 def _lose(
     chance: float, timeout: float, duration_s: int, seed: int, run: int
 ) -> tuple[float, float, int, bool, float]:
-    """One run, watched until its first failover."""
+    """One run, watched until somebody is suspected."""
     changes = {
         **Setting(100, 100 * timeout).changes,
         "link.heartbeat_loss": chance,
@@ -233,10 +229,18 @@ def _lose(
         "workload.clients": 1,
         "workload.think_time": "5 s",
     }
-    record = run_replication(base("remus", changes), "remus", seed, run)
-    promoted = [event["at_ns"] for event in record.events if event["what"] == "promoted"]
-    watched_ns = promoted[0] if promoted else record.duration_ns
-    return chance, timeout, run, bool(promoted), watched_ns / 3.6e12
+    asked: list[int] = []
+    record = run_replication(base("remus", changes), "remus", seed, run, [_when_asked(asked)])
+    watched_ns = asked[0] if asked else record.duration_ns
+    return chance, timeout, run, bool(asked), watched_ns / 3.6e12
+
+
+def _when_asked(asked: list[int]) -> Callable[[Line], None]:
+    def watch(line: Line) -> None:
+        if isinstance(line.body, t.AskVote):
+            asked.append(line.now_ns)
+
+    return watch
 
 
 def _poisson(count: int) -> tuple[float, float]:
@@ -248,7 +252,8 @@ def _poisson(count: int) -> tuple[float, float]:
 
 
 def lost_in_row(loss: float, timeouts: float) -> float:
-    """False failovers an hour, by hand: so many heartbeats in a row are lost, on either side.
+    """False failovers an hour, by hand: so many heartbeats in a row are lost, on either side; if
+    that is rare.
 
     The mean wait for k losses in a row is (p^-k - 1) / (1 - p) heartbeats (Feller I, XIII.7).
     """

@@ -21,7 +21,7 @@ def main(out: str, quick: bool, seed: int, jobs: int | None) -> None:
     directory = output.directory(out)
     if quick:
         detected = managers.detection(10, _QUICK_SETTINGS, seed, jobs)
-        losses = managers.losses(2, 60, (0.3,), (1.5, 2.5), seed, jobs)
+        losses = managers.losses(2, 60, (0.3,), (2.5, 3.5), seed, jobs)
         arbitrated = managers.arbiters(2, seed=seed, jobs=jobs)
     else:
         detected = managers.detection(seed=seed, jobs=jobs)

@@ -61,7 +61,7 @@ def test_the_curve_has_intervals_and_lies_between_what_is_worked_out(detected):
 
 
 def test_losses_in_a_row_are_as_rare_as_they_should_be():
-    table = managers.losses(4, 120, (0.3,), (1.5, 2.5), jobs=1)
+    table = managers.losses(8, 60, (0.3,), (2.5, 3.5), jobs=1)
     assert (table["low"] < table["foreseen_per_h"]).all()
     assert (table["foreseen_per_h"] < table["high"]).all()
     assert managers.lost_in_row(0.5, 1.5) == pytest.approx(2 * 36_000 / 2)  # every other is lost

@@ -116,6 +116,9 @@ MANAGERS: Mapping[str, ManagerConfig] = {
         lease_term_ns=12 * SECOND,
         lease_renewal_ns=5 * SECOND,
     ),
+    "unfenced": replace(
+        MANAGER, arbiter=t.Arbiter.MESSAGES, fencing=False, heartbeat_grace_ns=25 * SECOND
+    ),
     "none": replace(MANAGER, arbiter=t.Arbiter.NONE, fencing=False),
 }
 
