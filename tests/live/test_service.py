@@ -183,3 +183,29 @@ def test_a_disk_image_is_there_after_a_takeover(tmp_path):
     live(tmp_path, given(), block)
     # there, and read-only: a disk that is missing would be no such file
     assert says == dict.fromkeys("ab", "error: /dev/vda: Operation not permitted")
+
+
+@needs_qemu
+def test_a_node_that_hangs_no_longer_than_the_grace_is_only_doubted(tmp_path):
+    """The clients wait for it; nobody asks for the vote."""
+    outcome = ran(
+        tmp_path,
+        duration="14 s",
+        client={"kind": "echo"},
+        limits=dict.fromkeys(SCENARIO["limits"], "30 s"),
+        manager={**SCENARIO["manager"], "heartbeat_grace": "20 s"},
+        fault=[
+            {
+                "target": "secondary",
+                "scope": "node",
+                "kind": "hang",
+                "at": "4 s",
+                "duration": "3500 ms",
+            }
+        ],
+    )
+    check_served(outcome, 12)
+    reports = [line.body.text for line in outcome.lines if isinstance(line.body, t.Report)]
+    assert "the other side is silent: waiting a little longer" in reports
+    assert "the other side is heard again" in reports
+    assert not any(isinstance(line.body, t.AskVote | t.Promote) for line in outcome.lines)

@@ -87,6 +87,27 @@ def test_without_its_lock_service_a_healthy_pair_holds_its_output_until_it_is_ba
     assert of_the_other.events[1:] == []
 
 
+@pytest.mark.parametrize("policy", ["remus", "colo"])
+@pytest.mark.parametrize("fidelity", ["response", "packet", "epoch"])
+def test_a_silent_primary_is_silent_at_every_fidelity(fidelity, policy):
+    """Whatever was committed or witnessed since its lease ran out."""
+    load = {"kind": "service", "service_time": "500 us", "retransmit": "20 ms"}
+    many = {"load": "closed", "clients": 5, "think_time": "10 ms"}
+    arrive = {"load": "open", "rate": "400 /s"}
+    record = run(
+        away(at="300 ms"),
+        policy=policy,
+        manager=LEASE,
+        fidelity=fidelity,
+        workload={**load, **(arrive if fidelity == "epoch" else many)},
+    )
+    [over] = seen(record, "report")
+    released = record.responses["released_ns"]
+    assert (released > 250 * NS_PER_MS).any()
+    assert released.max() <= over["at_ns"]
+    assert record.violations == []
+
+
 def isolated(rate: float, **manager: Any) -> RunRecord:
     """A primary that is cut off from everybody; what its peer said meanwhile arrives in the end."""
     return run(
