@@ -42,7 +42,7 @@ from colosim.protocol.combinations import refusals
 from colosim.protocol.compare import ELSEWHERE, MODES
 from colosim.protocol.dialect import DIALECTS
 from colosim.protocol.policies import POLICIES
-from colosim.protocol.types import Output
+from colosim.protocol.types import Arbiter, Output
 from colosim.section import (
     Bandwidth,
     Count,
@@ -436,6 +436,11 @@ class Link(Section):
 
     bandwidth_bps: Bandwidth = option("1 Gbit/s", "bandwidth, each direction")
     delay_ns: Time = option("50 us", "delay, one way")
+    heartbeat_loss: Ratio = option(0.0, "in simulation: part of the heartbeats that are lost")
+    blips_per_s: Rate = option(
+        "0 /s", "in simulation: how often nothing crosses it for a short while, both ways"
+    )
+    blip_ns: Duration = option("200 ms", "mean length of such a blip (exponential)")
 
 
 class Stream(Section):
@@ -570,17 +575,81 @@ class Manager(Section):
 
     heartbeat_interval_ns: Duration = option("100 ms", "time from one heartbeat to the next")
     heartbeat_timeout_ns: Duration = option("500 ms", "silence after which the peer is suspected")
-    vote_delay_ns: Time = option("1 ms", "to the witness that arbitrates and back")
-    vote_timeout_ns: Duration = option("1 s", "longest wait for the witness")
+    heartbeat_grace_ns: Time = option(
+        "0 s", "for so much longer a silent peer is only doubted: it may be a short blip"
+    )
+    arbiter: Annotated[Arbiter, Field(strict=False)] = option(
+        Arbiter.WITNESS,
+        "who says which side may go on alone: a witness that both ask; a lock service whose lease "
+        "the primary needs to speak at all; the first claim in a total order of messages; nobody",
+    )
+    vote_delay_ns: Time = option("1 ms", "to the arbiter and back")
+    vote_timeout_ns: Duration = option(
+        "1 s", "longest wait for the arbiter; then it is asked again"
+    )
+    lease_term_ns: Duration = option("2 s", "arbiter lease: how long a lease lasts")
+    lease_renewal_ns: Duration = option(
+        "500 ms", "arbiter lease: time from one renewal to the next"
+    )
+    lease_drift_bound: Annotated[float, number("ratio", 0.0, 0.5)] = option(
+        0.01,
+        "arbiter lease: by what part of it a host's clock may run slower than the lock service's",
+    )
+    further_members: Annotated[int, number("members", 0, 100)] = option(
+        1, "arbiter messages: members of the group beside both hosts; a claim needs a majority"
+    )
+    fencing: bool = option(True, "the other host is fenced before one goes on alone")
     fence_timeout_ns: Duration = option("5 s", "longest wait for fencing")
     fence_fails: bool = option(False, "fencing the other host fails")
-    reprotect: bool = option(
-        False, "live: after a takeover start a fresh secondary and protect again"
+    fence_failure: Ratio = option(0.0, "in simulation: chance that one try to fence fails")
+    fence_retries: Annotated[int, number("tries", 0, 1_000)] = option(
+        0, "how often a fence that fails is tried again; then there is no takeover"
     )
-    reprotect_delay_ns: Time = option("1 s", "how long after the takeover")
+    fence_backoff_ns: Duration = option(
+        "1 s", "until it is tried again; doubled with each try, up to 64 times as long"
+    )
+    reprotect: bool = option(
+        False, "after a takeover start a fresh secondary, copy all memory and protect again"
+    )
+    reprotect_delay_ns: Time = option(
+        "1 s",
+        "how long after the takeover; in simulation doubled with each pair that did not last",
+    )
+    reprotect_stable_ns: Time = option(
+        "60 s", "in simulation: a pair that ends sooner, but the first, did not last"
+    )
+    failback_after_ns: Time | None = option(
+        None,
+        "in simulation: planned switchover to where the first primary was, so long after the "
+        "survivor is protected there again; default never",
+    )
     switchover_at_ns: Time | None = option(
         None, "planned switchover: when the primary is told to hand over; default never"
     )
+
+
+class Clocks(Section):
+    """In simulation: how the hosts' clocks differ from the true one, which an arbiter has."""
+
+    primary_rate: Annotated[float, number("rate", 0.1, 10.0)] = option(
+        1.0, "seconds that the primary's clock shows in one"
+    )
+    secondary_rate: Annotated[float, number("rate", 0.1, 10.0)] = option(
+        1.0, "seconds that the secondary's clock shows in one"
+    )
+    primary_offset_ns: Time = option("0 s", "what the primary's clock shows at the start")
+    secondary_offset_ns: Time = option("0 s", "what the secondary's clock shows at the start")
+
+    @property
+    def are_one(self) -> bool:
+        """They all show the true time."""
+        return self == Clocks()
+
+    def of(self, site: str) -> tuple[float, int]:
+        """(rate, offset in ns) of the clock at "a", where the first primary is, or at "b"."""
+        if site == "a":
+            return self.primary_rate, self.primary_offset_ns
+        return self.secondary_rate, self.secondary_offset_ns
 
 
 class Limits(Section):
@@ -607,7 +676,7 @@ class Limits(Section):
 class Fault(Section):
     """One fault, at a time or when a step is entered for the nth time."""
 
-    target: Literal["primary", "secondary", "link"] = option(..., "what fails")
+    target: Literal["primary", "secondary", "link", "arbiter"] = option(..., "what fails")
     scope: Literal["vm", "node", "host", "disk"] | None = option(
         None,
         "how much of it: the guest's process, the node, the whole host, or in simulation its disk; "
@@ -615,8 +684,9 @@ class Fault(Section):
     )
     kind: Literal["crash", "hang", "cut", "slow", "corrupt", "full", "error"] = option(
         ...,
-        "crash (for ever) or hang of primary or secondary; cut, slow or corrupt of the link; the "
-        "secondary's disk is full (its overlays cannot grow), or has an error at every request",
+        "crash (for ever) or hang of primary or secondary; cut, slow or corrupt of the link; in "
+        "simulation cut of the way to the arbiter, and the secondary's disk is full (its overlays "
+        "cannot grow), or has an error at every request",
     )
     at_ns: Time | None = option(None, "when, from the start of the run; instead of step")
     step: Annotated[str, OneOf(tuple(dict.fromkeys((*P, *S))))] | None = option(
@@ -637,6 +707,9 @@ class Fault(Section):
     )
     sender: Literal["primary", "secondary"] | None = option(
         None, "of a corrupt link: whose bytes; default the primary's"
+    )
+    side: Literal["primary", "secondary"] | None = option(
+        None, "of an arbiter's cut: whose way to it; default both"
     )
 
 
@@ -787,6 +860,7 @@ class Scenario(Section):
     client: Client = option(Client(), "for a live run: who talks to the guest")
     hosts: Hosts = option(Hosts(), "for a live run: on which machines its two hosts are")
     manager: Manager = option(Manager(), "failure detection and arbitration")
+    clocks: Clocks = option(Clocks(), "in simulation: how the hosts' clocks differ")
     limits: Limits = option(Limits(), "longest wait in each step")
     availability: Availability = option(
         Availability(), "for colosim availability: failures and repairs over years"
@@ -1181,6 +1255,47 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         "no vote would come in time; give less than vote_timeout",
     ),
     (
+        lambda s: (
+            s.manager.arbiter is Arbiter.LEASE
+            and s.manager.lease_renewal_ns + s.manager.vote_delay_ns >= s.manager.lease_term_ns
+        ),
+        "manager.lease_term",
+        "a lease would end before it is renewed; give more than lease_renewal and vote_delay",
+    ),
+    (
+        lambda s: s.manager.arbiter is not Arbiter.WITNESS and not DIALECTS[s.dialect].failover,
+        "manager.arbiter",
+        'rfc2014 knows no failover, so nobody asks; give "witness" or dialect = "upstream"',
+    ),
+    (
+        lambda s: not s.manager.fencing and (s.manager.fence_fails or s.manager.fence_failure > 0),
+        "manager.fencing",
+        "what is not done cannot fail; give true, or no failures of fencing",
+    ),
+    (
+        lambda s: s.manager.reprotect and s.fidelity != "response",
+        "manager.reprotect",
+        'protects again at fidelity "response" and live; give that, or false',
+    ),
+    (
+        lambda s: (
+            s.manager.reprotect
+            and (
+                s.disk is not None
+                or _shares(s)
+                or s.execution.secondary_speed != 1.0
+                or bool(s.phase)
+            )
+        ),
+        "manager.reprotect",
+        "not modelled with [disk], [sharing], [[phase]] or execution.secondary_speed; give false",
+    ),
+    (
+        lambda s: s.manager.failback_after_ns is not None and not s.manager.reprotect,
+        "manager.failback_after",
+        "nobody would be there to go back to; give reprotect = true",
+    ),
+    (
         lambda s: s.costs().fence_ns >= s.manager.fence_timeout_ns,
         "cost.fence",
         "fencing would never end in time; give less than manager.fence_timeout, "
@@ -1251,7 +1366,7 @@ _DISK_CONFLICTS: tuple[_DiskConflict, ...] = (
         'guests have disks at fidelity "response" only; give that, or leave [disk] out',
     ),
     (
-        lambda s, d: s.sharing.vms > 1 or s.sharing.cpus is not None,
+        lambda s, d: _shares(s),
         "disk",
         "VMs that share their hosts have none here; leave out disk or sharing",
     ),
@@ -1304,6 +1419,14 @@ def _conflicts(scenario: Scenario) -> Iterator[Problem]:
     yield from ((row.key, f"{row.what(chosen)}: {row.why}") for row in refusals(chosen))
 
 
+_HOST = ("crash", "hang")
+_KINDS = {
+    "primary": _HOST,
+    "secondary": _HOST,
+    "link": ("cut", "slow", "corrupt"),
+    "arbiter": ("cut",),
+}
+
 _FaultConflict = tuple[Callable[[Scenario, Fault], bool], str, str]
 
 _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
@@ -1323,10 +1446,25 @@ _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
         "there is no disk; add a table [disk], or give vm, node or host",
     ),
     (
-        lambda s, f: (f.target == "link") != (f.kind in ("cut", "slow", "corrupt")),
+        lambda s, f: f.scope != "disk" and f.kind not in _KINDS[f.target],
         "kind",
-        "a link is cut, slow or corrupt, a primary or secondary crashes or hangs; "
-        "change kind or target",
+        "a link is cut, slow or corrupt, an arbiter is cut, a primary or secondary crashes or "
+        "hangs; change kind or target",
+    ),
+    (
+        lambda s, f: f.target != "arbiter" and f.side is not None,
+        "side",
+        'whose way to the arbiter is cut; give target = "arbiter", or leave it out',
+    ),
+    (
+        lambda s, f: f.target == "arbiter" and s.manager.arbiter is Arbiter.NONE,
+        "target",
+        "there is no arbiter; give manager.arbiter, or another target",
+    ),
+    (
+        lambda s, f: f.target == "arbiter" and f.step is not None and f.side == "secondary",
+        "step",
+        "steps are the primary's here; give at, or another side",
     ),
     (
         lambda s, f: f.kind != "slow" and (f.bandwidth_bps, f.delay_ns) != (None, None),
@@ -1363,12 +1501,12 @@ _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
         "one byte is corrupt, once; leave it out",
     ),
     (
-        lambda s, f: f.target == "link" and f.scope is not None,
+        lambda s, f: f.target in ("link", "arbiter") and f.scope is not None,
         "scope",
-        "a link has none; leave it out",
+        "a link has none, nor has an arbiter; leave it out",
     ),
     (
-        lambda s, f: f.target != "link" and f.scope is None,
+        lambda s, f: f.target not in ("link", "arbiter") and f.scope is None,
         "scope",
         "missing; give one of vm, node, host, disk",
     ),

@@ -30,7 +30,7 @@ from colosim.protocol.combinations import Refused, refusals
 from colosim.protocol.invariants import check
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line
-from colosim.protocol.types import Output
+from colosim.protocol.types import Arbiter, Output
 from colosim.scenario import BatchJob, Fault, Scenario
 
 HOST_OF = {PRIMARY: "a", SECONDARY: "b"}
@@ -265,6 +265,20 @@ _SIMULATED: tuple[tuple[str, Callable[[Scenario], bool], str], ...] = (
         "network",
         lambda s: s.impairments().harm,
         "the network of a live run is what it is; leave it out",
+    ),
+    # the runner is the witness, links and clocks are real
+    *(
+        (key, is_given, "in simulation only; leave it out")
+        for key, is_given in (
+            ("manager.arbiter", lambda s: s.manager.arbiter is not Arbiter.WITNESS),
+            ("manager.fencing", lambda s: not s.manager.fencing),
+            ("manager.fence_failure", lambda s: s.manager.fence_failure > 0),
+            ("manager.failback_after", lambda s: s.manager.failback_after_ns is not None),
+            ("link.heartbeat_loss", lambda s: s.link.heartbeat_loss > 0),
+            ("link.blips", lambda s: s.link.blips_per_s > 0),
+            ("clocks", lambda s: not s.clocks.are_one),
+            ("fault.target arbiter", lambda s: any(f.target == "arbiter" for f in s.fault)),
+        )
     ),
 )
 

@@ -10,7 +10,7 @@ from backends.sim.sharing import Shared
 from backends.sim.world import SimWorld
 from colosim.model.results import RunRecord, together
 from colosim.model.streams import Streams
-from colosim.protocol.invariants import ALL, Invariant
+from colosim.protocol.invariants import EachPair
 from colosim.scenario import BatchJob, Scenario
 from colosim.session import Observer
 
@@ -52,8 +52,8 @@ def run_replication(
     made = []
     for vm in range(sharing.vms):
         streams = Streams(seed, replication, vm)
-        seen = (observers, stepped) if vm == 0 else ((), None)
-        made.append(_world(scenario, policy, streams, *seen, shared, vm))
+        watching = (observers, stepped) if vm == 0 else ((), None)
+        made.append(_world(scenario, policy, streams, *watching, shared, vm))
     for world, _ in made:
         world.begin()
     shared.clock.run(scenario.duration_ns)
@@ -73,17 +73,17 @@ def _world(
     stepped: Callable[[str, str], None] | None,
     shared: Shared | None = None,
     vm: int = 0,
-) -> tuple[SimWorld, list[Invariant]]:
+) -> tuple[SimWorld, EachPair]:
     """The world of one VM, and what watches it."""
-    invariants = [invariant() for invariant in ALL] if scenario.fault or observers else []
-    watchers = [*observers, *(invariant.see for invariant in invariants)]
+    invariants = EachPair()
+    watchers = [*observers, *([invariants.see] if scenario.fault or observers else [])]
     kind = WORLDS[scenario.fidelity]
     return kind(scenario, policy, streams, watchers, stepped, shared, vm), invariants
 
 
 def _record(
     world: SimWorld,
-    invariants: Sequence[Invariant],
+    invariants: EachPair,
     scenario: Scenario,
     policy: str,
     seed: int,
@@ -91,7 +91,7 @@ def _record(
 ) -> RunRecord:
     network, recorder, disk = world.network, world.recorder, world.disk
     disk.end()
-    violated = [str(found) for each in invariants for found in each.violations]
+    violated = [str(found) for found in invariants.violations]
     batch = isinstance(scenario.workload, BatchJob)
     lost = world.lost_responses()  # first: a table may end what it is made from
     return RunRecord(
@@ -111,8 +111,10 @@ def _record(
             "duplicate_responses": network.duplicates,
             "link_bytes": world.link_bytes(),
             "simulated_events": world.clock.events,
-            "node_events": world.session.events,
-            "cancelled_completions": sum(n.cancelled for n in world.session.nodes.values()),
+            "node_events": sum(session.events for session in world.sessions),
+            "cancelled_completions": sum(
+                node.cancelled for session in world.sessions for node in session.nodes.values()
+            ),
             **world.counters(),
             **disk.counters(),
         },

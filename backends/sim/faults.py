@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from backends.nodes import role_of
 from colosim.scenario import Fault
 
 if TYPE_CHECKING:
-    from backends.sim.world import SimWorld
+    from backends.sim.world import Host, SimWorld
 
 
 def _where(fault: Fault) -> str:
     """The node whose steps, and whose existence, the fault goes by."""
-    return "primary" if fault.target == "link" else fault.target
+    return "primary" if fault.target in ("link", "arbiter") else fault.target
 
 
 class FaultPlan:
@@ -23,21 +24,23 @@ class FaultPlan:
     def __init__(self, faults: Sequence[Fault], world: SimWorld) -> None:
         self._world = world
         # A comparison includes designs without a secondary: what is not there cannot fail.
-        faults = [fault for fault in faults if _where(fault) in world.hosts]
+        faults = [fault for fault in faults if _where(fault) in world.present()]
         self.pending = len(faults)
         self._by_time = [fault for fault in faults if fault.at_ns is not None]
         self.by_step = [fault for fault in faults if fault.step is not None]
         self._seen: Counter[tuple[str, str]] = Counter()
+        self._hung: dict[int, Host] = {}
 
     def start(self) -> None:
         for fault in self._by_time:
             self._world.clock.after(fault.at_ns or 0, self._strike, fault)
 
     def stepped(self, node_id: str, step: str) -> None:
-        self._seen[node_id, step] += 1
-        occurrence = self._seen[node_id, step]
+        role = role_of(node_id)
+        self._seen[role, step] += 1
+        occurrence = self._seen[role, step]
         for fault in self.by_step:
-            if (_where(fault), fault.step, fault.occurrence) == (node_id, step, occurrence):
+            if (_where(fault), fault.step, fault.occurrence) == (role, step, occurrence):
                 # as an event of its own: never in the middle of what the node is doing
                 self._world.clock.after(0, self._strike, fault)
 
@@ -50,8 +53,10 @@ class FaultPlan:
             self._link(fault, True)
         elif fault.scope == "disk":
             self._world.disk.strike(fault.kind)
+        elif fault.target == "arbiter":
+            self._arbiter(fault, True)
         elif fault.kind == "crash":
-            host = world.hosts[fault.target]
+            host = world.playing(fault.target)
             kill = {"vm": world.kill_vm, "node": world.kill_node, "host": world.kill_host}
             kill[fault.scope or "host"](host)
         else:
@@ -65,6 +70,8 @@ class FaultPlan:
             self._link(fault, False)
         elif fault.scope == "disk":
             self._world.disk.strike("")
+        elif fault.target == "arbiter":
+            self._arbiter(fault, False)
         else:
             self._hang(fault, False)
 
@@ -76,8 +83,13 @@ class FaultPlan:
         else:
             self._world.corrupt_link(fault)
 
+    def _arbiter(self, fault: Fault, is_struck: bool) -> None:
+        for side in [fault.side] if fault.side else self._world.present():
+            self._world.arbitration.cut(side, is_struck)
+
     def _hang(self, fault: Fault, is_hung: bool) -> None:
-        host = self._world.hosts[fault.target]
+        # whoever has the role as it strikes; and the same host as it ends
+        host = self._hung.setdefault(id(fault), self._world.playing(fault.target))
         if fault.scope in ("vm", "host"):
             self._world.hang_vm(host, is_hung)
         if fault.scope in ("node", "host"):

@@ -115,6 +115,12 @@ class Guest:
         self._progress_ns = 0  # at `_since_ns`
         self._since_ns = 0
 
+    def become(
+        self, work_of: Callable[[int, int], int], finished: Callable[[int, int], None]
+    ) -> None:
+        """From now on requests are those of another role; those under way go on as they are."""
+        self._work_of, self._finished = work_of, finished
+
     # -- time ------------------------------------------------------------------------------
 
     @property

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from backends.base import Session
 from backends.nodes import PRIMARY, SECONDARY
 from backends.sim.clock import Clock
 from backends.sim.link import Direction
@@ -79,19 +80,23 @@ class _Step:
 class Straight:
     """The way of one world; call it when client input is held back for a checkpoint."""
 
-    def __init__(self, world: SimWorld, inputs: tuple[Input, ...], message_bytes: int) -> None:
+    def __init__(
+        self, world: SimWorld, session: Session, inputs: tuple[Input, ...], message_bytes: int
+    ) -> None:
         self._world = world
+        self._session = session
         self._clock: Clock = world.clock
         self._inputs = inputs
-        self._dialect: Dialect = DIALECTS[world.session.nodes[PRIMARY].config.dialect]
         self._sides = {
-            t.Role(name): _Side(
-                host, world.session.nodes[name].checkpointer, world.direction_of(name)
+            t.Role(role): _Side(
+                host, session.nodes[host.id].checkpointer, world.direction_of(host.id)
             )
-            for name, host in world.hosts.items()
+            for role, host in world.present().items()
         }
         self._primary = self._sides[t.Role.PRIMARY]
         self._secondary = self._sides[t.Role.SECONDARY]
+        config = session.nodes[self._primary.host.id].config
+        self._dialect: Dialect = DIALECTS[config.dialect]
         self._begin: dict[Do, Callable[[_Side, int], int]] = {
             Do.STOP_VM: lambda side, n: world.begin_stop(side.host),
             Do.DRAIN: lambda side, n: 0,
@@ -113,11 +118,12 @@ class Straight:
         self._steps = tuple(self._steps_of())
 
     @classmethod
-    def of(cls, world: SimWorld, message_bytes: int) -> Straight | None:
+    def of(cls, world: SimWorld, session: Session, message_bytes: int) -> Straight | None:
         """None if the tables say nothing that can be done so."""
-        primary, secondary = (world.session.nodes[name].config for name in (PRIMARY, SECONDARY))
-        inputs = walk(machine_of(primary), machine_of(secondary))
-        return cls(world, inputs, message_bytes) if inputs and _is_simple(inputs) else None
+        present = world.present()
+        configs = (session.nodes[present[role].id].config for role in (PRIMARY, SECONDARY))
+        inputs = walk(*map(machine_of, configs))
+        return cls(world, session, inputs, message_bytes) if inputs and _is_simple(inputs) else None
 
     # -- made once -------------------------------------------------------------------------
 
@@ -218,7 +224,7 @@ class Straight:
             and self._is_well(secondary.host)
         ):
             return False
-        settle, ends_ns, begin = self._world.session.settle, self._ends_ns, self._begin
+        settle, ends_ns, begin = self._session.settle, self._ends_ns, self._begin
         self._ends_ns[1] = self._began_ns = now_ns = clock.now_ns()
         for step in self._steps:
             at_ns = step.comes_ns(step, now_ns)
@@ -240,8 +246,8 @@ class Straight:
             for do, n in step.begins:
                 ends_ns[n] = now_ns + begin[do](step.side, n)
         primary.checkpointer.rest(now_ns)
-        settle(PRIMARY, now_ns)
-        self._world.session.wake(PRIMARY)
+        settle(host.id, now_ns)
+        self._session.wake(host.id)
         return True
 
     @staticmethod
@@ -321,13 +327,13 @@ class Straight:
                     self._send(sender, waiting, self._ends_ns[n] - now_ns)
             elif each.by in _MESSAGES:
                 sender.checkpointer.effect(each.by)()
-                world.session.settle(sender.host.id, now_ns)
+                self._session.settle(sender.host.id, now_ns)
             else:
                 op = sender.checkpointer.awaits(waiting)
                 left_ns = self._ends_ns[n] - now_ns
                 world.takes(sender.host, op, _CAUSE, left_ns, self._finish[n])
-        for name in (PRIMARY, SECONDARY):
-            world.session.wake(name)
+        for side in self._sides.values():
+            self._session.wake(side.host.id)
 
     def _send(self, sender: _Side, waiting: State, delay_ns: int) -> None:
         assert self._state is not None

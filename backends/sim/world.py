@@ -14,14 +14,16 @@ from functools import partial
 from typing import Any
 
 from backends.base import Cause, Session
-from backends.nodes import PRIMARY, SECONDARY, node_configs
+from backends.nodes import PRIMARY, SECONDARY, node_configs, node_id, of_pair, role_of
 from backends.recorder import Recorder
+from backends.sim.arbitration import ARBITRATION
 from backends.sim.clock import Clock
 from backends.sim.disk import CHANNEL as DISK
 from backends.sim.disk import NoDisk, ReplicatedDisk
 from backends.sim.faults import FaultPlan
 from backends.sim.guest import Guest, Meter, Snapshot
-from backends.sim.link import STATE, Direction, InOrder, last_of, state_channels
+from backends.sim.link import NS_PER_S, STATE, Direction, InOrder, last_of, state_channels
+from backends.sim.local import LocalSessions
 from backends.sim.sharing import Cpu, Port, Shared
 from backends.sim.straight import Straight
 from backends.sim.traffic import Demand, Jitter, Network, start_clients
@@ -30,12 +32,14 @@ from colosim.model.divergence import Divergence
 from colosim.model.streams import Streams
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import P, S
-from colosim.protocol.manager import Witness
+from colosim.protocol.manager import LONGEST_BACK_OFF
 from colosim.protocol.node import Node, NodeConfig
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import BatchJob, Fault, Scenario, Service
 from colosim.session import Observer
 
+#: where hosts are; the first primary's is the one that is preferred
+_SITES = ("a", "b")
 MESSAGE_BYTES = 64  # of TCP and IP headers that a message of its own costs
 _UNPROMPTED = "unprompted"  # the stream of what no client asked for
 
@@ -129,18 +133,27 @@ class SimWorld:
             service.client_delay_ns if service else 0,
             Jitter(service.client_jitter_ns if service else 0, streams),
         )
+        self._policy = policy
+        self._observers = tuple(observers)
         configs = self._configs(scenario, policy)
         self._apart = self._schedule.divergence()
+        self._pairs = 1
+        #: the nodes of the pair that there is; those of earlier ones hear nothing any more
+        self._primary, self._secondary = PRIMARY, SECONDARY
         self.hosts = {config.id: self._host(config.id) for config in configs}
         for host in self.hosts.values():
             self._meter(host)
             cpu = host.cpu = None if shared is None else shared.cpu(host.id)
             if cpu is not None:
                 cpu.join(host.guest)
-        self._out = {name: self._direction(name) for name in self.hosts}
-        self._witness = Witness()
+        self._sites = {PRIMARY: _SITES[0], SECONDARY: _SITES[1]}
+        self._hasty = 0  # pairs in a row, but the first, that did not last
+        self._paired_ns = 0  # when the present pair began
+        self._is_planned = False  # its end
         self._cuts = 0
         self._slow: list[Fault] = []  # those that hold, the latest last
+        self._out = {name: self._direction(name) for name in self.hosts}
+        self.arbitration = ARBITRATION[scenario.manager.arbiter](self, scenario.manager)
         self._corrupt: list[Fault] = []  # those whose byte has yet to come
         self._spoilt: set[str] = set()  # names of blobs that are not what was sent
         self._struck_bytes = 0
@@ -160,23 +173,15 @@ class SimWorld:
         if self.faults.by_step:
             self._told_of_steps.append(self.faults.stepped)
         # where somebody looks at the steps, they are taken one by one
-        self._may_go_straight &= not observers and not self._told_of_steps
+        self._may_go_straight &= not self._observers and not self._told_of_steps
         self._may_go_straight &= len(self._channels) == 1 and not self._costs.wake_up_ns
         self._may_go_straight &= shared is None  # others use the CPU and the link
-        self.session = Session(
-            [Node(config) for config in configs],
-            self,
-            observers,
-            self._ears(),
-            self._stepped if self._told_of_steps else None,
-        )
+        self._may_go_straight &= scenario.disk is None
+        self.session = self._session(configs)
+        self.sessions = [self.session]  # of all pairs
         disk = scenario.disk
         self.disk = NoDisk() if disk is None else ReplicatedDisk(self, disk, streams)
-        self._straight = (
-            Straight.of(self, MESSAGE_BYTES)
-            if self._may_go_straight and disk is None and SECONDARY in self.hosts
-            else None
-        )
+        self._straight = self._way()
         self._performers: dict[type, Callable[[Host, Any, Cause], None]] = {
             t.Precopy: self._precopy,
             t.Quiesce: self._quiesce,
@@ -194,10 +199,42 @@ class SimWorld:
             t.Drop: self._drop,
             t.Heartbeat: self._heartbeat,
             t.AskVote: self._ask_vote,
+            t.RenewLease: self._renew_lease,
+            t.GiveUpLease: self._give_up_lease,
             t.Fence: self._fence,
             t.Promote: self._promote,
             t.Report: self._report,
         }
+
+    def _session(self, configs: Iterable[NodeConfig]) -> Session | LocalSessions:
+        """The nodes of a pair, on the clocks of the sites where they are."""
+        clocks = self._scenario.clocks
+        nodes = [Node(config) for config in configs]
+        stepped = self._stepped if self._told_of_steps else None
+        if clocks.are_one:
+            return Session(nodes, self, self._observers, self._ears(), stepped)
+        own = {node.config.id: clocks.of(self._sites[node.config.id]) for node in nodes}
+        return LocalSessions(nodes, self, own, self._observers, self._ears(), stepped)
+
+    def _link_speed(self) -> tuple[float, int]:
+        """(bandwidth, delay) as the latest of the faults that hold has them, else as ever."""
+        link, last = self._scenario.link, self._slow[-1] if self._slow else None
+        bandwidth_bps = (last and last.bandwidth_bps) or link.bandwidth_bps
+        return bandwidth_bps, (
+            link.delay_ns if last is None or last.delay_ns is None else last.delay_ns
+        )
+
+    def _way(self) -> Straight | None:
+        """For checkpoints of the pair that there is, if there can be one."""
+        if not self._may_go_straight or SECONDARY not in self.present():
+            return None
+        session = self.session
+        return Straight.of(self, session, MESSAGE_BYTES) if isinstance(session, Session) else None
+
+    def present(self) -> dict[str, Host]:
+        """The hosts of the pair that there is, by their roles."""
+        ids = {PRIMARY: self._primary, SECONDARY: self._secondary}
+        return {role: self.hosts[name] for role, name in ids.items() if name in self.hosts}
 
     def _configs(self, scenario: Scenario, policy: str) -> list[NodeConfig]:
         return node_configs(scenario, policy)
@@ -208,17 +245,26 @@ class SimWorld:
     def _ears(self) -> dict[type, Callable[[str, Any], None]]:
         return {**self.recorder.ears(), t.Alone: self._alone}
 
+    def playing(self, role: str) -> Host:
+        """Whom a fault of a role strikes: where pairs follow each other, the survivor of one is
+        the primary already.
+        """
+        hosts = self.present()
+        if self._scenario.manager.reprotect and self._owner == self._secondary:
+            role = PRIMARY if role == SECONDARY else SECONDARY
+        return hosts[role]
+
     def _host(self, name: str) -> Host:
-        demand = self._demand()
+        demand, is_first = self._demand(), role_of(name) == PRIMARY
         guest = Guest(
             self.clock,
             Slowdown(self._memory, self._costs.first_write_ns if self._tracked else 0),
             self._vcpus,
-            demand.primary_ns if name == PRIMARY else demand.secondary_ns,
-            self._primary_finished if name == PRIMARY else self._secondary_finished,
+            demand.primary_ns if is_first else demand.secondary_ns,
+            self._primary_finished if is_first else self._secondary_finished,
             self._speed(name),
         )
-        return Host(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
+        return Host(name, guest, self._secondary if is_first else self._primary)
 
     def direction_of(self, name: str) -> Direction:
         """What carries what that host sends; of a link that no other VM uses."""
@@ -230,12 +276,13 @@ class SimWorld:
         """Its guest was stopped for a cut: the node hears what it has not heard of yet."""
 
     def _direction(self, name: str) -> Direction | Port:
-        """The link from a host."""
+        """The link from a host, in the state in which it is."""
         if self._shared is not None:
             return self._shared.port(name, self._vm)
-        link = self._scenario.link
-        most_bps = self._scenario.stream.channel_bandwidth_bps
-        return Direction(self.clock, link.bandwidth_bps, link.delay_ns, most_bps)
+        channel_bps = self._scenario.stream.channel_bandwidth_bps
+        made = Direction(self.clock, *self._link_speed(), channel_bps)
+        made.cut(self.is_cut)
+        return made
 
     def _meter(self, host: Host) -> None:
         """Have what changes in time added up while the host's guest runs."""
@@ -247,7 +294,7 @@ class SimWorld:
             )
             host.guest.meters.append(host.touched)
         apart, divergence = self._apart, self._divergence
-        if host.id == SECONDARY and (apart or divergence.pair_hazard_per_s):
+        if role_of(host.id) == SECONDARY and (apart or divergence.pair_hazard_per_s):
 
             def risk(from_ns: int, to_ns: int, done_ns: int, busy: int) -> float:
                 ran = done_ns / (to_ns - from_ns)
@@ -291,6 +338,8 @@ class SimWorld:
             ends = self.clock.stop if self._shared is None else self._shared.finished
             self.network.answered = lambda client, request: ends()
         self.faults.start()
+        if scenario.link.blips_per_s:
+            self._plan_blip(0)
         if (at_ns := scenario.manager.switchover_at_ns) is not None:
             self.clock.after(at_ns, self._hand_over)
         self.clock.after(scenario.warm_up_ns, self._warm)
@@ -314,8 +363,9 @@ class SimWorld:
         )
 
     def _hand_over(self, _: object) -> None:
-        self.recorder.event(PRIMARY, "switchover", "asked for")
-        self.tell(PRIMARY, t.HandOver())
+        self._is_planned = True
+        self.recorder.event(self._primary, "switchover", "asked for")
+        self.tell(self._primary, t.HandOver())
 
     def _warm(self, _: object) -> None:
         """The warm-up is over: what was counted so far is not part of the metrics."""
@@ -411,7 +461,8 @@ class SimWorld:
         return varied_ns(mean_ns, spread, z)
 
     def _quiesce(self, host: Host, action: t.Quiesce, cause: Cause) -> None:
-        self.network.pause()
+        if host.id == self._owner:  # whoever lost the clients without noticing holds nobody's back
+            self.network.pause()
         delay_ns = self._cost_ns(host, "quiesce", self._costs.quiesce_ns)
         self.clock.after(delay_ns, self._quiesced, (host, action.op, cause))
 
@@ -482,7 +533,7 @@ class SimWorld:
 
     def _drawn(self, exposure_ns: int, served: int, purpose: str, checkpoint: int) -> int:
         """Distinct dirty pages; one draw a checkpoint, whatever is asked about."""
-        u = self._streams.uniform(purpose).at(checkpoint)
+        u = self._streams.uniform(purpose, self._pairs - 1).at(checkpoint)
         pages, extrapolated = self._memory.draw(exposure_ns, served, u)
         if extrapolated:
             self.flags.add("memory-extrapolated")
@@ -495,7 +546,8 @@ class SimWorld:
         """
         costs, ratio = self._costs, 1.0
         if self._is_delta:
-            z = self._streams.normal("delta-ratio").at(checkpoint) if costs.delta_spread else 0.0
+            draws = self._streams.normal("delta-ratio", self._pairs - 1)
+            z = draws.at(checkpoint) if costs.delta_spread else 0.0
             ratio = varied_ratio(self._delta_ratio(written_ns, served), costs.delta_spread, z)
         return costs.state_bytes(pages, ratio) - costs.device_state_bytes
 
@@ -562,7 +614,7 @@ class SimWorld:
             host.guest.start()
         if serves:
             self.network.resume()
-        if host.id == PRIMARY and serves and self._mirrored:
+        if host.id == self._primary and serves and self._mirrored:
             self._plan_unprompted(self._synchronisation)
         self.network.catch_up(host.guest)
 
@@ -589,13 +641,13 @@ class SimWorld:
     def _synchronise(self, checkpoint: int) -> None:
         """Both guests are equal now; draw when their state will differ."""
         self._synchronisation = checkpoint
-        e = self._streams.exponential("hazard").at(checkpoint)
+        e = self._streams.exponential("hazard", self._pairs - 1).at(checkpoint)
         self._hazard_at_ns = self._divergence.first_ns(e)
         self._risk_taken = e
 
     def _plan_unprompted(self, synchronisation: int) -> None:
         """Both guests run; when they will say different things that nobody asked for."""
-        e = self._streams.exponential("unprompted").at(synchronisation)
+        e = self._streams.exponential("unprompted", self._pairs - 1).at(synchronisation)
         at_ns = self._divergence.unprompted_ns(e)
         if at_ns is not None and self._apart is not None:
             now_ns = self.now_ns()
@@ -604,9 +656,9 @@ class SimWorld:
             self.clock.after(at_ns, self._speak_unprompted, synchronisation)
 
     def _speak_unprompted(self, synchronisation: int) -> None:
-        hosts = self.hosts.values()
+        hosts = self.present().values()
         both = all(host.alive and host.guest.running and not host.guest.hung for host in hosts)
-        if both and synchronisation == self._synchronisation and self._owner == PRIMARY:
+        if both and synchronisation == self._synchronisation and self._owner == self._primary:
             for host in hosts:
                 self._say_unprompted(host, synchronisation)
 
@@ -615,11 +667,11 @@ class SimWorld:
         self.tell(host.id, t.GuestOutput(range_, f"{number} of {host.id}"))
 
     def _primary_finished(self, client: int, request: int) -> None:
-        host = self.hosts[PRIMARY]
+        host = self.hosts[self._primary]
         self._finished(host, client, request, self._time_said(host, client, request))
 
     def _secondary_finished(self, client: int, request: int) -> None:
-        host = self.hosts[SECONDARY]
+        host = self.hosts[self._secondary]
         drifted = self._has_drifted(host)
         u = self._streams.uniform("divergence", client).at(request)
         each = self._per_connection
@@ -641,7 +693,7 @@ class SimWorld:
         if not self._divergence.timed:
             return ""
         u = self._streams.uniform("timed", client).at(request)
-        said = self._divergence.time_said(u, self.now_ns(), host.id == SECONDARY)
+        said = self._divergence.time_said(u, self.now_ns(), role_of(host.id) == SECONDARY)
         return "" if said is None else f"@{said}"
 
     def _finished(self, host: Host, client: int, request: int, difference: str) -> None:
@@ -671,6 +723,108 @@ class SimWorld:
                     self._say(host, client, request, digest)
 
         self.clock.after(self._retransmit_ns, repeat)
+        if self._scenario.manager.reprotect:
+            self._plan_protection()
+
+    # -- the next pair ---------------------------------------------------------------------
+
+    def _plan_protection(self) -> None:
+        """Later and later if pairs do not last: a bad link would copy all memory for nothing."""
+        manager = self._scenario.manager
+        lasted_ns = self.now_ns() - self._paired_ns
+        is_short = self._pairs > 1 and lasted_ns < manager.reprotect_stable_ns
+        is_hasty = is_short and not self._is_planned
+        self._hasty = self._hasty + 1 if is_hasty else 0
+        self._protect_later()
+
+    def _protect_later(self) -> None:
+        longer = min(2**self._hasty, LONGEST_BACK_OFF)
+        delay_ns = self._scenario.manager.reprotect_delay_ns * longer
+        self.clock.after(delay_ns, self._protect_again, self._pairs)
+
+    def _protect_again(self, pairs: int) -> None:
+        """Copy all of the survivor's memory to a fresh secondary while its guest stands still."""
+        survivor = self.hosts[self._owner]
+        if survivor.guest.dead or not survivor.alive:
+            return
+        if survivor.hung or survivor.guest.hung or self.is_cut:
+            self._protection_fails("the link or the guest does not answer")
+            return
+        costs = self._costs
+        pages = self._scenario.memory.guest_memory_bytes // costs.page_bytes
+        self.recorder.event(survivor.id, "reprotect", f"copying {pages} pages")
+        survivor.guest.stop()
+        lead = node_id(t.Role.PRIMARY, pairs + 1)
+        out = self._out.setdefault(lead, self._direction(lead))
+        given_up = False
+
+        def give_up(_: object) -> None:
+            nonlocal given_up
+            if self._pairs == pairs and not survivor.guest.dead:
+                given_up = True
+                out.forget(STATE)
+                survivor.guest.start()
+                self.network.catch_up(survivor.guest)
+                self._protection_fails("the copy took too long")
+
+        def loaded(_: object) -> None:
+            if not (given_up or survivor.guest.dead or survivor.hung or survivor.guest.hung):
+                self._pair_up(survivor, pages)
+
+        def arrived() -> None:
+            self.clock.after(costs.load_ns(pages), loaded)
+
+        out.send(STATE, costs.state_bytes(pages), arrived)
+        self.clock.after(self._scenario.limits.received_ns, give_up)
+
+    def _protection_fails(self, why: str) -> None:
+        self.recorder.event(self._owner, "reprotect", f"failed: {why}")
+        self._hasty += 1
+        self._protect_later()
+
+    def _pair_up(self, survivor: Host, pages: int) -> None:
+        """The survivor is the primary of a new pair: new nodes, whose books are empty."""
+        scenario, first = self._scenario, self._pairs + 1
+        self._pairs, self._paired_ns, self._is_planned = first, self.now_ns(), False
+        configs = [of_pair(config, first) for config in self._configs(scenario, self._policy)]
+        self._primary, self._secondary = (config.id for config in configs)
+        site = self._sites[survivor.id]
+        other = next(each for each in _SITES if each != site)
+        self._sites |= {self._primary: site, self._secondary: other}
+        survivor.alive = False  # its node is over, its guest is not
+        primary = Host(self._primary, survivor.guest, self._secondary)
+        primary.owed, primary.vm_hangs = survivor.owed, survivor.vm_hangs
+        primary.touched = survivor.touched
+        demand = self._demand()
+        primary.guest.become(demand.primary_ns, self._primary_finished)
+        secondary = self._host(self._secondary)
+        self._meter(secondary)
+        self.hosts |= {primary.id: primary, secondary.id: secondary}
+        self._out[secondary.id] = self._direction(secondary.id)
+        self._owner = primary.id
+        snapshot = self._snapshot(primary, pages)
+        primary.guest.cut()
+        self._loaded(secondary, snapshot)
+        if self._mirrored:
+            self.network.read_by(secondary.guest)
+        self.arbitration = self.arbitration.anew()
+        self._synchronise(0)
+        self.session = self._session(configs)
+        self.sessions.append(self.session)
+        self._straight = self._way()
+        self.recorder.event(primary.id, "paired", f"on {site}, copied to {other}")
+        for host in (primary, secondary):
+            self.tell(host.id, t.Start())
+        back_ns = scenario.manager.failback_after_ns
+        if back_ns is not None and site != _SITES[0]:
+            self.clock.after(back_ns, self._fail_back, first)
+
+    def _fail_back(self, pairs: int) -> None:
+        """A planned switchover to the site that is preferred, if the pair is still there."""
+        if self._pairs == pairs and self._owner == self._primary:
+            self._is_planned = True
+            self.recorder.event(self._primary, "failback", "asked for")
+            self.tell(self._primary, t.HandOver())
 
     def _release(self, host: Host, action: t.Release, cause: Cause) -> None:
         self._drop(host, action, cause)
@@ -852,7 +1006,7 @@ class SimWorld:
     def _strikes(self, host: Host, part: str) -> bool:
         """Whether what this host sends now is what a corrupt link waited for."""
         for fault in self._corrupt:
-            if (fault.sender or PRIMARY, fault.part) == (host.id, part):
+            if (fault.sender or PRIMARY, fault.part) == (role_of(host.id), part):
                 self._corrupt.remove(fault)
                 return True
         return False
@@ -889,27 +1043,37 @@ class SimWorld:
     # -- managers --------------------------------------------------------------------------
 
     def _heartbeat(self, host: Host, action: t.Heartbeat, cause: Cause) -> None:
+        if chance := self._scenario.link.heartbeat_loss:
+            index = host.operations["heartbeat"] = host.operations.get("heartbeat", -1) + 1
+            if self._streams.uniform(f"heartbeat-loss-{host.id}").at(index) < chance:
+                return
         self._post(host, "heartbeat", MESSAGE_BYTES, t.HeartbeatSeen(), cause)
 
     def _ask_vote(self, host: Host, action: t.AskVote, cause: Cause) -> None:
-        there_ns = self._scenario.manager.vote_delay_ns // 2
-        back_ns = self._scenario.manager.vote_delay_ns - there_ns
+        self.arbitration.ask(host, action.op, cause)
 
-        def decide(_: object) -> None:
-            answer = t.VoteSeen(action.op, self._witness.ask(host.id))
-            self.clock.after(back_ns, lambda _: self.tell(host.id, answer, cause))
+    def _renew_lease(self, host: Host, action: t.RenewLease, cause: Cause) -> None:
+        self.arbitration.renew(host, action.op, cause)
 
-        self.clock.after(there_ns, decide)
+    def _give_up_lease(self, host: Host, action: t.GiveUpLease, cause: Cause) -> None:
+        self.arbitration.give_up(host)
 
     def _fence(self, host: Host, action: t.Fence, cause: Cause) -> None:
+        manager = self._scenario.manager
+        fails = manager.fence_fails
+        if manager.fence_failure:
+            index = host.operations["fence-failure"] = host.operations.get("fence-failure", -1) + 1
+            u = self._streams.uniform(f"fence-failure-{host.id}").at(index)
+            fails = fails or u < manager.fence_failure
+
         def end(_: object) -> None:
-            if self._scenario.manager.fence_fails:
+            if fails:
                 self.tell(host.id, t.Failed(action.op, "the fence did not answer"), cause)
                 return
             self.kill_host(self.hosts[host.peer])
             self.tell(host.id, t.Done(action.op), cause)
 
-        self.clock.after(self._costs.fence_ns, end)
+        self.clock.after(self._cost_ns(host, "fence", self._costs.fence_ns), end)
 
     def _promote(self, host: Host, action: t.Promote, cause: Cause) -> None:
         self.recorder.event(host.id, "promoted", "")
@@ -965,19 +1129,37 @@ class SimWorld:
             for tell in backlog:
                 tell()
 
+    @property
+    def is_cut(self) -> bool:
+        """Nothing crosses the link."""
+        return self._cuts > 0
+
     def cut_link(self, is_cut: bool) -> None:
         self._cuts += 1 if is_cut else -1  # cuts may overlap
         for direction in self._out.values():
             direction.cut(self._cuts > 0)
 
+    def _plan_blip(self, number: int) -> None:
+        """Blip ``number`` of the link: when it begins after the one before, and how long it is."""
+        link = self._scenario.link
+        wait = self._streams.exponential("blip-wait").at(number)
+        self.clock.after(round(wait / link.blips_per_s * NS_PER_S), self._blip, number)
+
+    def _blip(self, number: int) -> None:
+        lasts = self._streams.exponential("blip").at(number) * self._scenario.link.blip_ns
+        self.cut_link(True)
+
+        def end(_: object) -> None:
+            self.cut_link(False)
+            self._plan_blip(number + 1)
+
+        self.clock.after(round(lasts), end)
+
     def slow_link(self, fault: Fault, is_slow: bool) -> None:
         """The link as the latest of the faults that hold has it; what that leaves open, as ever."""
         (self._slow.append if is_slow else self._slow.remove)(fault)
-        link, last = self._scenario.link, self._slow[-1] if self._slow else None
-        bandwidth_bps = (last and last.bandwidth_bps) or link.bandwidth_bps
-        delay_ns = link.delay_ns if last is None or last.delay_ns is None else last.delay_ns
         for direction in self._out.values():
-            direction.change(bandwidth_bps, delay_ns)
+            direction.change(*self._link_speed())
 
     def corrupt_link(self, fault: Fault) -> None:
         """The next bytes of that kind; those that are under way already arrive as they are."""

@@ -20,6 +20,8 @@ from colosim.model.results import RunRecord
 from colosim.model.streams import Streams
 from colosim.progress import Progress
 from colosim.protocol import types as t
+from colosim.protocol.arbiters import held_ns
+from colosim.protocol.manager import LONGEST_BACK_OFF
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line
 from colosim.scenario import Scenario, ScenarioError, Service
@@ -164,14 +166,25 @@ def _struck(
     at_ns = scenario.warm_up_ns + max(
         1, round((run + u) / scenario.availability.fault_runs * window_ns)
     )
-    changes: dict[str, Any] = {"policy.name": policy, "manager.switchover_at": None, "fault": []}
+    changes: dict[str, Any] = {
+        "policy.name": policy,
+        "manager.switchover_at": None,
+        "manager.reprotect": None,
+        "manager.failback_after": None,
+        "fault": [],
+    }
     if fault is None:
         at_ns = scenario.warm_up_ns + window_ns
         changes["duration"] = TIME.format(at_ns)
     else:
         table: dict[str, str] = {**_TABLES[fault], "at": TIME.format(at_ns)}
         if fault is Fault.FALSE_FAILOVER:
-            late_ns = manager.heartbeat_timeout_ns + 2 * manager.heartbeat_interval_ns
+            late_ns = (
+                manager.heartbeat_timeout_ns
+                + manager.heartbeat_grace_ns
+                + 2 * manager.heartbeat_interval_ns
+                + _lease_ns(scenario)
+            )
             table["duration"] = TIME.format(late_ns)
         changes["fault"] = [table]
         changes["duration"] = TIME.format(at_ns + patience_ns)
@@ -183,8 +196,9 @@ def _usual_ns(scenario: Scenario) -> int:
     manager, workload = scenario.manager, scenario.workload
     repeats_ns = workload.retransmit_ns if isinstance(workload, Service) else 0
     waits = (
-        manager.heartbeat_timeout_ns + manager.heartbeat_interval_ns,
+        manager.heartbeat_timeout_ns + manager.heartbeat_interval_ns + manager.heartbeat_grace_ns,
         manager.vote_delay_ns,
+        _lease_ns(scenario),
         scenario.costs().fence_ns,
         repeats_ns,
     )
@@ -193,8 +207,24 @@ def _usual_ns(scenario: Scenario) -> int:
 
 def _longest_ns(scenario: Scenario) -> int:
     """Longer than a takeover can take: every other wait too, one after the other."""
-    further = scenario.manager.vote_timeout_ns + scenario.manager.fence_timeout_ns
-    return _usual_ns(scenario) + further + scenario.limits.request_ns + scenario.limits.quiesce_ns
+    manager = scenario.manager
+    tries = 1 + manager.fence_retries
+    back_offs = sum(min(2**n, LONGEST_BACK_OFF) for n in range(manager.fence_retries))
+    further = (
+        manager.vote_timeout_ns
+        + tries * manager.fence_timeout_ns
+        + back_offs * manager.fence_backoff_ns
+    )
+    limits = scenario.limits
+    return _usual_ns(scenario) + int(further) + limits.request_ns + limits.quiesce_ns
+
+
+def _lease_ns(scenario: Scenario) -> int:
+    """How long a lock service waits for the end of a lease."""
+    manager = scenario.manager
+    if manager.arbiter is not t.Arbiter.LEASE:
+        return 0
+    return held_ns(manager.lease_term_ns, manager.lease_drift_bound)
 
 
 def _silence(record: RunRecord, at_ns: int, goes_on_ns: int | None) -> tuple[int, int, bool]:

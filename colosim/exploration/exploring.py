@@ -155,7 +155,7 @@ def plan_of(
     for name, value in (("runs", runs), ("occurrence", occurrence)):
         if value < 1:
             raise PointError(f"{name}: {value} is too small; give 1 or more")
-    every = space.designs()
+    every = space.all_designs()
     for pattern in patterns:
         if not any(fnmatchcase(str(design), pattern) for design in every):
             policies = ", ".join(dict.fromkeys(design.policy for design in every))

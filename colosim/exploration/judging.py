@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 
+from backends.nodes import node_configs
 from colosim.exploration.loops import Loops
-from colosim.exploration.space import Point, is_harsh, is_lasting
+from colosim.exploration.space import ARBITER, Point, is_harsh, is_lasting
 from colosim.model.results import RunRecord
+from colosim.protocol import invariants
 from colosim.protocol import types as t
 from colosim.protocol.dialect import DIALECTS
 from colosim.protocol.invariants import ALL, Scope
@@ -50,13 +52,20 @@ class Claim(IntEnum):
 
 def claim_of(point: Point) -> Claim:
     """What is promised: two faults, a dialect without failover or settings that make healthy parts
-    fail take the promise to survive away.
+    fail take the promise to survive away.  So does having no arbiter, and under a lease whatever
+    keeps the primary from its lock service.
     """
     if not point.design.protects:
         return Claim.NOTHING
     survives = DIALECTS[point.design.dialect].failover and not any(
         is_harsh(name, value) for name, value in point.settings
     )
+    if point.faults and point.design.arbiter == "none":
+        survives = False
+    if point.design.arbiter == "lease":
+        survives = survives and all(
+            fault.target != ARBITER or fault.side == "secondary" for fault in point.faults
+        )
     if not survives or len(point.faults) > 1:
         return Claim.SAFE
     return Claim.SURVIVES if point.faults else Claim.UNDISTURBED
@@ -170,13 +179,27 @@ class Promise:
     broken: Callable[[Run], str]
 
 
+def promises_one_side(run: Run) -> bool:
+    """Whether the design says that there are never two active sides."""
+    scenario = run.scenario
+    [config, *_] = node_configs(scenario, run.point.design.policy)
+    slowest = min(scenario.clocks.primary_rate, scenario.clocks.secondary_rate)
+    return invariants.promises_one_side(config.manager, scenario.manager.lease_drift_bound, slowest)
+
+
 _SINGLE_FAULT = tuple(i.__name__ for i in ALL if i.scope is Scope.SINGLE_FAULT)
+
+
+#: what two active sides do; NoLoss: they may say different things
+_OF_TWO_SIDES = (invariants.OneActiveSide.__name__, invariants.NoLoss.__name__)
 
 
 def _of_invariants(single: bool) -> Callable[[Run], str]:
     def broken(run: Run) -> str:
         assert run.record is not None
         found = [v for v in run.record.violations if v.startswith(_SINGLE_FAULT) == single]
+        if found and not promises_one_side(run):
+            found = [v for v in found if not v.startswith(_OF_TWO_SIDES)]
         return found[0] if found else ""
 
     return broken
@@ -184,7 +207,9 @@ def _of_invariants(single: bool) -> Callable[[Run], str]:
 
 def _two_alone(run: Run) -> str:
     alone = run.watcher.alone
-    return "" if len(set(alone)) < 2 else f"{' and '.join(alone)} go on alone"
+    if len(set(alone)) < 2 or not promises_one_side(run):
+        return ""
+    return f"{' and '.join(alone)} go on alone"
 
 
 def _leaves_the_loop_well(run: Run) -> str:

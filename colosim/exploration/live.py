@@ -14,7 +14,7 @@ from colosim.exploration.exploring import Exploration, Violation, kept, plan_of,
 from colosim.exploration.judging import Run, Verdict, Watcher, judge
 from colosim.exploration.report import trace_text
 from colosim.exploration.running import Found
-from colosim.exploration.space import Point, live_point
+from colosim.exploration.space import Point, PointError, live_point
 from colosim.protocol.trace import Line, decode_line, encode_line, replay
 
 #: beyond its scenario's time: boot, protection, and the end
@@ -41,6 +41,10 @@ def explore_live(
     """
     patterns = [designs] if isinstance(designs, str) else designs
     plan = plan_of("live", patterns, str(scenario), points, seed)
+    here = tuple(design for design in plan.designs if design.arbiter == "witness")
+    if not here:
+        raise PointError("the live world has no arbiter but the witness; give other designs")
+    plan = replace(plan, designs=here)
     place = None if out is None else Path(out)
     found, told = Found(plan), list[Violation]()
     with kept(place, plan) as (done, keep):

@@ -169,7 +169,16 @@ class Found:
 def kinds_of(point: Point) -> str:
     """Its faults without their times, in alphabetical order: "link cut + primary crash host"."""
     words = (
-        " ".join(filter(None, (f.target, f.kind, f.scope, f.part, f.sender and f"of {f.sender}")))
+        " ".join(
+            filter(
+                None,
+                (
+                    *(f.target, f.kind, f.scope, f.part),
+                    f.sender and f"of {f.sender}",
+                    f.side and f"of {f.side}",
+                ),
+            )
+        )
         for f in point.faults
     )
     return " + ".join(sorted(words)) or "no fault"

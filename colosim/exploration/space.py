@@ -35,6 +35,7 @@ from colosim.scenario import Fault, Limits, Scenario, ScenarioError, load_scenar
 from colosim.units import BANDWIDTH, TIME, UnitError
 
 LINK = "link"
+ARBITER = "arbiter"
 
 #: a failure is noticed within some tens of milliseconds, and a run takes as many to simulate
 
@@ -77,6 +78,8 @@ QUICK: Mapping[str, Any] = {
         "heartbeat_timeout": "30 ms",
         "vote_timeout": "20 ms",
         "fence_timeout": "40 ms",
+        "lease_term": "25 ms",
+        "lease_renewal": "6 ms",
     },
     "policy": _paced(
         interval="12 ms",
@@ -172,6 +175,17 @@ BASES: Mapping[str, Mapping[str, Any]] = {"quick": QUICK, "lagging": LAGGING}
 ALL_BASES: Mapping[str, Mapping[str, Any]] = {**BASES, "disk": DISK, "live": LIVE}
 
 
+#: how a design that says so by a word arbitrates; others ask a witness and fence
+ARBITRATIONS: Mapping[str, Mapping[str, Any]] = {
+    "lease": {
+        "manager.arbiter": "lease",
+        "manager.fencing": False,
+    },
+    "messages": {"manager.arbiter": "messages"},
+    "none": {"manager.arbiter": "none", "manager.fencing": False},
+}
+
+
 class PointError(ValueError):
     """A point that cannot be read; one line."""
 
@@ -189,17 +203,25 @@ class Design:
     transfer: str
     commit: str
     quirks: str = "none"
+    arbiter: str = "witness"
 
     def __str__(self) -> str:
-        words = (self.policy, self.dialect, self.transfer, self.commit)
-        return "/".join(words if self.quirks == "none" else (*words, self.quirks))
+        words = [self.policy, self.dialect, self.transfer, self.commit]
+        words += [self.quirks] if self.quirks != "none" else []
+        words += [f"by-{self.arbiter}"] if self.arbiter != "witness" else []
+        return "/".join(words)
 
     @classmethod
     def parse(cls, text: str) -> Design:
         words = text.split("/")
-        if not 4 <= len(words) <= 5:
-            raise PointError(f"{text}: is no design; write POLICY/DIALECT/TRANSFER/COMMIT[/QUIRKS]")
-        return cls(*words)
+        arbiter = "witness"
+        if len(words) > 4 and words[-1].startswith("by-"):
+            arbiter = words.pop().removeprefix("by-")
+        if not 4 <= len(words) <= 5 or arbiter not in ("witness", *ARBITRATIONS):
+            raise PointError(
+                f"{text}: is no design; write POLICY/DIALECT/TRANSFER/COMMIT[/QUIRKS][/by-ARBITER]"
+            )
+        return replace(cls(*words), arbiter=arbiter)
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -210,6 +232,7 @@ class Design:
             "transfer": self.transfer,
             "commit": self.commit,
             "quirks": self.quirks,
+            **ARBITRATIONS.get(self.arbiter, {}),
         }
 
     @property
@@ -243,15 +266,36 @@ def designs() -> tuple[Design, ...]:
     return tuple(found)
 
 
+@cache
+def arbiter_designs() -> tuple[Design, ...]:
+    """The plainest design of the two ways to let output wait, with each other arbiter."""
+    return tuple(
+        Design(policy, "upstream", "stop-and-send", "loaded", arbiter=arbiter)
+        for policy in ("remus", "colo")
+        for arbiter in ARBITRATIONS
+    )
+
+
+def all_designs() -> tuple[Design, ...]:
+    """Every design that there is to explore."""
+    return (*designs(), *arbiter_designs())
+
+
 def plainer_designs(design: Design) -> Iterator[Design]:
     """Plainer designs of the same policy: one word is replaced by the first that there is."""
-    same = [other for other in designs() if other.policy == design.policy]
-    for name in ("quirks", "transfer", "commit"):
-        words = [w for w in ("none", "stop-and-send", "received") if w != getattr(design, name)]
-        for word in words:
-            plainer = replace(design, **{name: word})
-            if plainer in same:
-                yield plainer
+    same = [other for other in all_designs() if other.policy == design.policy]
+    for name, word in _PLAIN.items():
+        plainer = replace(design, **{name: word})
+        if plainer in same and plainer != design:
+            yield plainer
+
+
+_PLAIN = {
+    "arbiter": "witness",
+    "quirks": "none",
+    "transfer": "stop-and-send",
+    "commit": "received",
+}
 
 
 # --------------------------------------------------------------------------------------------
@@ -278,6 +322,7 @@ def _kinds(base: str) -> tuple[Mapping[str, str], ...]:
         for name, field in Fault.model_fields.items()
         if name in ("target", "scope", "kind", "part", "sender")
     }
+    words["target"] = [word for word in words["target"] if word != ARBITER]
     optional = {name: (None, *words[name]) for name in ("scope", "part", "sender")}
     scenario = base_scenario(base).replace({"policy.name": _protecting()[0]})
     found = []
@@ -293,6 +338,14 @@ def _kinds(base: str) -> tuple[Mapping[str, str], ...]:
             continue
         found.append(kind)
     return tuple(found)
+
+
+def arbiter_kinds(design: Design) -> tuple[Mapping[str, str], ...]:
+    """Faults of the way to the arbiter, for designs whose arbiter is another than the witness."""
+    if design.arbiter in ("witness", "none"):
+        return ()
+    cut = {"target": ARBITER, "kind": "cut"}
+    return (cut, {**cut, "side": str(Role.PRIMARY)}, {**cut, "side": str(Role.SECONDARY)})
 
 
 def _protecting() -> list[str]:
@@ -352,6 +405,8 @@ def fault(**given: Any) -> Fault:
 
 def is_lasting(fault: Fault) -> bool:
     """It ends the pair, or the host, for good: somebody must go on alone."""
+    if fault.target == ARBITER:
+        return False
     if fault.kind == "corrupt":
         return fault.part == "framing"
     return fault.kind != "slow" and fault.duration_ns is None
@@ -446,6 +501,8 @@ def _value(text: str) -> Any:
 def fault_text(fault: Fault) -> str:
     """``primary hang node @send#2 for 30ms``; a link's: ``link slow bandwidth=2Mbit/s @40ms``."""
     words = [fault.target, fault.kind, *filter(None, (fault.scope, fault.part))]
+    if fault.side is not None:
+        words.append(f"side={fault.side}")
     if fault.sender is not None:
         words.append(f"sender={fault.sender}")
     if fault.bandwidth_bps is not None:
@@ -513,8 +570,10 @@ def singles(
                 if kind["target"] == Role.PRIMARY:
                     yield Point(design, (fault(**kind, at="50 ms"),), seed, base)
             continue
-        for kind in kinds(base):
+        for kind in (*kinds(base), *arbiter_kinds(design)):
             for step, again in steps(design, side_of(kind["target"])).items():
+                if "side" in kind and kind["side"] == Role.SECONDARY:
+                    continue  # steps are the primary's
                 struck = fault(**kind, step=step, occurrence=occurrence if again else 1)
                 yield Point(design, (struck,), seed, base)
 
@@ -532,9 +591,9 @@ def followed(point: Point, entered: Entered) -> Iterator[Point]:
     first: dict[tuple[str, str], int] = {}
     for node, step, occurrence in entered:
         first.setdefault((node, step), occurrence)
-    for kind in kinds(point.base):
+    for kind in (*kinds(point.base), *arbiter_kinds(point.design)):
         for (node, step), occurrence in first.items():
-            if node == side_of(kind["target"]):
+            if node == side_of(kind["target"]) and kind.get("side") != Role.SECONDARY:
                 struck = fault(**kind, step=step, occurrence=occurrence)
                 if struck != point.faults[0]:
                     yield replace(point, faults=(*point.faults, struck))
@@ -624,8 +683,8 @@ def swarm_point(number: int, seed: int, chosen: Sequence[Design], base: str = "q
         settings = dict(_settings(draw, design, PATIENT, 0.2))
         if draw.random() < 0.5:
             settings |= dict(_settings(draw, design, HARSH, 0.1))
-        known = kinds(base)
-        possible = [kind for kind in known if draw.random() < 0.5] or [draw.choice(known)]
+        every = (*kinds(base), *arbiter_kinds(design))
+        possible = [kind for kind in every if draw.random() < 0.5] or [draw.choice(every)]
         faults = tuple(_drawn(draw, design, draw.choice(possible)) for _ in range(count))
         point = Point(design, faults, draw.randrange(1, 2**31), base, tuple(settings.items()))
         try:
@@ -678,7 +737,7 @@ def _drawn(draw: random.Random, design: Design, kind: Mapping[str, str]) -> Faul
         given["delay"] = _time(_log_uniform(draw, 1e4, 2e7))
     if kind["kind"] not in ("crash", "corrupt") and draw.random() < 0.7:
         given["duration"] = _time(_log_uniform(draw, 1e5, 8e7))
-    if not design.protects or draw.random() < 0.4:
+    if not design.protects or "side" in kind or draw.random() < 0.4:
         given["at"] = _time(draw.uniform(0, _LATEST_MS) * 1e6)
     else:
         given["step"] = draw.choice(all_steps(design, side_of(kind["target"])))

@@ -166,6 +166,7 @@ class Costs:
     resume_spread: float = _spread("resume")
     release_spread: float = _spread("release")
     witness_spread: float = _spread("witness", "one to the next")
+    fence_spread: float = _spread("fencing", "one fence to the next")
     delta_spread: float = field(
         default=0.2,
         metadata={

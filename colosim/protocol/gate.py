@@ -10,6 +10,9 @@ The secondary's gate keeps what its guest made since the state it runs on was lo
 witness where the policy wants that, and releases it when the guest is promoted: the stream goes
 on where its checkpoint was, and a receiver recognises by offset what it already has.
 
+A side that its manager has silenced lets nothing out, whatever it waited for; what would have left
+leaves when the manager says that it may again.
+
 Held output belongs to this host: it dies with it, and no one else may have seen it.
 """
 
@@ -34,6 +37,7 @@ from colosim.protocol.types import (
     Range,
     Release,
     Role,
+    Silenced,
 )
 
 
@@ -55,6 +59,8 @@ class Gate:
         self._ledger: dict[tuple[str, int], tuple[int, Range]] = {}
         self._ends: dict[str, int] = {}  # of what each stream made on this state
         self._epoch = 0  # secondary: last loaded checkpoint
+        self._silent = False
+        self._due: list[Range] = []  # what would have left, but for the silence
 
     def hears(self) -> dict[type, Callable[..., None]]:
         if self._role is Role.PRIMARY:
@@ -65,13 +71,18 @@ class Gate:
                 Cut: self._on_cut,
                 Committed: self._on_committed,
                 Alone: self._on_alone,
+                Silenced: self._on_silenced,
             }
-        return {Loaded: self._on_loaded, Alone: self._on_alone}
+        return {
+            Loaded: self._on_loaded,
+            Alone: self._on_alone,
+            Silenced: self._on_silenced,
+        }
 
     def guest_output(self, event: GuestOutput, now_ns: int) -> None:
         range_ = event.range
         if self._open:
-            self._out.act(Release((range_,)))
+            self._let_out((range_,))
             return
         stream, first, end = range_.stream, range_.first, range_.end
         if first < (made := self._ends.get(stream, first)):
@@ -92,7 +103,7 @@ class Gate:
 
     def _on_match(self, signal: Match, now_ns: int) -> None:
         if self._witnesses and (ready := self._within(signal.range)):
-            self._out.act(Release(ready))
+            self._let_out(ready)
 
     def _on_forgone(self, signal: Forgone, now_ns: int) -> None:
         if self._witnesses and (gone := self._within(signal.range)):
@@ -104,7 +115,7 @@ class Gate:
     def _on_committed(self, signal: Committed, now_ns: int) -> None:
         ready = self._take(signal.checkpoint)
         if ready:
-            self._out.act(Release(ready))
+            self._let_out(ready)
 
     # -- secondary -------------------------------------------------------------------------
 
@@ -121,7 +132,19 @@ class Gate:
         self._open = True
         ready = self._take(self._next)
         if ready:
-            self._out.act(Release(ready))
+            self._let_out(ready)
+
+    def _on_silenced(self, signal: Silenced, now_ns: int) -> None:
+        self._silent = signal.is_silent
+        if self._due and not self._silent:
+            due, self._due = self._due, []
+            self._out.act(Release(tuple(due)))
+
+    def _let_out(self, ranges: tuple[Range, ...]) -> None:
+        if self._silent:
+            self._due.extend(ranges)
+        else:
+            self._out.act(Release(ranges))
 
     def _within(self, range_: Range) -> tuple[Range, ...]:
         """Remove and return what is held of a range."""

@@ -14,6 +14,7 @@ from enum import StrEnum
 from colosim.protocol import types as t
 from colosim.protocol.dialect import DIALECTS, Message
 from colosim.protocol.digests import DIGESTS
+from colosim.protocol.manager import ManagerConfig
 from colosim.protocol.node import NodeConfig
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.trace import Line
@@ -228,21 +229,45 @@ class CheckpointOrder(Invariant):
         self._last[key] = checkpoint
 
 
+def promises_one_side(manager: ManagerConfig, drift_bound: float, slowest_rate: float) -> bool:
+    """Whether `OneActiveSide` is promised; of other designs a violation is a result.
+
+    A design that fences promises it whatever its arbiter says, and a lease as long as no clock runs
+    slower, beside the lock service's, than its bound says.
+    """
+    is_within = slowest_rate >= 1 - drift_bound
+    return manager.fencing or (manager.arbiter is t.Arbiter.LEASE and is_within)
+
+
 ALL: tuple[type[Invariant], ...] = (OneActiveSide, OutputCommit, NoLoss, CheckpointOrder)
+
+
+class EachPair:
+    """All of them, of each pair by itself: checkpoints, output and promotions are counted anew."""
+
+    def __init__(self) -> None:
+        self._pair_of: dict[str, int] = {}
+        self._observers: dict[int, list[Invariant]] = {}
+
+    def see(self, line: Line) -> None:
+        if isinstance(line.body, NodeConfig):
+            self._pair_of[line.node] = line.body.pair
+        pair = self._pair_of.get(line.node, 1)
+        if pair not in self._observers:
+            self._observers[pair] = [invariant() for invariant in ALL]
+        for observer in self._observers[pair]:
+            observer.see(line)
+
+    @property
+    def violations(self) -> list[Violation]:
+        """By pair, then by invariant."""
+        everyone = (observer for group in self._observers.values() for observer in group)
+        return [violation for observer in everyone for violation in observer.violations]
 
 
 def check(lines: Iterable[Line]) -> list[Violation]:
     """Every violation in a merged trace, in the order of their lines; each pair by itself."""
-    pair_of: dict[str, int] = {}
-    observers: dict[int, list[Invariant]] = {}
+    observer = EachPair()
     for line in lines:
-        if isinstance(line.body, NodeConfig):
-            pair_of[line.node] = line.body.pair
-        pair = pair_of.get(line.node, 1)
-        if pair not in observers:
-            observers[pair] = [invariant() for invariant in ALL]
-        for observer in observers[pair]:
-            observer.see(line)
-    everyone = (observer for group in observers.values() for observer in group)
-    found = [violation for observer in everyone for violation in observer.violations]
-    return sorted(found, key=lambda violation: violation.now_ns)
+        observer.see(line)
+    return sorted(observer.violations, key=lambda violation: violation.now_ns)

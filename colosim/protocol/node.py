@@ -166,6 +166,7 @@ class Node:
                 self._out,
                 machine.survival_in(machine.start),
                 grace_ns=0 if primary else config.limits.ready_ns + config.limits.resume_ns,
+                serves=primary,
             )
             if dialect.failover
             else None
@@ -194,6 +195,8 @@ class Node:
             t.HeartbeatSeen: self._on_heartbeat_seen,
             t.PeerGone: self._on_peer_gone,
             t.VoteSeen: self._on_vote_seen,
+            t.PeerClaimed: self._on_peer_claimed,
+            t.LeaseSeen: self._on_lease_seen,
             t.Tick: self._on_tick,
         }
         self._deadlines = tuple(part.deadline_ns for part in self._parts)
@@ -345,6 +348,14 @@ class Node:
     def _on_vote_seen(self, event: t.VoteSeen, now_ns: int) -> None:
         if self._manager is not None:
             self._manager.vote(event.op, event.granted, now_ns)
+
+    def _on_peer_claimed(self, event: t.PeerClaimed, now_ns: int) -> None:
+        if self._manager is not None:
+            self._manager.peer_claimed(now_ns)
+
+    def _on_lease_seen(self, event: t.LeaseSeen, now_ns: int) -> None:
+        if self._manager is not None:
+            self._manager.lease_seen(event.op, event.held, now_ns)
 
     def _on_tick(self, event: t.Tick, now_ns: int) -> None:
         for part in self._parts:

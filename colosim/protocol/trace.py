@@ -70,6 +70,7 @@ _ENUMS: dict[str, Callable[[str], Enum]] = {
     "commit": Message,
     "survival": t.Survival,
     "output": t.Output,
+    "arbiter": t.Arbiter,
 }
 
 

@@ -48,6 +48,15 @@ class Transfer(StrEnum):
     PRECOPY = "precopy"
 
 
+class Arbiter(StrEnum):
+    """Who says which side may go on alone (`colosim.protocol.manager`)."""
+
+    WITNESS = "witness"
+    LEASE = "lease"
+    MESSAGES = "messages"
+    NONE = "none"
+
+
 class Survival(StrEnum):
     """What a checkpointer answers to "can your guest take over?" (architecture, manager)."""
 
@@ -208,6 +217,19 @@ class VoteSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerClaimed:
+    """In the total order of claims the peer's came first: it goes on, this side must not."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSeen:
+    """The lock service's answer to the renewal of operation ``op``."""
+
+    op: int
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """``now_ns`` reached ``deadline_ns()``; there are no other timers."""
 
@@ -229,12 +251,14 @@ Event = (
     | HeartbeatSeen
     | PeerGone
     | VoteSeen
+    | PeerClaimed
+    | LeaseSeen
     | Tick
 )
 
 # --------------------------------------------------------------------------------------------
 # Actions (those with ``op`` take time and end in Done or Failed; AskVote ends in VoteSeen, Precopy
-# in Precopied or Failed)
+# in Precopied or Failed, RenewLease in LeaseSeen or nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +387,18 @@ class AskVote:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewLease:
+    """Ask the lock service for the lease, from now on for its whole term."""
+
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpLease:
+    """Tell the lock service that this side needs the lease no more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fence:
     """Make sure that the other side's host can no longer reach clients or disks."""
 
@@ -398,6 +434,8 @@ Action = (
     | Drop
     | Heartbeat
     | AskVote
+    | RenewLease
+    | GiveUpLease
     | Fence
     | Promote
     | Report
@@ -528,6 +566,13 @@ class Forgone:
 
 
 @dataclass(frozen=True, slots=True)
+class Silenced:
+    """Manager: nothing of this side's may reach clients, or now it may again."""
+
+    is_silent: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SteppedDown:
     """Manager: the other side has all of this guest's state and is to go on."""
 
@@ -559,6 +604,7 @@ Signal = (
     | Mismatch
     | Stale
     | Forgone
+    | Silenced
     | SteppedDown
     | Promoted
     | Alone

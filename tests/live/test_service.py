@@ -125,6 +125,14 @@ def test_without_protection_everything_passes_at_once(tmp_path):
             "doctor: stream.channel_bandwidth: limited: a live stream",
         ),
         ({"stream": {"compression": "delta"}}, "colo", "doctor: stream.compression: delta: QEMU"),
+        (
+            {"manager": {"arbiter": "lease"}},
+            "remus",
+            "doctor: manager.arbiter: in simulation only; leave it out",
+        ),
+        ({"manager": {"fencing": False}}, "remus", "doctor: manager.fencing: in simulation only"),
+        ({"link": {"blips": "1 /min"}}, "remus", "doctor: link.blips: in simulation only"),
+        ({"clocks": {"primary_rate": 1.1}}, "remus", "doctor: clocks: in simulation only"),
         ({"guest": {"engine": "native"}}, "hybrid", "doctor: policy.name: native with hybrid: a"),
     ],
 )
@@ -175,3 +183,29 @@ def test_a_disk_image_is_there_after_a_takeover(tmp_path):
     live(tmp_path, given(), block)
     # there, and read-only: a disk that is missing would be no such file
     assert says == dict.fromkeys("ab", "error: /dev/vda: Operation not permitted")
+
+
+@needs_qemu
+def test_a_node_that_hangs_no_longer_than_the_grace_is_only_doubted(tmp_path):
+    """The clients wait for it; nobody asks for the vote."""
+    outcome = ran(
+        tmp_path,
+        duration="14 s",
+        client={"kind": "echo"},
+        limits=dict.fromkeys(SCENARIO["limits"], "30 s"),
+        manager={**SCENARIO["manager"], "heartbeat_grace": "20 s"},
+        fault=[
+            {
+                "target": "secondary",
+                "scope": "node",
+                "kind": "hang",
+                "at": "4 s",
+                "duration": "3500 ms",
+            }
+        ],
+    )
+    check_served(outcome, 12)
+    reports = [line.body.text for line in outcome.lines if isinstance(line.body, t.Report)]
+    assert "the other side is silent: waiting a little longer" in reports
+    assert "the other side is heard again" in reports
+    assert not any(isinstance(line.body, t.AskVote | t.Promote) for line in outcome.lines)

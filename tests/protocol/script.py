@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -105,8 +105,35 @@ def configurations() -> Iterator[NodeConfig]:
         yield config_of(dialect, t.Role.SECONDARY)
 
 
+#: what a manager may be set to, and the tag of scripts that hold for it alone
+MANAGERS: Mapping[str, ManagerConfig] = {
+    "patient": replace(
+        MANAGER, heartbeat_grace_ns=25 * SECOND, fence_retries=2, fence_backoff_ns=10 * SECOND
+    ),
+    "lease": replace(
+        MANAGER,
+        arbiter=t.Arbiter.LEASE,
+        lease_term_ns=12 * SECOND,
+        lease_renewal_ns=5 * SECOND,
+    ),
+    "unfenced": replace(
+        MANAGER, arbiter=t.Arbiter.MESSAGES, fencing=False, heartbeat_grace_ns=25 * SECOND
+    ),
+    "none": replace(MANAGER, arbiter=t.Arbiter.NONE, fencing=False),
+}
+
+
+def manager_configurations() -> Iterator[NodeConfig]:
+    """Every configuration of a manager that has scripts of its own, on both sides."""
+    for role, manager in product(t.Role, MANAGERS.values()):
+        yield replace(config_of("upstream", role), manager=manager)
+
+
 def tags_of(config: NodeConfig) -> frozenset[str]:
     """What sections and guards of scripts select by."""
+    for name, manager in MANAGERS.items():
+        if config.manager == manager:
+            return frozenset((name, config.role.value))
     tags = {config.dialect, config.role.value}
     if config.role is t.Role.PRIMARY:
         commit = config.commit or DIALECTS[config.dialect].commit
@@ -119,7 +146,8 @@ def tags_of(config: NodeConfig) -> frozenset[str]:
 def name_of(config: NodeConfig) -> str:
     """A short name, for test ids."""
     order = ("dialect", "role", "transfer", "quirks", "commit")
-    return "-".join(str(value) for name in order if (value := getattr(config, name)) is not None)
+    values = [str(value) for name in order if (value := getattr(config, name)) is not None]
+    return "-".join([*values, *(name for name, m in MANAGERS.items() if m == config.manager)])
 
 
 # -------------------------------------------------------------------------------------- parsing
@@ -358,6 +386,11 @@ class Player:
         self._op("AskVote")
         yield t.VoteSeen(self.ops["AskVote"][int(number) - 1], verdict == "granted")
 
+    def _lease(self, verdict: str, number: str = "0") -> Iterator[t.Event]:
+        """The answer to the last renewal, or to one by its number."""
+        self._op("RenewLease")
+        yield t.LeaseSeen(self.ops["RenewLease"][int(number) - 1], verdict == "held")
+
     def _promotion(self) -> Iterator[t.Event]:
         yield t.PeerGone("peer gone")
         yield t.VoteSeen(self._op("AskVote"), granted=True)
@@ -402,6 +435,8 @@ class Player:
         "heartbeat": lambda _: iter((t.HeartbeatSeen(),)),
         "peer gone": lambda _: iter((t.PeerGone("peer gone"),)),
         "vote": _vote,
+        "claimed": lambda _: iter((t.PeerClaimed(),)),
+        "lease": _lease,
         "promotion": _promotion,
         "tick": _tick,
         "late": _late,

@@ -11,6 +11,7 @@ from tests.protocol.script import (
     configurations,
     expected_blocks,
     expected_scripts,
+    manager_configurations,
     name_of,
     parse,
     scripts,
@@ -18,7 +19,7 @@ from tests.protocol.script import (
 
 CASES = [
     pytest.param(config, script, id=f"{name_of(config)}: {script.name}")
-    for config in configurations()
+    for config in (*configurations(), *manager_configurations())
     for script in expected_scripts(config)
 ]
 PRIMARY, SECONDARY = config_of("upstream", t.Role.PRIMARY), config_of("upstream", t.Role.SECONDARY)
@@ -30,7 +31,8 @@ def test_expected(config, script):
 
 
 def test_every_script_is_played():
-    played = {script.name for config in configurations() for script in expected_scripts(config)}
+    every = (*configurations(), *manager_configurations())
+    played = {script.name for config in every for script in expected_scripts(config)}
     assert played == {block.name for block in expected_blocks()}
 
 

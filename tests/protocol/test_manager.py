@@ -1,10 +1,20 @@
 """Managers by themselves, and two with the simple arbiter; whole nodes: expected/manager.txt."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colosim.protocol.manager import MANAGER_ROWS, M, Manager, ManagerConfig, MVerb, Witness
+from colosim.protocol.manager import (
+    LONGEST_BACK_OFF,
+    MANAGER_ROWS,
+    M,
+    Manager,
+    ManagerConfig,
+    MVerb,
+    Witness,
+)
 from colosim.protocol.outbox import Outbox
 from colosim.protocol.types import (
     Alone,
@@ -31,9 +41,9 @@ CLEAN, LOADING, BROKEN = (Takeover(survival, 0) for survival in Survival)
 class Bench:
     """One manager; every input says what it wants."""
 
-    def __init__(self, survival=Survival.CLEAN):
+    def __init__(self, survival=Survival.CLEAN, config=CONFIG, serves=False):
         self.out = Outbox()
-        self.manager = Manager(CONFIG, self.out, survival)
+        self.manager = Manager(config, self.out, survival, serves=serves)
 
     def hear(self, signal, now_ns=0):
         self.manager.hears()[type(signal)](signal, now_ns)
@@ -100,6 +110,36 @@ def test_heartbeats_keep_their_interval_and_silence_its_limit():
         assert bench.tick(now_ns) == [Heartbeat()]
     assert bench.deadline_ns() == 1_800  # 500 after the last sign of life
     assert kinds(bench.tick(1_800)) == [AskVote]
+
+
+def test_a_heartbeat_in_time_is_no_reason_to_doubt_and_one_in_the_grace_ends_it():
+    bench = Bench(config=replace(CONFIG, heartbeat_grace_ns=300))
+    states = []
+    bench.hear(Protected(), 0)
+    bench.tick(500)
+    states.append(bench.manager.state)
+    bench.manager.heartbeat_seen(799)
+    states.append(bench.manager.state)
+    bench.actions()
+    bench.tick(1_299)
+    states.append(bench.manager.state)
+    assert states == [M.DOUBT, M.WATCH, M.DOUBT]
+    assert AskVote in kinds(bench.tick(1_599))
+
+
+def test_back_offs_double_up_to_a_limit():
+    bench = Bench(config=replace(CONFIG, fence_retries=20, fence_backoff_ns=10))
+    [ask] = bench.suspect()
+    bench.vote(ask.op, True)
+    waits, now_ns = [], 0
+    for _ in range(20):
+        bench.fenced(False, now_ns)
+        waits.append(bench.deadline_ns() - now_ns)
+        now_ns = bench.deadline_ns()
+        assert kinds(bench.tick(now_ns)) == [Fence]
+    assert waits == [10 * min(2**n, LONGEST_BACK_OFF) for n in range(20)]
+    bench.fenced(False, now_ns)
+    assert bench.manager.state is M.STRANDED
 
 
 def test_an_exit_is_suspicious():
@@ -175,7 +215,9 @@ def test_every_state_is_reached_and_every_question_has_an_end():
         more -= reached
     assert reached == set(M)
     waiting = {before for before, verb in MANAGER_ROWS if verb is MVerb.TIMEOUT}
-    assert waiting == {M.VOTING, M.FENCING, M.SWITCHED}
+    assert waiting == {M.DOUBT, M.VOTING, M.BACKING_OFF, M.SWITCHED}
+    # a fence that is not done in time has failed
+    assert (M.FENCING, MVerb.NOT_FENCED) in MANAGER_ROWS
     # a guest may end at any time, until there is nothing left to say
     unfit = {before for before, verb in MANAGER_ROWS if verb is MVerb.UNFIT}
     assert unfit == set(M) - {M.YIELDED, M.STRANDED}

@@ -24,6 +24,7 @@ from tests.protocol.script import (
     Script,
     configurations,
     expected_scripts,
+    manager_configurations,
     name_of,
 )
 
@@ -143,7 +144,7 @@ def test_checkpoint_tables(config):
 
 def test_manager_table():
     coverage = Coverage(MANAGER_ROWS)
-    for config in CONFIGURATIONS:
+    for config in (*CONFIGURATIONS, *manager_configurations()):
         for script in expected_scripts(config):
             recorder = Recorder(MANAGER_ROWS)
             with patch.object(manager, "MANAGER_ROWS", recorder):

@@ -26,6 +26,7 @@ BATCH = {"kind": "batch", "work": "5 s"}
 UNIFORM = {"kind": "uniform", "working_set_pages": 2_000, "touches": "5000 /s"}
 CRASH = {"target": "primary", "scope": "host", "kind": "crash", "at": "3 s"}
 CUT = {"target": "link", "kind": "cut", "at": "3 s"}
+AWAY = {"target": "arbiter", "kind": "cut", "at": "3 s"}
 NOTHING: Any = ...
 
 
@@ -169,6 +170,27 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ),
     ({"manager.vote_delay": "1 s"}, "manager.vote_delay", "in time", "less than vote_timeout"),
     ({"cost.fence": "5 s"}, "cost.fence", "in time", "less than manager.fence_timeout"),
+    ({"manager.arbiter": "quorum"}, "manager.arbiter", "'quorum' is unknown", "witness, lease"),
+    (
+        {"manager.arbiter": "lease", "manager.lease_term": "501 ms"},
+        "manager.lease_term",
+        "before it is renewed",
+        "more than lease_renewal and vote_delay",
+    ),
+    (
+        {"manager.arbiter": "messages", "dialect": "rfc2014"},
+        "manager.arbiter",
+        "nobody asks",
+        'give "witness"',
+    ),
+    (
+        {"manager.fencing": False, "manager.fence_failure": 0.5},
+        "manager.fencing",
+        "cannot fail",
+        "give true",
+    ),
+    ({"manager.failback_after": "1 s"}, "manager.failback_after", "nobody", "reprotect = true"),
+    ({"clocks.primary_rate": 0.0}, "clocks.primary_rate", "0", "0.1"),
     # memory
     (
         {"memory.curve": NOTHING},
@@ -224,6 +246,15 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
         "fault.0.scope",
         "missing",
         "vm, node, host",
+    ),
+    ({"fault": [AWAY | {"kind": "slow"}]}, "fault.0.kind", "an arbiter is cut", "change kind or"),
+    ({"fault": [AWAY | {"scope": "vm"}]}, "fault.0.scope", "nor has an arbiter", "leave it out"),
+    ({"fault": [CUT | {"side": "primary"}]}, "fault.0.side", "whose way", 'target = "arbiter"'),
+    (
+        {"fault": [AWAY], "manager.arbiter": "none"},
+        "fault.0.target",
+        "no arbiter",
+        "another target",
     ),
     ({"fault": [CRASH | {"duration": "1 s"}]}, "fault.0.duration", "for ever", "leave it out"),
     ({"fault": [CRASH | {"step": "save"}]}, "fault.0.at", "both at and step", "one of them"),
