@@ -86,7 +86,7 @@ def base(policy: str, changes: Mapping[str, Any]) -> Scenario:
 
 
 def detection(
-    runs: int = 300,
+    runs: int = 200,
     chosen: Sequence[Setting] | None = None,
     seed: int = 1,
     jobs: int | None = None,
@@ -94,18 +94,22 @@ def detection(
     """A row for each setting and run: interval_ms, timeout_ms, grace_ms, run, blip_ms (its length),
     is_false (the blip brought about a takeover), detection_ms (of a crash at the same moment).
     """
-    pieces = [(each, run, seed) for each in chosen or settings() for run in range(runs)]
+    pieces = [(each, run, runs, seed) for each in chosen or settings() for run in range(runs)]
     found = parallel.run(_detect, pieces, jobs, what="detection")
     rows = sorted(found)
     columns = [*Setting._fields, "run", "blip_ms", "is_false", "detection_ms"]
     return pd.DataFrame([(*setting, *rest) for setting, *rest in rows], columns=columns)
 
 
-def _detect(setting: Setting, run: int, seed: int) -> tuple[Setting, int, float, bool, float]:
+def _detect(
+    setting: Setting, run: int, runs: int, seed: int
+) -> tuple[Setting, int, float, bool, float]:
     streams = Streams(seed, run)
-    # the same moments and lengths whatever the setting
+    # the same moments and lengths whatever the setting; of the lengths one from each of `runs`
+    # equally likely parts, so that few runs have the tail that they should have
     at_ns = round((_STRUCK_MS + 200 * streams.uniform("strike").at(0)) * _MS)
-    blip_ns = max(1, round(BLIP_MS * streams.exponential("length").at(0) * _MS))
+    quantile = (run + streams.uniform("length").at(0)) / runs
+    blip_ns = max(1, round(-math.log1p(-quantile) * BLIP_MS * _MS))
     patience_ns = round(setting.silence_ms * _MS) + 500 * _MS
     blip = {"target": "link", "kind": "cut", "duration": TIME.format(blip_ns)}
     record, _ = _struck(setting, blip, at_ns, blip_ns + patience_ns, seed, run)
@@ -131,7 +135,8 @@ def _struck(
 
 def curve(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each setting: silence_ms, detection (mean, low, high, ms), false failovers an hour
-    (mean, low, high) at `BLIPS_PER_H`, runs.
+    (mean, low, high) at `BLIPS_PER_H`, runs.  The intervals are those of independent runs; lengths
+    are stratified, so they are wider than they need be.
     """
     from colosim.analysis.stats import interval
 
@@ -313,7 +318,7 @@ FENCES: Mapping[str, Mapping[str, Any]] = {
 
 
 def arbiters(
-    runs: int = 30, policy: str = "colo", seed: int = 1, jobs: int | None = None
+    runs: int = 40, policy: str = "colo", seed: int = 1, jobs: int | None = None
 ) -> pd.DataFrame:
     """A row for each design, fault and run: is_split (a second side let output out or was
     promoted), is_down (no answer at the end), outage_ms (the longest time without an answer).

@@ -20,9 +20,9 @@ def main(out: str, quick: bool, seed: int, jobs: int | None) -> None:
     """How soon a failure is noticed against false failovers, and split brain by arbiter."""
     directory = output.directory(out)
     if quick:
-        detected = managers.detection(10, _QUICK_SETTINGS, seed, jobs)
+        detected = managers.detection(6, _QUICK_SETTINGS, seed, jobs)
         losses = managers.losses(2, 60, (0.3,), (2.5, 3.5), seed, jobs)
-        arbitrated = managers.arbiters(2, seed=seed, jobs=jobs)
+        arbitrated = managers.arbiters(1, seed=seed, jobs=jobs)
     else:
         detected = managers.detection(seed=seed, jobs=jobs)
         losses = managers.losses(seed=seed, jobs=jobs)

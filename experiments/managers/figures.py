@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,9 +48,10 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame) -> Chart:
     second.set(title="b  By silence allowed", xlabel="Time-out and grace (ms)")
     for colour, (loss, rows) in zip(COLOURS[3:], losses.groupby("loss"), strict=False):
         error = (rows["false_per_h"] - rows["low"], rows["high"] - rows["false_per_h"])
+        _bounds(third, rows["timeouts"], rows["false_per_h"], rows["high"], colour)
         third.errorbar(
             rows["timeouts"],
-            rows["false_per_h"],
+            rows["false_per_h"].where(rows["false_per_h"] > 0),
             yerr=np.clip(error, 0, None),
             color=colour,
             marker="o",
@@ -70,7 +72,7 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame) -> Chart:
     third.legend(title="dotted: by hand", fontsize="small")
     chart.suptitle(
         f"Blips of the link, {managers.BLIPS_PER_H:g} an hour, exponential, mean "
-        f"{managers.BLIP_MS:g} ms; bars: 95 % intervals"
+        f"{managers.BLIP_MS:g} ms; bars: 95 % intervals; v: none seen, upper bound"
     )
     return chart
 
@@ -78,7 +80,7 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame) -> Chart:
 def _points(axes: Axes, rows: pd.DataFrame, x: str, look: dict[str, object]) -> None:
     rows = rows.sort_values(x)
     error = (rows["false_per_h"] - rows["false_low"], rows["false_high"] - rows["false_per_h"])
-    # where none was seen there is only an upper bound
+    _bounds(axes, rows[x], rows["false_per_h"], rows["false_high"], look["color"])
     seen = rows["false_per_h"].where(rows["false_per_h"] > 0)
     axes.errorbar(
         rows[x],
@@ -90,6 +92,11 @@ def _points(axes: Axes, rows: pd.DataFrame, x: str, look: dict[str, object]) -> 
         capsize=2,
         **look,  # type: ignore[arg-type]
     )
+
+
+def _bounds(axes: Axes, x: Any, count: pd.Series, high: pd.Series, colour: Any) -> None:
+    """Where none was seen there is only an upper bound."""
+    axes.plot(x, high.where(count == 0), "v", color=colour, markerfacecolor="none", markersize=5)
 
 
 @styled

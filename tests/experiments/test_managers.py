@@ -105,7 +105,6 @@ def test_the_figures_show_everything(detected, arbitrated):
     assert len([text for text in second.texts if text.get_text()]) == len(table)
 
 
-@pytest.mark.slow
 def test_command(tmp_path):
     result = CliRunner().invoke(main, ["--quick", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
