@@ -208,3 +208,51 @@ def latency_ns(record: RunRecord, from_ns: int, to_ns: int) -> np.ndarray:
 def seen(record: RunRecord, what: str, node: str | None = None) -> list[dict[str, Any]]:
     """The record's events of one kind, of one node if given."""
     return [e for e in record.events if e["what"] == what and node in (None, e["node"])]
+
+
+# -- queues, whole distributions and servers that stop ---------------------------------------------
+
+
+def served_by(t_s: float, arrival_per_s: float, service_s: float, is_random: bool) -> float:
+    """Chance that a request has left M/M/1 or M/D/1 (first come, first served) after ``t_s``.
+
+    M/M/1: exponential of rate mu - lambda.  M/D/1: the service, after a wait that ends by t with
+    chance (1 - rho) sum over k <= t / D of (-x)^k e^x / k!, x = lambda (t - k D) (Erlang 1909;
+    Crommelin 1932).  Its terms alternate: exact enough while lambda t is below some 20.
+    """
+    if is_random:
+        return -math.expm1(-(1 / service_s - arrival_per_s) * t_s)
+    wait_s = t_s - service_s
+    if wait_s < 0:
+        return 0.0
+    total = 0.0
+    for k in range(math.floor(wait_s / service_s + 1e-9) + 1):
+        x = arrival_per_s * (wait_s - k * service_s)
+        total += (-x) ** k * math.exp(x) / math.factorial(k)
+    return (1 - arrival_per_s * service_s) * total
+
+
+def interrupted_s(
+    arrival_per_s: float, service_s: float, distribution: str, stops_per_s: float, stopped_s: float
+) -> float:
+    """Mean time in M/G/1 whose server stops at rate ``stops_per_s`` while it runs, busy or not.
+
+    Each time for ``stopped_s``; a service goes on where it was (Avi-Itzhak and Naor, "Some Queuing
+    Problems with the Service Station Subject to Breakdown", Operations Research 11(3), 1963, model
+    A; or, as a queue with vacations, by the decomposition of Fuhrmann and Cooper 1985).  With
+    B = service and the stops in it:  E[B] + lambda E[B^2] / 2 (1 - lambda E[B]), and what one who
+    finds an idle server stopped waits for: stops E[R^2] / 2 (1 + stops E[R]).
+    """
+    longer = 1 + stops_per_s * stopped_s
+    second = service_s**2 * (2 if distribution == "exponential" else 1)
+    whole_s = service_s * longer
+    whole_s2 = second * longer**2 + service_s * stops_per_s * stopped_s**2
+    load = arrival_per_s * whole_s
+    waiting_s = arrival_per_s * whole_s2 / (2 * (1 - load))
+    return whole_s + waiting_s + stops_per_s * stopped_s**2 / (2 * longer)
+
+
+def delayed_renewals(time_s: float, first_s: float, mean_s: float, variance_s2: float) -> Renewal:
+    """`asymptotic_renewals` where the first cycle has another mean (Cox, 4.2 and 4.5)."""
+    ordinary = asymptotic_renewals(time_s, mean_s, variance_s2)
+    return ordinary._replace(mean=ordinary.mean + 1 - first_s / mean_s)

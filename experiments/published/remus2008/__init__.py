@@ -1,12 +1,9 @@
 """Remus (Cully et al., NSDI 2008): which of its numbers does the simulator explain?
 
-``published``     the paper's numbers, from the shipped table
-``rows``          the result: one row per number, each measured, fitted or predicted
 ``pauses``        pause and transmit as lines over dirty pages
 ``kernel_build``  a batch job: pauses bound its overhead, slow-down at first write is fitted
 ``specweb``       a web server: achieved rate, delay by output buffering, score
 ``failover``      the time clients see nothing when the primary's host is lost
-``simulation``    many scenarios on all cores
 ``experiment``    all of it together
 ``figure``        the one figure
 

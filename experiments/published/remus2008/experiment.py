@@ -1,19 +1,23 @@
-"""All parts together: from the published table to rows, and what is written of them."""
+"""All parts together: from the published table to rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from colosim import Scenario
 from experiments.published.remus2008 import failover, kernel_build, pauses, specweb
 from experiments.published.remus2008.pauses import Lines
-from experiments.published.remus2008.rows import Row, frame
-from experiments.published.remus2008.simulation import Outcome, simulate
+from experiments.published.rows import Row
+from experiments.published.simulation import Outcome, simulate
+from experiments.published.study import Findings, Study
+
+if TYPE_CHECKING:
+    from colosim.analysis.plots import Chart
 
 
 class Effort(NamedTuple):
@@ -43,7 +47,7 @@ def run(
 ) -> Experiment:
     """Fit, simulate on ``jobs`` processes (None: all cores), and compare.
 
-    ``published`` as from `published.load`.  ``out`` gets the pages that the web server's fit needs
+    ``published`` as from `table.load`.  ``out`` gets the pages that the web server's fit needs
     for its simulation; everything else is written by `write`.
     """
     lines = pauses.fit(published)
@@ -72,10 +76,16 @@ def run(
     return Experiment(lines, kernel, web, rows)
 
 
-def write(experiment: Experiment, out: Path) -> list[Path]:
-    """Write table and figure; their paths."""
-    from experiments.published.remus2008.figure import draw
+def solve(published: pd.DataFrame, out: Path, quick: bool, jobs: int | None) -> Findings:
+    """`run`, and its figure."""
+    result = run(published, out, QUICK if quick else FULL, jobs)
 
-    table = out / "table.csv"
-    frame(experiment.rows).to_csv(table, index=False)
-    return [table, *draw(experiment).save(out / "figure.png")]
+    def draw(rows: Sequence[Row]) -> Chart:
+        from experiments.published.remus2008.figure import draw
+
+        return draw(replace(result, rows=rows))
+
+    return Findings(result.rows, draw)
+
+
+STUDY = Study("remus2008", "Cully et al., Remus, NSDI 2008", solve)

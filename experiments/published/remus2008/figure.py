@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
 from colosim.analysis.plots import COLOURS, Chart
+from experiments.published.figures import FITTED_TO, panels, points, published
 from experiments.published.remus2008 import kernel_build, pauses, specweb
 from experiments.published.remus2008.experiment import Experiment
 from experiments.published.remus2008.kernel_build import ASSUMED_PAGES, NOMINAL_PAGES
-from experiments.published.remus2008.rows import Row
+from experiments.published.rows import Row
 
 _BLUE, _ORANGE, _GREEN, *_ = COLOURS
 _RATES = np.linspace(5, 45, 161)
-_FITTED_TO = "published, fitted to"
 
 
 def draw(experiment: Experiment) -> Chart:
     """All four panels."""
-    chart = Chart(figsize=(9.6, 7.4), layout="constrained")
-    panels = (_pauses, _kernel_build, _achieved_rate, _score)
-    for name, axes, panel in zip("abcd", chart.subplots(2, 2).flat, panels, strict=True):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3, linewidth=0.5)
-        axes.set_axisbelow(True)
+    chart, four = panels(2, 2, 9.6, 7.4)
+    drawn = (_pauses, _kernel_build, _achieved_rate, _score)
+    for name, axes, panel in zip("abcd", four, drawn, strict=True):
         axes.set_title(f"({name}) {panel(axes, experiment)}", loc="left", fontsize="medium")
         axes.legend(fontsize="small", frameon=False, handlelength=2.6)
     return chart
@@ -45,7 +40,7 @@ def _pauses(axes: Axes, experiment: Experiment) -> str:
     ):
         rows = _rows(experiment, pauses.PART, what)
         look = {"color": colour, "marker": marker, **fill}
-        _published(axes, rows, f"{what}, published", **look)
+        published(axes, rows, f"{what}, published", **look)
         label = f"fitted: {line.fixed_ms:.2f} ms + {1e3 * line.per_page_ms:.1f} µs per page"
         axes.plot(pages, line.at(pages), color=colour, linestyle=dashes, label=label)
     axes.set(xlabel="Dirty pages", ylabel="Time (ms)", xscale="log", yscale="log")
@@ -61,19 +56,19 @@ def _kernel_build(axes: Axes, experiment: Experiment) -> str:
     }
     band = f"every form, {min(ASSUMED_PAGES)}..{max(ASSUMED_PAGES)} pages"
     edges = [each(list(curves.values()), axis=0) for each in (np.min, np.max)]
-    _published(axes, _rows(experiment, kernel_build.PART, "overhead, pauses alone"), _FITTED_TO)
+    published(axes, _rows(experiment, kernel_build.PART, "overhead, pauses alone"), FITTED_TO)
     looks = zip((_GREEN, _ORANGE, _BLUE), "^Ds", ("-.", "--", "-"), strict=True)
     for form, (colour, marker, dashes) in zip(reversed(kernel_build.FORMS), looks, strict=True):
         label = f"{form}, {NOMINAL_PAGES} pages an epoch"
         axes.plot(_RATES, curves[form, NOMINAL_PAGES], color=colour, linestyle=dashes, label=label)
         rows = _rows(experiment, kernel_build.PART, f"overhead, {form}")
-        _points(axes, rows, "model", color=colour, marker=marker)
+        points(axes, rows, "model", color=colour, marker=marker)
     axes.fill_between(_RATES, *edges, color="0.87", linewidth=0, label=band)
     bounds = [kernel_build.bound(experiment.lines, rate) for rate in _RATES]
     most = [100 * bound.overhead(rate) for bound, rate in zip(bounds, _RATES, strict=True)]
     axes.plot(_RATES, most, color="black", linestyle=":", label="pauses alone, at most")
     rows = _rows(experiment, kernel_build.PART, "overhead, pauses alone")
-    _points(axes, rows, "model", ("low", "high"), color="black", marker="x")
+    points(axes, rows, "model", ("low", "high"), color="black", marker="x")
     axes.set(xlabel="Checkpoints a second", ylabel="Overhead (%)", ylim=(0, None))
     return "Kernel build: overhead (markers: simulated)"
 
@@ -82,8 +77,8 @@ def _achieved_rate(axes: Axes, experiment: Experiment) -> str:
     rows = _rows(experiment, specweb.PART, "checkpoints")
     used = [row for row in rows if row.kind == "fitted"]
     held_out = [row for row in rows if row.kind == "predicted"]
-    _published(axes, used, _FITTED_TO)
-    _published(axes, held_out, "published, held out", markerfacecolor="white")
+    published(axes, used, FITTED_TO)
+    published(axes, held_out, "published, held out", markerfacecolor="white")
     looks = zip((_BLUE, _ORANGE), ("-", "--"), strict=True)
     for (form, in_flight_ms), (colour, dashes) in zip(
         experiment.web.in_flight_ms.items(), looks, strict=True
@@ -91,7 +86,7 @@ def _achieved_rate(axes: Axes, experiment: Experiment) -> str:
         achieved = [1000 / specweb.period_ms(rate, in_flight_ms) for rate in _RATES]
         axes.plot(_RATES, achieved, color=colour, linestyle=dashes, label=f"time in flight {form}")
     simulated: dict[str, Any] = {"color": _BLUE, "marker": "s", "markersize": 9, "alpha": 0.4}
-    _points(axes, rows, "model", label=f"{specweb.NOMINAL}, simulated", **simulated)
+    points(axes, rows, "model", label=f"{specweb.NOMINAL}, simulated", **simulated)
     axes.plot(_RATES, _RATES, color="0.6", linestyle=":", label="as configured")
     axes.set(xlabel="Configured checkpoints a second", ylabel="Achieved checkpoints (1/s)")
     return "SPECweb2005: achieved rate"
@@ -99,14 +94,14 @@ def _achieved_rate(axes: Axes, experiment: Experiment) -> str:
 
 def _score(axes: Axes, experiment: Experiment) -> str:
     rows = _rows(experiment, specweb.PART, "score, not buffered")
-    _published(axes, rows, "published, not buffered", marker="D", markerfacecolor="0.7")
+    published(axes, rows, "published, not buffered", marker="D", markerfacecolor="0.7")
     rows = _rows(experiment, specweb.PART, "score, both losses")
-    _published(axes, rows, "published, buffered (not fitted to)", markerfacecolor="white")
+    published(axes, rows, "published, buffered (not fitted to)", markerfacecolor="white")
     looks = zip((_BLUE, _ORANGE), "s^", ("-", "--"), strict=True)
     for name, (colour, marker, dashes) in zip(specweb.COMBINATIONS, looks, strict=True):
         rows = _rows(experiment, specweb.PART, f"score, {name}")
         look = {"color": colour, "marker": marker, "linestyle": dashes}
-        _points(axes, rows, "model", ("low", "high"), f"predicted, {name}", **look)
+        points(axes, rows, "model", ("low", "high"), f"predicted, {name}", **look)
     axes.set(xlabel="Configured checkpoints a second", ylabel="Score (connections)")
     axes.set(xlim=(5, 45), ylim=(0, 260))
     return "SPECweb2005: score"
@@ -116,29 +111,3 @@ def _rows(experiment: Experiment, part: str, quantity: str) -> list[Row]:
     """Rows with a numerical condition."""
     of_part = (row for row in experiment.rows if row.part == part and row.quantity == quantity)
     return [row for row in of_part if not np.isnan(row.x)]
-
-
-def _published(axes: Axes, rows: Sequence[Row], label: str, **look: Any) -> None:
-    """Black points, with bars for how far they can be read."""
-    look = {"color": "black", "marker": "o", "zorder": 5, **look}
-    _points(axes, rows, "published", ("published_low", "published_high"), label, **look)
-
-
-def _points(
-    axes: Axes,
-    rows: Sequence[Row],
-    value: str,
-    ends: tuple[str, str] | None = None,
-    label: str | None = None,
-    **look: Any,
-) -> None:
-    """Fields of rows over their condition, with bars from one field to the other."""
-
-    def column(name: str) -> NDArray[np.float64]:
-        return np.array([getattr(row, name) for row in rows])
-
-    look = {"markersize": 5, "linestyle": "", "zorder": 4, **look}
-    axes.plot(column("x"), column(value), label=label, **look)
-    if ends:
-        low, high = map(column, ends)
-        axes.vlines(column("x"), low, high, color=look["color"], linewidth=1.2, zorder=3)

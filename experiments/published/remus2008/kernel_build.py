@@ -26,9 +26,9 @@ from colosim.scenario import Scenario, load_scenario
 from colosim.units import RATE
 from experiments.published.remus2008 import pauses
 from experiments.published.remus2008.pauses import Lines
-from experiments.published.remus2008.published import reading, select
-from experiments.published.remus2008.rows import Row, estimated
-from experiments.published.remus2008.simulation import Outcome
+from experiments.published.rows import Row, estimated
+from experiments.published.simulation import Outcome
+from experiments.published.table import reading, select
 
 PART = "Kernel build"
 WORKLOAD = "kernel build"

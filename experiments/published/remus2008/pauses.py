@@ -12,8 +12,8 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from colosim.model.cost import Costs
-from experiments.published.remus2008.published import reading, select
-from experiments.published.remus2008.rows import Row
+from experiments.published.rows import Row
+from experiments.published.table import reading, select
 
 PART = "Pause and transmit (page toucher)"
 WORKLOAD = "page toucher"

@@ -8,7 +8,6 @@ simulated.  How the score answers to delay comes from the paper's rows with inje
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,10 +24,11 @@ from scipy.special import gammaincinv, ndtri
 
 from colosim.analysis.stats import Interval
 from colosim.scenario import Scenario, load_scenario
+from experiments.published import curves
 from experiments.published.remus2008.pauses import Lines
-from experiments.published.remus2008.published import reading, select
-from experiments.published.remus2008.rows import Row, estimated
-from experiments.published.remus2008.simulation import Outcome
+from experiments.published.rows import Row, estimated
+from experiments.published.simulation import Outcome
+from experiments.published.table import reading, select
 
 PART = "SPECweb2005 e-commerce"
 WORKLOAD = "SPECweb2005 e-commerce"
@@ -164,13 +164,11 @@ class Study:
 
     def _write_pages(self, file: Path) -> None:
         """A measured curve as `MeasuredCurve.from_csv` reads it, the same at every exposure."""
-        with file.open("w", newline="", encoding="utf-8") as text:
-            writer = csv.writer(text)
-            writer.writerow(("workload", "setting", "interval_ms", "exposure_ms", "dirty_pages"))
-            for (form, times_ms), exposure_ms in product(self.in_flight_ms.items(), (1, 60_000)):
-                for time_ms in times_ms:
-                    pages = max(0.0, self.lines.in_flight.pages(time_ms))
-                    writer.writerow((WORKLOAD, form, exposure_ms, exposure_ms, f"{pages:.3f}"))
+        pages = {
+            (WORKLOAD, form): [self.lines.in_flight.pages(time_ms) for time_ms in times_ms]
+            for form, times_ms in self.in_flight_ms.items()
+        }
+        curves.write(file, {key: curves.at_any_time(each) for key, each in pages.items()})
 
     def rows(self, outcomes: Mapping[Key, Outcome]) -> Iterator[Row]:
         """Achieved rates, periods, added delay and scores at every configured rate."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -15,16 +15,19 @@ from rich.table import Table
 
 from colosim.analysis.stats import Interval
 
-Kind = Literal["measured", "fitted", "predicted"]
+Kind = Literal["measured", "fitted", "predicted", "unmodelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One number of the paper, of the model, or of both; NaN where there is none.
 
-    x: the condition as a number: pages, checkpoints a second, ms of injected delay.
+    x: the condition as a number: pages, checkpoints a second, ms of injected delay, clients.
     kind: *measured* by the paper and taken over (no model value); *fitted* to the published
-    value, or to a set it belongs to; *predicted*: the published value, if any, was not used.
+    value, or to a set it belongs to; *predicted*: the published value, if any, was not used;
+    *unmodelled*: colosim has no model of it, or no input for it, as the note says.
+    line: of the published value in the shipped table; 0 if there is none.
+    remark: what that table notes of the value (`remarked` looks it up).
     published_low, published_high: how far the value can be read from the figure.
     model: of the simulator where the note does not say otherwise.
     interval: half of the model's 95 % interval (replications; standard errors for a line).
@@ -39,6 +42,7 @@ class Row:
     kind: Kind
     unit: str
     x: float = math.nan
+    line: int = 0
     published: float = math.nan
     published_low: float = math.nan
     published_high: float = math.nan
@@ -50,6 +54,7 @@ class Row:
     n: int = 0
     parameters: int = 0
     note: str = ""
+    remark: str = ""
 
     @property
     def residual(self) -> float:
@@ -81,14 +86,24 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
         relative_error=[row.relative_error for row in rows],
         degrees_of_freedom=pd.array([row.degrees_of_freedom for row in rows], dtype="Int64"),
     )
-    return table[[*table.columns.drop("note"), "note"]]
+    return table[[*table.columns.drop(["note", "remark"]), "note", "remark"]]
+
+
+def remarked(rows: Iterable[Row], published: pd.DataFrame) -> list[Row]:
+    """The same rows, each with what the shipped table notes of its published value."""
+    notes = published.set_index("line")["note"].to_dict()
+    return [replace(row, remark=str(notes.get(row.line, ""))) for row in rows]
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
-    """One table per part, without the columns it does not need, and its notes below it."""
+    """One table per part, without the columns it does not need, and its notes below it.
+
+    Letters stand for what the shipped table itself notes of a value: its anomalies.
+    """
     for part in dict.fromkeys(row.part for row in rows):
         of_part = [row for row in rows if row.part == part]
         notes = list(dict.fromkeys(row.note for row in of_part if row.note))
+        remarks = list(dict.fromkeys(row.remark for row in of_part if row.remark))
         table = Table(
             title=part,
             title_justify="left",
@@ -104,11 +119,16 @@ def show(rows: Sequence[Row], console: Console) -> None:
         table.add_column("note", justify="right")
         for row in of_part:
             cells = [_COLUMNS[header](row) for header in shown]
-            table.add_row(*cells, str(notes.index(row.note) + 1) if row.note else "")
+            marks = [str(notes.index(row.note) + 1)] if row.note else []
+            marks += [_LETTERS[remarks.index(row.remark)]] if row.remark else []
+            table.add_row(*cells, " ".join(marks))
         console.print(table)
-        for i, note in enumerate(notes, 1):
+        told = [(str(i), note) for i, note in enumerate(notes, 1)]
+        letters = zip(_LETTERS, remarks, strict=False)
+        told += [(letter, f"Of the table: {text}.") for letter, text in letters]
+        for mark, note in told:
             text = textwrap.fill(
-                note, console.width, initial_indent=f"{i:4}. ", subsequent_indent=" " * 6
+                note, console.width, initial_indent=f"{mark:>4}. ", subsequent_indent=" " * 6
             )
             console.print(text, highlight=False)
         console.print()
@@ -132,6 +152,7 @@ def _range(row: Row) -> str:
     return "" if math.isnan(row.low) else f"{_number(row.low)}..{_number(row.high)}"
 
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _LEFT = ("quantity", "condition", "kind")
 #: header -> what a row has there
 _COLUMNS: Mapping[str, Callable[[Row], str]] = {
