@@ -1420,6 +1420,7 @@ def _conflicts(scenario: Scenario) -> Iterator[Problem]:
 
 
 _HOST = ("crash", "hang")
+_DISK = ("full", "error")
 _KINDS = {
     "primary": _HOST,
     "secondary": _HOST,
@@ -1431,7 +1432,7 @@ _FaultConflict = tuple[Callable[[Scenario, Fault], bool], str, str]
 
 _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
     (
-        lambda s, f: (f.scope == "disk") != (f.kind in ("full", "error")),
+        lambda s, f: (f.scope == "disk") != (f.kind in _DISK),
         "kind",
         'full and error are those of scope = "disk", and it has no others; change kind or scope',
     ),
@@ -1446,7 +1447,7 @@ _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
         "there is no disk; add a table [disk], or give vm, node or host",
     ),
     (
-        lambda s, f: f.scope != "disk" and f.kind not in _KINDS[f.target],
+        lambda s, f: f.kind not in (*_DISK, *_KINDS[f.target]),
         "kind",
         "a link is cut, slow or corrupt, an arbiter is cut, a primary or secondary crashes or "
         "hangs; change kind or target",
