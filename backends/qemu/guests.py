@@ -198,14 +198,13 @@ class PrimaryGuest(_Guest):
     async def resync(self, address: dict[str, Any], peer: str) -> None:
         """Let the secondary have the disk, before `synchronise`; it leaves the guest stopped.
 
-        From then on nothing may need that disk until the secondary has loaded the guest: QEMU 11.1
-        holds its global lock while it reads, and answers nobody.
+        From then on nothing may need that disk until the migration has begun: from being connected
+        until the first bytes come, QEMU 11.1 answers nobody, nor takes writes.
         """
         assert self.disk is not None
         await self.disk.resync(address, peer)
         await self.stop()
         await self.disk.join()
-        await self.stop()  # which flushes what is not yet, so that a migration need not
 
     async def synchronise(self, write: Write, peer: Qemu) -> None:
         """Send the whole guest, as checkpoint 0, and leave it stopped.
@@ -226,7 +225,8 @@ class PrimaryGuest(_Guest):
         execute, migration = self.qmp.execute, self._paths.migration
         try:
             async with asyncio.timeout(_SYNC_LIMIT_S):
-                await self.stop()
+                if not self._is_held:  # to stop it again would flush the secondary's disk
+                    await self.stop()
                 await execute("migrate-set-capabilities", {"capabilities": _PLAIN})
                 await execute(
                     "migrate-set-parameters",
