@@ -128,7 +128,8 @@ PARTS = {
 class Goal:
     """A number of a part's result: at least ``least``, or at most ``most``.
 
-    An exponent is 1 where growth is linear, and less while something reaches its full size.
+    An exponent is 1 where growth is linear, and less while something reaches its full size; above
+    ``most``, it is not met if its whole interval is.
     """
 
     what: str
@@ -207,6 +208,8 @@ def judged(results: Mapping[str, Mapping[str, Any]], skipped: Mapping[str, str])
             continue
         value = found if isinstance(found, float | int) else found.mean
         is_met = "yes" if goal.least <= value <= goal.most else "no"
+        if value > goal.most and isinstance(found, Ratio) and not found.low > goal.most:
+            is_met = "not clear"
         measured = f"{found:,.0f}" if isinstance(found, float) else str(found)
         lines.append((goal.what, measured, wanted, "too noisy" if isnan(value) else is_met))
     return lines
