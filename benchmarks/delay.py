@@ -97,6 +97,9 @@ class _NoGuest:
     async def next_message(self) -> bytes:
         return encode(UPSTREAM, Message.READY)
 
+    def close(self) -> None:
+        pass
+
     def must_read_within(self, limit_s: float) -> None:
         pass
 

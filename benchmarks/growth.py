@@ -36,6 +36,7 @@ from colosim.analysis.plots import Chart, styled
 NS_PER_S = 1_000_000_000
 S_PER_HOUR = 3_600
 MIB = 1 << 20
+RATE_PER_S = 1_000
 VM_RATE_PER_S, VM_REQUESTS = 200, 400
 HOUR_RATE_PER_S = 1.0
 
@@ -51,11 +52,13 @@ class Axis:
     least: float = 0.0  # however small the scale
 
 
-def _requests(policy: str, fidelity: str) -> Callable[[float], object]:
-    def run(size: float) -> object:
-        return run_replication(requests_scenario(int(size), fidelity), policy, 1, 0)
+def _responses(size: float) -> object:
+    what = service(RATE_PER_S, int(size * NS_PER_S) // RATE_PER_S)
+    return run_replication(what, "colo", 1, 0)
 
-    return run
+
+def _requests(size: float) -> object:
+    return run_replication(requests_scenario(int(size), "epoch"), "colo", 1, 0)
 
 
 def _pairs(size: float) -> object:
@@ -72,10 +75,10 @@ def _hours(interval: str) -> Callable[[float], object]:
 
 
 AXES = (
-    Axis("requests, response, colo", "request", 1_000, _requests("colo", "response")),
-    Axis("requests, epoch, colo", "request", 50_000, _requests("colo", "epoch")),
+    Axis("requests, response, colo", "request", 1_000, _responses),
+    Axis("requests, epoch, colo", "request", 200_000, _requests),
     Axis("VMs: pairs under colo, 400 requests each", "VM", 1, _pairs, least=1),
-    Axis("hours, remus: 10 checkpoints/s, 1 request/s", "hour", 1 / 256, _hours("100 ms")),
+    Axis("hours, remus: 10 checkpoints/s, 1 request/s", "hour", 1 / 64, _hours("100 ms")),
     Axis("hours, remus: 1 checkpoint/s, 1 request/s", "hour", 1 / 32, _hours("1 s")),
 )
 
@@ -198,6 +201,9 @@ def table(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return lines
 
 
+_SHOWN = {"request": (1e-3, "thousand requests"), "VM": (1, "VMs"), "hour": (1, "simulated hours")}
+
+
 @styled
 def figure(result: Mapping[str, Any]) -> Chart:
     """Time and memory over the size, an axis a column, with straight lines through the medians."""
@@ -206,7 +212,8 @@ def figure(result: Mapping[str, Any]) -> Chart:
     panels = chart.subplots(2, len(found), squeeze=False)
     labels = (("s", 1.0, "CPU time (s)"), ("peak_bytes", 1 / MIB, "Peak memory (MiB)"))
     for column, row in enumerate(found):
-        size = np.array(row["sizes"])
+        scale, name = _SHOWN[row["unit"]]
+        size = scale * np.array(row["sizes"])
         for axes, (what, factor, label) in zip(panels[:, column], labels, strict=True):
             y = factor * np.array(row[what])
             fit = linregress(size, y)
@@ -219,9 +226,9 @@ def figure(result: Mapping[str, Any]) -> Chart:
             if column == 0:
                 axes.set_ylabel(label)
         panels[0, column].set_title("\n".join(row["axis"].replace(", ", ": ", 1).split(": ")))
-        panels[1, column].set_xlabel(
-            {"hour": "Simulated hours"}.get(row["unit"], f"{row['unit']}s")
-        )
+        panels[1, column].set_xlabel(name)
+        for axes in panels[:, column]:
+            axes.locator_params(nbins=4)
     return chart
 
 

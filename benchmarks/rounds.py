@@ -31,6 +31,10 @@ Run = Callable[[], tuple[int, float]]
 Rates = Mapping[str, Sequence[float]]
 
 
+#: decimals of a ratio that is below so much
+_DIGITS = ((4, 0.01), (3, 0.1), (2, 10.0), (1, 100.0))
+
+
 class Missing(Exception):
     """A peer is not there, or cannot run; the reason, and what to install."""
 
@@ -45,7 +49,7 @@ class Ratio:
     high: float
 
     def __str__(self) -> str:
-        digits = 2 if self.mean < 10 else 1 if self.mean < 100 else 0
+        digits = next((n for n, most in _DIGITS if self.mean < most), 0)
         if math.isnan(self.low):
             return f"{self.mean:,.{digits}f}"
         return f"{self.mean:,.{digits}f} ({self.low:,.{digits}f} to {self.high:,.{digits}f})"

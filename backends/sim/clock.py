@@ -30,7 +30,7 @@ class Clock:
         self._end.callbacks.append(StopSimulation.callback)
 
     def now_ns(self) -> int:
-        return self.env.now  # type: ignore[return-value]  # every delay is an int
+        return self.env._now  # type: ignore[return-value]  # every delay is an int
 
     def after(self, delay_ns: int, call: Callable[[Any], None], argument: Any = None) -> None:
         """Call ``call(argument)`` in ``delay_ns``; equal times keep the order of asking."""

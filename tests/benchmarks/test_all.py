@@ -64,6 +64,21 @@ def test_goals_are_judged(times, met):
     assert [line[3] for line in lines[2:]] == [met] * len(requests.POLICIES)
 
 
+@pytest.mark.parametrize(
+    ("exponent", "met"),
+    [
+        ((1.0, 0.9, 1.2), "yes"),
+        ((1.2, 0.9, 1.5), "not clear"),
+        ((1.5, 1.4, 1.6), "no"),
+        ((float("nan"),) * 3, "too noisy"),
+    ],
+)
+def test_growth_is_judged_by_its_interval(exponent, met):
+    row = {"sizes": [1, 2, 4], "s_exponent": exponent, "peak_bytes_exponent": exponent}
+    lines = whole.judged({"growth": {"rows": [row] * len(growth.AXES)}}, {})
+    assert [line[3] for line in lines[1:]] == [met] * 2 * len(growth.AXES)
+
+
 def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         whole.main(["--only", "nothing"])

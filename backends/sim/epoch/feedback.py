@@ -42,7 +42,7 @@ class FeedbackLog(Log):
         self._delay_ns = workload.client_delay_ns
         self._has_jitter = workload.client_jitter_ns > 0
         self.late_ns = 0  # of what leaves, behind its moment
-        self.size = self._forgotten = self._base = 0
+        self.size = self._forgotten = self._base = self._least_rows = 0
         self._kept = {name: np.empty(0, np.int64) for name in (*KEPT, *_MORE_KEPT)}
         self._window = {name: np.empty(0, np.int64) for name in (*WINDOW, *_MORE_WINDOW)}
         self._differing: list[int] = []

@@ -54,8 +54,11 @@ class EpochGuest(Guest):
 
     def settle(self) -> None:
         """Bring it up to date."""
-        before = self.lane.position
-        if through := self.lane.settle(self._clock.now_ns()):
+        lane, now_ns = self.lane, self._clock.now_ns()
+        if now_ns == lane.settled_ns:
+            return
+        before = lane.position
+        if through := lane.settle(now_ns):
             self.served_since_cut += through
             self._made(before, before + through)
 

@@ -57,13 +57,13 @@ class Lane:
         self._sums, self._steps = np.empty(0, np.int64), np.empty(0, np.int64)
         self.moves = False
         self.reads = False  # takes what arrives
-        self._settled_ns = -1  # and nothing intervened since
+        self.settled_ns = -1  # and nothing intervened since
 
     def settle(self, now_ns: int) -> int:
         """Bring it up to date; return how many more rows are through."""
-        if now_ns == self._settled_ns:
+        if now_ns == self.settled_ns:
             return 0
-        self._settled_ns = now_ns
+        self.settled_ns = now_ns
         through = 0
         if self.planned > self.position:
             ends = self._log.view(self._ends, self.position, self.planned)
@@ -77,7 +77,7 @@ class Lane:
 
     def disturb(self, now_ns: int) -> None:
         """What is planned does not hold from now on (after `settle`)."""
-        self._settled_ns = -1
+        self.settled_ns = -1
         if self.planned > self.position:
             if self.position < self.taken:
                 self.left_ns = int(self._log.view(self._ends, self.position, self.position + 1)[0])
@@ -92,14 +92,14 @@ class Lane:
 
     def put(self, position: int, taken: int, left_ns: int) -> None:
         """Go on from there."""
-        self._settled_ns = -1
+        self.settled_ns = -1
         self.position = self.planned = position
         self.taken = taken
         self.left_ns = left_ns
 
     def planned_to(self, end: int) -> None:
         """Somebody else has given an end to the rows before ``end``."""
-        self._settled_ns = -1
+        self.settled_ns = -1
         self.planned = end
 
     def plan(self, now_ns: int, horizon: int) -> int | None:

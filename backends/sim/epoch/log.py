@@ -72,6 +72,7 @@ class Log:
         self._base = 0  # first row of the window
         expected = int(workload.rate_per_s * duration_ns / NS_PER_S * 1.01) + _FIRST_ROWS
         self._kept = {name: np.empty(min(expected, 1 << 24), np.int64) for name in KEPT}
+        self._least_rows = min(expected, 3 * _LARGEST_ROWS)  # of the window, so it rarely grows
         columns = [name for name in WINDOW if self._has(name)]
         self._window = {name: np.empty(0, np.int64) for name in columns}
         # memory that is touched for the first time is slow
@@ -190,7 +191,8 @@ class Log:
             if moved:
                 column[:stays] = column[moved : moved + stays]
             if stays + count > column.size:
-                self._window[name] = _larger(column, stays + count, stays)
+                least = max(stays + count, self._least_rows)
+                self._window[name] = _larger(column, least, stays)
         del self._differing[: bisect_left(self._differing, base)]
         self._base = base
 

@@ -269,13 +269,14 @@ class EpochWorld(SimWorld):
         self._is_whole = all(guest.lane.moves for guest in self._guests)
         self._block_first = reached
         horizon = reached + self._blocks[self._is_whole]
-        log.ensure(horizon + 1)
+        if log.size <= horizon:
+            log.forget(self._needed_from())
+            log.ensure(horizon + 1)
         if self._is_comparing:
             row = log.differing(max(reached, self._of(PRIMARY).told))
             if row is not None:
                 horizon = min(horizon, row + _BEYOND)
         self._horizon = horizon
-        log.forget(self._needed_from())
 
     def _expect_end(self, now_ns: int, moving: Iterable[Lane]) -> None:
         """When the first row that is not planned arrives, or a guest that has it comes to it."""
