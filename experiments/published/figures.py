@@ -95,3 +95,4 @@ def beside(axes: Axes, rows: Sequence[Row], names: Sequence[str], colour: str) -
         if row.published_high > row.published_low:
             axes.vlines(i - 0.2, row.published_low, row.published_high, color="black", linewidth=1)
     axes.set_xticks(places, names, fontsize="small")
+    axes.set_ylim(0, 1.3 * axes.dataLim.y1)  # room for the legend

@@ -74,7 +74,7 @@ def check_distribution(
         truth = 1 - served_by(t, rate, SERVICE_S, distribution == "exponential")
         beyond = [float((times > t).mean()) for times in times_s]
         # The further out, the fewer requests: they come in busy periods.
-        check_mean(beyond, truth, within=within * (1 if quantile < 0.9 else 3))
+        check_mean(beyond, truth, within=within * (1 if quantile < 0.9 else 4))
     mean = rate * SERVICE_S**2 / (1 - load) * (1 if distribution == "exponential" else 0.5)
     check_mean([times.mean() for times in times_s], mean + SERVICE_S, within=within)
 
@@ -82,8 +82,9 @@ def check_distribution(
 @pytest.mark.parametrize("distribution", ["exponential", "deterministic"])
 @pytest.mark.parametrize("load", [0.5, 0.8])
 def test_times_in_a_queue_have_the_right_distribution(distribution, load):
-    """M/M/1: exponential of rate mu - lambda.  M/D/1: Crommelin's sum.  Some 2 million requests."""
-    check_distribution(distribution, load, "epoch", 122, 24, within=0.03)
+    """M/M/1: exponential of rate mu - lambda.  M/D/1: Crommelin's sum.  Millions of requests."""
+    length_s, within = {0.5: (122, 0.03), 0.8: (402, 0.04)}[load]
+    check_distribution(distribution, load, "epoch", length_s, 24, within)
 
 
 @pytest.mark.parametrize("distribution", ["exponential", "deterministic"])
@@ -96,9 +97,9 @@ def test_times_in_a_queue_at_fidelity_response(distribution):
 @pytest.mark.parametrize("distribution", ["exponential", "deterministic"])
 @pytest.mark.parametrize("load", [0.3, 0.5, 0.8, 0.9])
 def test_times_in_a_queue_at_full_counts(distribution, load, fidelity):
-    lengths_s = {"response": 62, "epoch": 1002}
-    within = {"response": 0.12, "epoch": 0.03}
-    check_distribution(distribution, load, fidelity, lengths_s[fidelity], 40, within[fidelity])
+    length_s, factor = {"response": (62, 5.0), "epoch": (1002, 1.0)}[fidelity]
+    within = {0.3: 0.01, 0.5: 0.015, 0.8: 0.04, 0.9: 0.1}[load] * factor
+    check_distribution(distribution, load, fidelity, length_s, 40, within)
 
 
 # -- a server that stops for checkpoints -----------------------------------------------------------
@@ -126,8 +127,8 @@ def random_epochs(tmp_path, fidelity: str, load: float, distribution: str) -> Sc
     )
     return scenario(
         workload,
-        "62 s" if fidelity == "epoch" else "12 s",
-        warm_up="2 s",
+        "11 s",
+        warm_up="1 s",
         fidelity=fidelity,
         transfer="copy-then-send",
         memory={
@@ -147,9 +148,10 @@ def random_epochs(tmp_path, fidelity: str, load: float, distribution: str) -> Sc
 @pytest.mark.parametrize(
     ("fidelity", "load", "distribution", "count"),
     [
-        ("epoch", 0.4, "exponential", 24),
-        ("epoch", 0.6, "deterministic", 24),
-        ("response", 0.4, "exponential", 12),
+        ("epoch", 0.4, "exponential", 8),
+        ("response", 0.5, "deterministic", 8),
+        pytest.param("epoch", 0.6, "exponential", 120, marks=pytest.mark.campaign),
+        pytest.param("epoch", 0.6, "deterministic", 120, marks=pytest.mark.campaign),
     ],
 )
 def test_a_server_that_stops_at_random_for_remus(tmp_path, fidelity, load, distribution, count):
@@ -165,15 +167,16 @@ def test_a_server_that_stops_at_random_for_remus(tmp_path, fidelity, load, distr
     runs = replicate(what, "remus", count)
     stopped_s, running_s = STOPPED_MS / 1e3, RUNNING_MS / 1e3
     truth = interrupted_s(load / SERVICE_S, SERVICE_S, distribution, 1 / running_s, stopped_s)
-    check_mean([measured_s(run, "served_ns").mean() for run in runs], truth, within=0.12)
+    within = 0.5 / math.sqrt(count)
+    check_mean([measured_s(run, "served_ns").mean() for run in runs], truth, within=within)
     # As a queue that never stops, or one whose server is only that much slower, it would fail.
     slower = load * (1 + stopped_s / running_s)
     second = 2 if distribution == "exponential" else 1
     slow_s = SERVICE_S * (1 + stopped_s / running_s) * (1 + second * slower / 2 / (1 - slower))
     assert abs(slow_s / truth - 1) > 0.2
     pauses_s = np.concatenate([np.diff(run.checkpoints["started_ns"]) for run in runs]) / NS_PER_S
-    assert pauses_s.mean() == pytest.approx(stopped_s + running_s, rel=0.05)
-    assert np.std(pauses_s) == pytest.approx(running_s, rel=0.1)
+    assert pauses_s.mean() == pytest.approx(stopped_s + running_s, rel=0.08)
+    assert np.std(pauses_s) == pytest.approx(running_s, rel=0.12)
 
 
 def test_a_server_that_stops_at_random_for_colo():
@@ -186,17 +189,17 @@ def test_a_server_that_stops_at_random_for_colo():
     workload = service("open", "1 ms", rate=f"{load / SERVICE_S} /s")
     what = scenario(
         workload,
-        "12 s",
-        warm_up="2 s",
+        "7 s",
+        warm_up="1 s",
         divergence={"unprompted": f"{1e3 / RUNNING_MS} /s"},
         cost={**FREE, "save_fixed": f"{STOPPED_MS} ms"},
         link=INSTANT,
     )
-    runs = replicate(what, "colo", 14)
+    runs = replicate(what, "colo", 10)
     truth = interrupted_s(
         load / SERVICE_S, SERVICE_S, "exponential", 1e3 / RUNNING_MS, STOPPED_MS / 1e3
     )
-    check_mean([measured_s(run).mean() for run in runs], truth, within=0.12)
+    check_mean([measured_s(run).mean() for run in runs], truth, within=0.2)
 
 
 # -- the least gap between COLO's checkpoints ------------------------------------------------------
@@ -213,36 +216,46 @@ def with_gap(per_s: float, length_s: float) -> Scenario:
     )
 
 
-@pytest.mark.parametrize("per_s", [20.0, 100.0])
-def test_checkpoints_with_a_least_gap_are_a_renewal_process(per_s):
+@pytest.mark.parametrize(
+    ("per_s", "count"),
+    [
+        (20.0, 60),
+        (100.0, 40),
+        pytest.param(20.0, 600, marks=pytest.mark.campaign),
+        pytest.param(50.0, 600, marks=pytest.mark.campaign),
+        pytest.param(100.0, 600, marks=pytest.mark.campaign),
+    ],
+)
+def test_checkpoints_with_a_least_gap_are_a_renewal_process(per_s, count):
     """Epochs last max(gap, X), X exponential of rate h; checkpoints take no time.
 
     The first is X alone, as nothing was before it.  Mean (gap + e^(-h gap) / h) and variance of an
     epoch, the share of epochs that the gap made, and mean and variance of the number of epochs.
     """
-    length_s, gap_s = 3.0, GAP_MS / 1e3
-    runs = replicate(with_gap(per_s, length_s), "colo", 150)
+    length_s, gap_s = 1.5, GAP_MS / 1e3
+    runs = replicate(with_gap(per_s, length_s), "colo", count)
+    wide = math.sqrt(600 / count)
     late = math.exp(-per_s * gap_s)
     mean_s = gap_s + late / per_s
     variance_s2 = gap_s**2 + late * (2 * gap_s / per_s + 2 / per_s**2) - mean_s**2
     epochs_s = [np.diff(run.checkpoints["started_ns"]) / NS_PER_S for run in runs]
     # A number of epochs fixed beforehand: those that a fixed time holds are too short on average.
-    first = int(0.6 * length_s / mean_s)
+    first = int(0.4 * length_s / mean_s)
     assert min(map(len, epochs_s)) >= first
     chosen = np.array([each[:first] for each in epochs_s])
-    check_mean(chosen.mean(axis=1), mean_s, within=0.05)
-    check_mean(((chosen - mean_s) ** 2).mean(axis=1), variance_s2, within=0.25)
+    check_mean(chosen.mean(axis=1), mean_s, within=0.04 * wide)
+    check_mean(((chosen - mean_s) ** 2).mean(axis=1), variance_s2, within=0.25 * wide)
     assert chosen.min() >= gap_s
     made_by_gap = chosen < gap_s + 1e-6
-    check_mean(made_by_gap.mean(axis=1), 1 - late, within=0.1)
+    check_mean(made_by_gap.mean(axis=1), 1 - late, within=0.07 * wide)
 
     counts = [len(run.checkpoints["checkpoint"]) for run in runs]
     truth = delayed_renewals(length_s, 1 / per_s, mean_s, variance_s2)
-    check_mean(counts, truth.mean, within=0.03)
+    check_mean(counts, truth.mean, within=0.03 * wide)
     n, variance = len(counts), float(np.var(counts, ddof=1))
     low, high = (n - 1) * variance / chi2.ppf([1 - FALSE_ALARM / 2, FALSE_ALARM / 2], n - 1)
     assert low <= truth.variance <= high
-    assert not low <= truth.mean <= high  # as of a Poisson process
+    assert per_s < 50 or truth.mean > high  # as the variance of a Poisson process would be
 
 
 def test_a_gap_that_is_never_reached_changes_nothing():

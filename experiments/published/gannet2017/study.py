@@ -120,7 +120,7 @@ def _clients(service: Service) -> dict[str, Any]:
 
 def _lasting(service: Service, quick: bool) -> dict[str, Any]:
     """A few thousand responses and a hundred checkpoints."""
-    measured_s = max(3000 / service.capacity_per_s, 6.0) / (4 if quick else 1)
+    measured_s = max(3000 / service.capacity_per_s, 6.0) / (10 if quick else 1)
     return {"duration": f"{measured_s * 1.2:.3f} s", "warm_up": f"{measured_s * 0.2:.3f} s"}
 
 

@@ -35,7 +35,7 @@ SERVICES = ("Redis", "SSDB", "MediaTomb", "DjCMS", "PgSql", "Tomcat", "lighttpd"
 NONE, MC, COLO = "none", "mc-100ms", "colo"
 #: Requests that one simulated request stands for, where there are too many to simulate each: of
 #: stores whose clients have hundreds under way.  Of other services a client waits for its answer.
-LUMPS: Mapping[str, int] = {"Redis": 128, "SSDB": 16}
+LUMPS: Mapping[str, int] = {"Redis": 128, "SSDB": 64}
 VCPUS = 4
 EPOCHS_MS = (25, 100)
 #: how pages grow from none to the first published point; the second is how colosim reads a table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -88,15 +89,19 @@ _UNKNOWN_NOTE = "Not modelled: its latency and throughput without protection are
 
 
 class Effort(NamedTuple):
-    """About how many responses and at least how many epochs a replication has."""
+    """About how many responses and at least how many epochs a replication has.
+
+    cycles: and from one request of a client to its next, at least so often.
+    """
 
     responses: int
     epochs: int
     replications: int
+    cycles: float = 2.0
 
 
-FULL = Effort(4000, 100, 3)
-QUICK = Effort(800, 30, 2)
+FULL = Effort(1500, 60, 3)
+QUICK = Effort(300, 15, 2)
 _LONGEST_S = 60.0
 
 
@@ -149,10 +154,10 @@ def _lasting(scenario: Scenario, per_s: float, effort: Effort) -> Scenario:
     assert isinstance(scenario.workload, ClosedService)
     cycle_s = scenario.workload.clients / per_s
     measured_s = min(effort.responses / per_s, _LONGEST_S)
-    if scenario.policy.name != "none":
-        measured_s = max(measured_s, effort.epochs * 0.1)
-    measured_s = max(measured_s, 2 * cycle_s)
-    warm_up_s = max(0.2 * measured_s, 1.5 * cycle_s)
+    epoch_s = {"none": 0.0, "colo": 1 / (scenario.divergence.hazard_per_s or math.inf)}
+    measured_s = max(measured_s, effort.epochs * epoch_s.get(scenario.policy.name, 0.1))
+    measured_s = max(measured_s, effort.cycles * cycle_s)
+    warm_up_s = max(0.2 * measured_s, 0.75 * effort.cycles * cycle_s)
     return scenario.replace(
         {"duration": f"{measured_s + warm_up_s:.6f} s", "warm_up": f"{warm_up_s:.6f} s"}
     )

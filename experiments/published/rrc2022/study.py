@@ -70,7 +70,7 @@ def fit(published: pd.DataFrame) -> dict[tuple[str, str], float]:
 def scenarios(rates_per_s: Mapping[tuple[str, str], float], quick: bool) -> dict[Key, Scenario]:
     """Every service and reading at both epochs."""
     base = load_scenario(Path(__file__).with_name("epochs.toml"))
-    epochs = 50 if quick else 250
+    epochs, replications = (25, 5) if quick else (250, 10)
     return {
         (name, of, epoch_ms): base.replace(
             {
@@ -80,6 +80,7 @@ def scenarios(rates_per_s: Mapping[tuple[str, str], float], quick: bool) -> dict
                 # as many probes in an epoch, whatever its length
                 "workload.rate": f"{100_000 / epoch_ms:.6f} /s",
                 "duration": f"{epochs * epoch_ms} ms",
+                "replications": replications,
             }
         )
         for (name, of), rate in rates_per_s.items()

@@ -145,7 +145,7 @@ def scenarios(
         },
     )
     base = load_scenario(Path(__file__).with_name("checkpoints.toml"))
-    base = base.replace({"duration": "61 s" if quick else "601 s"})
+    base = base.replace({"duration": "61 s", "replications": 3} if quick else {"duration": "601 s"})
     return {
         (name, way): base.replace(
             {
