@@ -261,6 +261,7 @@ _SIMULATED: tuple[tuple[str, Callable[[Scenario], bool], str], ...] = (
         lambda s: s.sharing.vms > 1 or s.sharing.cpus is not None,
         "a live run is of one VM, on the CPUs that there are; leave it out",
     ),
+    ("disk", lambda s: s.disk is not None, "a live guest's is guest.volume; leave it out"),
     (
         "network",
         lambda s: s.impairments().harm,
@@ -301,7 +302,7 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
         raise LiveError("a corrupt link is simulated only; give another kind of fault")
     for key, given, why in _SIMULATED:
         if given(scenario):
-            raise LiveError(f"{key}: {why}")
+            raise LiveError(f"{scenario.name}: {key}: {why}")
     guest = scenario.guest
     for path in filter(None, (guest.kernel, guest.initrd, guest.disk)):
         if not Path(path).is_file():

@@ -133,6 +133,8 @@ def test_without_protection_everything_passes_at_once(tmp_path):
         ({"manager": {"fencing": False}}, "remus", "doctor: manager.fencing: in simulation only"),
         ({"link": {"blips": "1 /min"}}, "remus", "doctor: link.blips: in simulation only"),
         ({"clocks": {"primary_rate": 1.1}}, "remus", "doctor: clocks: in simulation only"),
+        ({"disk": {}}, "remus", "doctor: disk: a live guest's is guest.volume"),
+        ({"phase": [{"duration": "1 s", "load": 2.0}]}, "remus", "doctor: phase: clients"),
         ({"guest": {"engine": "native"}}, "hybrid", "doctor: policy.name: native with hybrid: a"),
     ],
 )
