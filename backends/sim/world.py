@@ -149,7 +149,7 @@ class SimWorld:
         self._sites = {PRIMARY: _SITES[0], SECONDARY: _SITES[1]}
         self._hasty = 0  # pairs in a row, but the first, that did not last
         self._paired_ns = 0  # when the present pair began
-        self._is_planned = False  # its end
+        self._ends_as_planned = False  # its end
         self._cuts = 0
         self._slow: list[Fault] = []  # those that hold, the latest last
         self._out = {name: self._direction(name) for name in self.hosts}
@@ -363,7 +363,7 @@ class SimWorld:
         )
 
     def _hand_over(self, _: object) -> None:
-        self._is_planned = True
+        self._ends_as_planned = True
         self.recorder.event(self._primary, "switchover", "asked for")
         self.tell(self._primary, t.HandOver())
 
@@ -733,7 +733,7 @@ class SimWorld:
         manager = self._scenario.manager
         lasted_ns = self.now_ns() - self._paired_ns
         is_short = self._pairs > 1 and lasted_ns < manager.reprotect_stable_ns
-        is_hasty = is_short and not self._is_planned
+        is_hasty = is_short and not self._ends_as_planned
         self._hasty = self._hasty + 1 if is_hasty else 0
         self._protect_later()
 
@@ -785,7 +785,7 @@ class SimWorld:
     def _pair_up(self, survivor: Host, pages: int) -> None:
         """The survivor is the primary of a new pair: new nodes, whose books are empty."""
         scenario, first = self._scenario, self._pairs + 1
-        self._pairs, self._paired_ns, self._is_planned = first, self.now_ns(), False
+        self._pairs, self._paired_ns, self._ends_as_planned = first, self.now_ns(), False
         configs = [of_pair(config, first) for config in self._configs(scenario, self._policy)]
         self._primary, self._secondary = (config.id for config in configs)
         site = self._sites[survivor.id]
@@ -822,7 +822,7 @@ class SimWorld:
     def _fail_back(self, pairs: int) -> None:
         """A planned switchover to the site that is preferred, if the pair is still there."""
         if self._pairs == pairs and self._owner == self._primary:
-            self._is_planned = True
+            self._ends_as_planned = True
             self.recorder.event(self._primary, "failback", "asked for")
             self.tell(self._primary, t.HandOver())
 

@@ -82,9 +82,9 @@ class OutputCommit(Invariant):
     Committed: the range was made before Cut(k), and the other side has what the dialect asks for
     (upstream: all of state k in hand; rfc2014 and ``commit = loaded``: state k loaded).
     Witnessed: the same range with the same digest arrived from the run that state k began.  Of
-    frames, which two guests cut differently: the comparison said so since that cut.  A policy that
-    changes what output waits for does so before anything of the epoch is made, and while it says
-    commit, no witness will do.
+    frames, which two guests cut differently: the comparison said so since that cut.  What a side
+    that is silent then could not let out stays witnessed.  A policy that changes what output waits
+    for does so before anything of the epoch is made, and while it says commit, no witness will do.
     """
 
     def __init__(self) -> None:
@@ -96,6 +96,8 @@ class OutputCommit(Invariant):
         self._matched: dict[str, set[t.Range]] = {}
         self._cut: dict[str, int] = {}
         self._rule: dict[str, t.Output] = {}
+        self._silent: set[str] = set()
+        self._due: dict[str, set[t.Range]] = {}  # witnessed before a cut, and kept by silence
         self._in_hand = 0  # newest state complete on the secondary
         self._loaded = 0
 
@@ -105,16 +107,12 @@ class OutputCommit(Invariant):
             case NodeConfig() as config:
                 self._configs[node] = config
                 self._made[node], self._witnessed[node], self._cut[node] = {}, set(), 0
-                self._matched[node] = set()
+                self._matched[node], self._due[node] = set(), set()
                 self._rule[node] = POLICIES[config.policy].output
             case t.GuestOutput() | t.PeerOutput() | t.Match() as said:
                 self._said(node, said)
-            case t.Cut(checkpoint):
-                self._cut[node] = checkpoint
-                self._witnessed[node].clear()
-                self._matched[node].clear()
-            case t.OutputRule(output):
-                self._ruled(line, output)
+            case t.Cut() | t.Silenced() | t.OutputRule() as turned:
+                self._turned(line, turned)
             case t.Load(_, _, checkpoint):
                 self._in_hand = checkpoint
             case t.Loaded(checkpoint):
@@ -129,6 +127,25 @@ class OutputCommit(Invariant):
                     self._made[node].pop(piece, None)
             case _:
                 pass
+
+    def _turned(self, line: Line, turned: t.Cut | t.Silenced | t.OutputRule) -> None:
+        """What may leave is another from here on."""
+        node = line.node
+        match turned:
+            case t.Silenced(is_silent):
+                (self._silent.add if is_silent else self._silent.discard)(node)
+            case t.OutputRule(output):
+                self._ruled(line, output)
+            case t.Cut(checkpoint):
+                if node in self._silent and self._rule[node] is t.Output.WITNESS:
+                    self._due[node] |= {
+                        piece
+                        for piece, (digest, _) in self._made[node].items()
+                        if self._is_witnessed(node, piece, digest)
+                    }
+                self._cut[node] = checkpoint
+                self._witnessed[node].clear()
+                self._matched[node].clear()
 
     def _ruled(self, line: Line, output: t.Output) -> None:
         self._rule[line.node] = output
@@ -172,11 +189,14 @@ class OutputCommit(Invariant):
             digest, checkpoint = made
             commit = config.commit or DIALECTS[config.dialect].commit
             safe = self._loaded if commit is Message.LOADED else self._in_hand
-            witnessed = output is t.Output.WITNESS and (
-                (range_, digest) in self._witnessed[line.node] or range_ in self._matched[line.node]
+            witnessed = range_ in self._due[line.node] or (
+                output is t.Output.WITNESS and self._is_witnessed(line.node, range_, digest)
             )
             if checkpoint > safe and not witnessed:
                 self._broken(line, f"{range_} of checkpoint {checkpoint} left; safe is {safe}")
+
+    def _is_witnessed(self, node: str, piece: t.Range, digest: str) -> bool:
+        return (piece, digest) in self._witnessed[node] or piece in self._matched[node]
 
 
 class NoLoss(Invariant):
