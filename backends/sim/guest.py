@@ -137,7 +137,7 @@ class Guest:
     # -- its host's CPUs -------------------------------------------------------------------
 
     def catch_up(self) -> None:
-        """Bring it up to date, before it gets more or less of a CPU."""
+        """Bring it up to date."""
         self._advance()
 
     def plan_anew(self) -> None:
@@ -145,10 +145,9 @@ class Guest:
         for job in self._busy:
             self._plan(job)
 
-    def _want(self) -> None:
+    def _want(self, cpu: Processor) -> None:
         """Tell the host how many vCPUs have work."""
-        if self.cpu is not None:
-            self.cpu.want(self, len(self._busy) if self.running and not self.hung else 0)
+        cpu.want(self, len(self._busy) if self.running and not self.hung else 0)
 
     # -- control ---------------------------------------------------------------------------
 
@@ -159,13 +158,15 @@ class Guest:
         self.running = True
         for job in self._busy:
             self._plan(job)
-        self._want()
+        if self.cpu is not None:
+            self._want(self.cpu)
 
     def stop(self) -> None:
         self._advance()
         self.running = False
         self._void()
-        self._want()
+        if self.cpu is not None:
+            self._want(self.cpu)
 
     def hang(self, is_hung: bool) -> None:
         """Freeze or thaw without anybody having asked."""
@@ -175,7 +176,8 @@ class Guest:
         if self.running and not is_hung:
             for job in self._busy:
                 self._plan(job)
-        self._want()
+        if self.cpu is not None:
+            self._want(self.cpu)
 
     def kill(self) -> None:
         self.stop()
@@ -236,7 +238,8 @@ class Guest:
             self._advance()
             self._busy.append(job)
             self._plan(job)
-            self._want()
+            if self.cpu is not None:
+                self._want(self.cpu)
         else:
             self._queue.append(job)
 
@@ -269,7 +272,8 @@ class Guest:
             following = self._queue.popleft()
             self._busy.append(following)
             self._plan(following)
-        self._want()
+        if self.cpu is not None:
+            self._want(self.cpu)
         self._answer(job.client, job.request)
 
     def _answer(self, client: int, request: int) -> None:
