@@ -148,7 +148,7 @@ class Guest:
     # -- its host's CPUs -------------------------------------------------------------------
 
     def catch_up(self) -> None:
-        """Bring it up to date, before it gets more or less of a CPU."""
+        """Bring it up to date."""
         self._advance()
 
     def plan_anew(self) -> None:
@@ -156,10 +156,9 @@ class Guest:
         for job in self._busy:
             self._plan(job)
 
-    def _want(self) -> None:
+    def _want(self, cpu: Processor) -> None:
         """Tell the host how many vCPUs have work."""
-        if self.cpu is not None:
-            self.cpu.want(self, len(self._busy) if self.running and not self.hung else 0)
+        cpu.want(self, len(self._busy) if self.running and not self.hung else 0)
 
     # -- control ---------------------------------------------------------------------------
 
@@ -170,7 +169,8 @@ class Guest:
         self.running = True
         for job in self._busy:
             self._plan(job)
-        self._want()
+        if self.cpu is not None:
+            self._want(self.cpu)
         if self.io is not None and not self.hung:
             self.io.start()
 
@@ -178,7 +178,8 @@ class Guest:
         self._advance()
         self.running = False
         self._void()
-        self._want()
+        if self.cpu is not None:
+            self._want(self.cpu)
         if self.io is not None:
             self.io.stop()
 
@@ -190,7 +191,8 @@ class Guest:
         if self.running and not is_hung:
             for job in self._busy:
                 self._plan(job)
-        self._want()
+        if self.cpu is not None:
+            self._want(self.cpu)
         if self.io is not None and not is_hung:
             self.io.start()
 
@@ -259,7 +261,8 @@ class Guest:
             self._advance()
             self._busy.append(job)
             self._plan(job)
-            self._want()
+            if self.cpu is not None:
+                self._want(self.cpu)
         else:
             self._queue.append(job)
 
@@ -292,7 +295,8 @@ class Guest:
             following = self._queue.popleft()
             self._busy.append(following)
             self._plan(following)
-        self._want()
+        if self.cpu is not None:
+            self._want(self.cpu)
         if self.io is None:
             self.answer(job.client, job.request)
         else:

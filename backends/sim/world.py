@@ -122,6 +122,7 @@ class SimWorld:
         self._channels = state_channels(scenario.stream.channels)
         self._is_early = scenario.transfer_of(policy) is t.Transfer.COPY_THEN_SEND
         self._divergence = Divergence(**scenario.divergence.model_dump())
+        self._is_timed = self._divergence.timed > 0
         self._per_connection = scenario.packet.requests_per_connection
         workload = scenario.workload
         service = workload if isinstance(workload, Service) else None
@@ -668,7 +669,8 @@ class SimWorld:
 
     def _primary_finished(self, client: int, request: int) -> None:
         host = self.hosts[self._primary]
-        self._finished(host, client, request, self._time_said(host, client, request))
+        said = self._time_said(host, client, request) if self._is_timed else ""
+        self._finished(host, client, request, said)
 
     def _secondary_finished(self, client: int, request: int) -> None:
         host = self.hosts[self._secondary]
@@ -679,19 +681,19 @@ class SimWorld:
         factor = 1.0 if self._apart is None else self._apart.factor(self.now_ns())
         differs = drifted or self._divergence.response_differs(u, opens, factor)
         difference = f"!{self._synchronisation}" if differs else ""
-        self._finished(host, client, request, difference + self._time_said(host, client, request))
+        if self._is_timed:
+            difference += self._time_said(host, client, request)
+        self._finished(host, client, request, difference)
 
     def _has_drifted(self, host: Host) -> bool:
         """The guests' states are not the same any more."""
-        exposure_ns = host.guest.exposure_ns  # which brings its meters up to date
         if host.risk is not None:
+            host.guest.catch_up()
             return host.risk.value >= self._risk_taken
-        return self._hazard_at_ns is not None and exposure_ns >= self._hazard_at_ns
+        return self._hazard_at_ns is not None and host.guest.exposure_ns >= self._hazard_at_ns
 
     def _time_said(self, host: Host, client: int, request: int) -> str:
         """What a response says of the time, as a mark on it."""
-        if not self._divergence.timed:
-            return ""
         u = self._streams.uniform("timed", client).at(request)
         said = self._divergence.time_said(u, self.now_ns(), role_of(host.id) == SECONDARY)
         return "" if said is None else f"@{said}"

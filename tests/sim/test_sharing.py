@@ -50,7 +50,7 @@ def test_steps_share_by_hand():
 @pytest.mark.parametrize("distribution", ["exponential", "deterministic"])
 @pytest.mark.parametrize("load", [0.4, 0.7])
 def test_processor_sharing_of_two_vms(distribution, load):
-    """M/G/1-PS: S / (1 - load) on average, whatever the distribution (Kleinrock 1967).
+    """M/G/1-PS: S / (1 - load) on average, whatever the distribution (Kleinrock II, 4.4).
 
     Two VMs with half of the load each and more vCPUs than requests; one CPU. First come, first
     served would be a third faster for the deterministic one at 0.7.
