@@ -45,9 +45,17 @@ class Gate:
     """Holds, releases and drops output ranges of one node.
 
     by_frame: a range of several frames is as many pieces of output, each released by itself.
+    is_silent: from the beginning, until the manager says otherwise.
     """
 
-    def __init__(self, role: Role, output: Output, out: Outbox, by_frame: bool = False) -> None:
+    def __init__(
+        self,
+        role: Role,
+        output: Output,
+        out: Outbox,
+        by_frame: bool = False,
+        is_silent: bool = False,
+    ) -> None:
         self._role = role
         self._output = output
         self._witnesses = output is Output.WITNESS  # equal output of the other guest will do
@@ -59,7 +67,7 @@ class Gate:
         self._ledger: dict[tuple[str, int], tuple[int, Range]] = {}
         self._ends: dict[str, int] = {}  # of what each stream made on this state
         self._epoch = 0  # secondary: last loaded checkpoint
-        self._silent = False
+        self._silent = is_silent
         self._due: list[Range] = []  # what would have left, but for the silence
 
     def hears(self) -> dict[type, Callable[..., None]]:

@@ -109,6 +109,8 @@ class OutputCommit(Invariant):
                 self._made[node], self._witnessed[node], self._cut[node] = {}, set(), 0
                 self._matched[node], self._due[node] = set(), set()
                 self._rule[node] = POLICIES[config.policy].output
+                if config.manager.arbiter is t.Arbiter.LEASE:
+                    self._silent.add(node)  # until it has one
             case t.GuestOutput() | t.PeerOutput() | t.Match() as said:
                 self._said(node, said)
             case t.Cut() | t.Silenced() | t.OutputRule() as turned:

@@ -172,7 +172,7 @@ class Manager:
     grace_ns: how much later than a time-out the peer's first heartbeat may come: a secondary is
     protected before its primary's guest, and so its manager, has started.  A busy machine takes
     long for that, and a primary that is only slow must not be fenced.
-    serves: clients talk to this side's guest; a lease is needed for that.
+    serves: clients talk to this side's guest; a lease is needed for that, from the beginning.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Manager:
         self._renewals: dict[int, int] = {}  # operation -> when it was asked for
         self._renew_ns: int | None = None  # when to ask next
         self._lease_ns: int | None = None  # when the lease is over
-        self._is_silent = False
+        self._is_silent = self._leases  # until the first lease is granted
         self._next: MVerb | None = None  # what a row has brought about by itself
         self._do: dict[MDo, Callable[[int], None]] = {
             do: getattr(self, f"_{do.value}") for do in MDo
@@ -338,7 +338,6 @@ class Manager:
         self._beat_ns = now_ns
         if self._leases:
             self._renew_ns = now_ns
-            self._mute(True)  # until the first is granted
 
     def _doubt(self, now_ns: int) -> None:
         self._limit_ns = now_ns + self._config.heartbeat_grace_ns

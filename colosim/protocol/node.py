@@ -156,7 +156,9 @@ class Node:
         machine = machine or machine_of(config)
         self.checkpointer = Checkpointer(machine, dialect, config.limits, self._out, config.rounds)
         by_frame = config.compare != DIGESTS and policy.output is t.Output.WITNESS
-        self._gate = Gate(config.role, policy.output, self._out, by_frame)
+        serves = primary and self._protects
+        leased = serves and dialect.failover and config.manager.arbiter is t.Arbiter.LEASE
+        self._gate = Gate(config.role, policy.output, self._out, by_frame, is_silent=leased)
         self._comparator: Comparison | None = None
         if primary and policy.output is t.Output.WITNESS:
             self._comparator = _comparison(config, params.compare_timeout_ns, told, self._out)
@@ -166,7 +168,7 @@ class Node:
                 self._out,
                 machine.survival_in(machine.start),
                 grace_ns=0 if primary else config.limits.ready_ns + config.limits.resume_ns,
-                serves=primary,
+                serves=serves,
             )
             if dialect.failover
             else None

@@ -120,6 +120,17 @@ def test_what_was_witnessed_in_silence_leaves_when_that_ends():
     assert judge(run).violations == ()
 
 
+def test_who_never_had_a_lease_is_silent_too():
+    """Found by a swarm: a primary that hangs as it starts, and wakes when the other has gone on."""
+    point = Point.parse(
+        "colo/upstream/stop-and-send/loaded/by-lease seed=265791514 cost.resume=1842us "
+        "policy.colo.compare_timeout=18939us: primary hang node @start#1 for 65983us"
+    )
+    run = run_point(point)
+    assert run.watcher.promoted == ["secondary"]
+    assert judge(run).violations == ()
+
+
 def test_designs_and_their_points_read_back():
     assert len(all_designs()) == len(designs()) + 6
     for design in arbiter_designs():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backends.sim import SimWorld
+from backends.sim import SimWorld, run_replication
 from backends.sim.local import LocalTime
 from colosim.model.results import RunRecord
 from colosim.model.streams import Streams
@@ -265,3 +265,31 @@ def test_a_local_deadline_is_never_early():
             at_ns = clock.world_ns(local_ns)
             assert clock.local_ns(at_ns) >= local_ns
             assert at_ns == 0 or clock.local_ns(at_ns - 1) < local_ns
+
+
+@pytest.mark.parametrize("policy", ["remus", "colo"])
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"manager": LEASE},
+        {"manager": {"reprotect": True, "reprotect_delay": "50 ms"}},
+        {"manager": {"heartbeat_grace": "50 ms"}, "clocks": {"primary_rate": 0.999}},
+        {"manager": MESSAGES, "link": {"heartbeat_loss": 0.2, "blips": "3 /s", "blip": "30 ms"}},
+    ],
+    ids=["lease", "reprotect", "clocks", "blips"],
+)
+def test_a_trace_changes_nothing(tables, policy):
+    """Nor does whoever looks; what goes faster unwatched must be the same."""
+    memory = {"kind": "uniform", "working_set_pages": 400, "touches": "4000 /s"}
+    for faults in ([], [away(at="300 ms", duration="150 ms")], [CRASH]):
+        what = Scenario.from_mapping(
+            {
+                **QUICK,
+                **tables,
+                "memory": {**memory, "guest_memory": "8 MB"},
+                "manager": {**QUICK["manager"], **tables["manager"]},
+                "fault": faults,
+            }
+        )
+        alone = run_replication(what, policy, 1, 0)
+        assert watched(what, policy).fingerprint() == alone.fingerprint()
