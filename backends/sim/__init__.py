@@ -46,7 +46,6 @@ def run_replication(
     world.run()
     network, recorder = world.network, world.recorder
     batch = isinstance(scenario.workload, BatchJob)
-    lost = world.lost_responses()  # first: a table may end what it is made from
     record = RunRecord(
         policy=policy,
         seed=seed,
@@ -60,7 +59,7 @@ def run_replication(
         flags=sorted(world.flags),
         counters={
             **recorder.counters,
-            "lost_responses": lost,
+            "lost_responses": world.lost_responses(),
             "duplicate_responses": network.duplicates,
             "link_bytes": world.link_bytes(),
             "simulated_events": world.clock.events,
