@@ -93,7 +93,6 @@ def _record(
     disk.end()
     violated = [str(found) for found in invariants.violations]
     batch = isinstance(scenario.workload, BatchJob)
-    lost = world.lost_responses()  # first: a table may end what it is made from
     return RunRecord(
         policy=policy,
         seed=seed,
@@ -107,7 +106,7 @@ def _record(
         flags=sorted(world.flags),
         counters={
             **recorder.counters,
-            "lost_responses": lost,
+            "lost_responses": world.lost_responses(),
             "duplicate_responses": network.duplicates,
             "link_bytes": world.link_bytes(),
             "simulated_events": world.clock.events,

@@ -68,6 +68,7 @@ class Log:
         self._gaps = streams.exponential("arrival")
         self._sources: dict[str, list[Draws]] = {}
         self.size = 0
+        self._over: int | None = None  # so many arrived; the run is over
         self._forgotten = 0
         self._base = 0  # first row of the window
         expected = int(workload.rate_per_s * duration_ns / NS_PER_S * 1.01) + _FIRST_ROWS
@@ -109,7 +110,9 @@ class Log:
         return self._window[name][first - self._base : end - self._base]
 
     def arrived(self, now_ns: int) -> int:
-        """How many rows have arrived by now; all of them are made."""
+        """How many rows have arrived by now; all of them are made.  After `table`: all there are."""
+        if self._over is not None:
+            return self._over
         while not self.size or self._kept["at"][self.size - 1] <= now_ns:
             self._extend()
         return int(self._kept["at"][: self.size].searchsorted(now_ns, "right"))
@@ -143,17 +146,19 @@ class Log:
     def table(self, end_ns: int, delay_ns: int) -> dict[str, Times]:
         """Columns for `RunRecord.responses`: what arrived before the end.
 
-        They are the log's own, for memory that is touched for the first time is slow: it ends here.
+        They are the log's own, for memory that is touched for the first time is slow.
         """
-        self.arrived(end_ns)
-        rows = int(self._kept["at"][: self.size].searchsorted(end_ns, "left"))
-        kept, self._kept = self._kept, {}
-        each = self.connections
+        kept, each = self._kept, self.connections
+        if self._over is None:
+            self.arrived(end_ns)
+            self._over = int(kept["at"][: self.size].searchsorted(end_ns, "left"))
+            kept["at"][: self._over] -= delay_ns
+        rows = self._over
         rounds = -(-rows // each)
         return {
             "client": _filled((rounds, each), np.arange(each))[:rows],
             "request": _filled((rounds, each), np.arange(rounds)[:, None])[:rows],
-            "arrival_ns": np.subtract(kept["at"][:rows], delay_ns, out=kept["at"][:rows]),
+            "arrival_ns": kept["at"][:rows],
             "served_ns": kept["served"][:rows],
             "released_ns": kept["released"][:rows],
         }
