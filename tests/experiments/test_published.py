@@ -354,6 +354,17 @@ def test_the_command_of_one_source(tmp_path: Path):
     assert both["model"].tolist() == pytest.approx(both["closed_form"].tolist(), rel=0.01)
 
 
+def test_the_command_of_all_sources(tmp_path: Path):
+    """The same for a list of sources, here of one, and a line for each of them."""
+    every = command.command_of_all([su2020.STUDY])
+    result = CliRunner().invoke(every, ["--quick", "--out", str(tmp_path)])
+    assert result.exit_code == 0
+    [line] = pd.read_csv(tmp_path / "summary.csv").to_dict("records")
+    assert (line["source"], line["numbers"], line["fitted"]) == (su2020.STUDY.source, 2, 2)
+    assert (tmp_path / "summary.md").read_text() in result.output
+    assert (tmp_path / "su2020" / "figure.png").exists()
+
+
 def test_an_unwritable_directory_is_one_line(tmp_path: Path):
     file = tmp_path / "file"
     file.touch()

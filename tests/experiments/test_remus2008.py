@@ -324,6 +324,7 @@ def test_no_published_number_is_left_out(rows: list[Row]):
         specweb.WORKLOAD: specweb.PART,
         "failover": failover.PART,
     }
+    assert {row.line for row in rows} - {0} == set(PAPER["line"])
     for row in PAPER.to_dict("records"):
         assert (part[row["workload"]], unit.get(row["unit"], row["unit"]), row["value"]) in shown
 

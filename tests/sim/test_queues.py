@@ -35,7 +35,6 @@ from tests.sim.worlds import (
 )
 
 SERVICE_S = 1e-3
-FIDELITIES = ("response", "epoch")
 
 # -- time in the queue, without protection ---------------------------------------------------------
 
@@ -93,25 +92,30 @@ def test_times_in_a_queue_at_fidelity_response(distribution):
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("fidelity", FIDELITIES)
 @pytest.mark.parametrize("distribution", ["exponential", "deterministic"])
-@pytest.mark.parametrize("load", [0.3, 0.5, 0.8, 0.9])
+@pytest.mark.parametrize(
+    ("fidelity", "load"),
+    [
+        *(("epoch", load) for load in (0.3, 0.5, 0.8, 0.9)),
+        *(("response", load) for load in (0.3, 0.5)),
+    ],
+)
 def test_times_in_a_queue_at_full_counts(distribution, load, fidelity):
-    length_s, factor = {"response": (62, 5.0), "epoch": (1002, 1.0)}[fidelity]
+    length_s, factor = {"response": (22, 7.0), "epoch": (1002, 1.0)}[fidelity]
     within = {0.3: 0.01, 0.5: 0.015, 0.8: 0.04, 0.9: 0.1}[load] * factor
     check_distribution(distribution, load, fidelity, length_s, 40, within)
 
 
 # -- a server that stops for checkpoints -----------------------------------------------------------
 
-STOPPED_MS, RUNNING_MS = 4, 20
+STOPPED_MS, RUNNING_MS = 4, 8
 
 
 def random_epochs(tmp_path, fidelity: str, load: float, distribution: str) -> Scenario:
     """Remus back to back: a copy stops the guest for 4 ms, then it runs for an exponential time.
 
     copy-then-send at once again: the next checkpoint begins as the last is committed, and that is
-    as long after the copy as its pages take on the link.  Pages are exponential, mean 20 ms.
+    as long after the copy as its pages take on the link.  Pages are exponential, mean 8 ms.
     """
     curve = tmp_path / f"exponential-{fidelity}.csv"
     quantiles = -np.log1p(-(np.arange(2000) + 0.5) / 2000)
@@ -127,7 +131,7 @@ def random_epochs(tmp_path, fidelity: str, load: float, distribution: str) -> Sc
     )
     return scenario(
         workload,
-        "11 s",
+        "6 s",
         warm_up="1 s",
         fidelity=fidelity,
         transfer="copy-then-send",
@@ -150,8 +154,8 @@ def random_epochs(tmp_path, fidelity: str, load: float, distribution: str) -> Sc
     [
         ("epoch", 0.4, "exponential", 8),
         ("response", 0.5, "deterministic", 8),
-        pytest.param("epoch", 0.6, "exponential", 120, marks=pytest.mark.campaign),
-        pytest.param("epoch", 0.6, "deterministic", 120, marks=pytest.mark.campaign),
+        pytest.param("epoch", 0.5, "exponential", 120, marks=pytest.mark.campaign),
+        pytest.param("epoch", 0.5, "deterministic", 120, marks=pytest.mark.campaign),
     ],
 )
 def test_a_server_that_stops_at_random_for_remus(tmp_path, fidelity, load, distribution, count):
@@ -167,13 +171,13 @@ def test_a_server_that_stops_at_random_for_remus(tmp_path, fidelity, load, distr
     runs = replicate(what, "remus", count)
     stopped_s, running_s = STOPPED_MS / 1e3, RUNNING_MS / 1e3
     truth = interrupted_s(load / SERVICE_S, SERVICE_S, distribution, 1 / running_s, stopped_s)
-    within = 0.5 / math.sqrt(count)
+    within = 0.8 / math.sqrt(count)
     check_mean([measured_s(run, "served_ns").mean() for run in runs], truth, within=within)
     # As a queue that never stops, or one whose server is only that much slower, it would fail.
     slower = load * (1 + stopped_s / running_s)
     second = 2 if distribution == "exponential" else 1
     slow_s = SERVICE_S * (1 + stopped_s / running_s) * (1 + second * slower / 2 / (1 - slower))
-    assert abs(slow_s / truth - 1) > 0.2
+    assert abs(slow_s / truth - 1) > 0.3
     pauses_s = np.concatenate([np.diff(run.checkpoints["started_ns"]) for run in runs]) / NS_PER_S
     assert pauses_s.mean() == pytest.approx(stopped_s + running_s, rel=0.08)
     assert np.std(pauses_s) == pytest.approx(running_s, rel=0.12)
@@ -189,17 +193,17 @@ def test_a_server_that_stops_at_random_for_colo():
     workload = service("open", "1 ms", rate=f"{load / SERVICE_S} /s")
     what = scenario(
         workload,
-        "7 s",
+        "6 s",
         warm_up="1 s",
         divergence={"unprompted": f"{1e3 / RUNNING_MS} /s"},
         cost={**FREE, "save_fixed": f"{STOPPED_MS} ms"},
         link=INSTANT,
     )
-    runs = replicate(what, "colo", 10)
+    runs = replicate(what, "colo", 8)
     truth = interrupted_s(
         load / SERVICE_S, SERVICE_S, "exponential", 1e3 / RUNNING_MS, STOPPED_MS / 1e3
     )
-    check_mean([measured_s(run).mean() for run in runs], truth, within=0.2)
+    check_mean([measured_s(run).mean() for run in runs], truth, within=0.25)
 
 
 # -- the least gap between COLO's checkpoints ------------------------------------------------------

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from colosim.analysis.plots import COLOURS, Chart
 from experiments.published.figures import panels, points, published
@@ -58,6 +60,9 @@ def _throughput(axes: Axes, result: Result, name: str) -> None:
         line = {"color": look["color"], "linestyle": look["linestyle"], "markersize": 0}
         points(axes, rows, "model", None, f"{_WORDS[system]}, model", **line)
     axes.set(yscale="log", xlabel="Clients", ylabel="Requests (1/s)", xlim=(0, None))
+    low, high = axes.get_ylim()
+    steps = [step * 10**power for power in range(7) for step in (1, 2, 5)]
+    _plain_ticks(axes.yaxis, [step for step in steps if low <= step <= high])
 
 
 def _checkpoints(axes: Axes, result: Result) -> None:
@@ -79,6 +84,14 @@ def _checkpoints(axes: Axes, result: Result) -> None:
             )
         axes.plot(pages, line.at(pages), color=colour, linestyle=dashes)
     axes.set(xscale="log", yscale="log", xlabel="Dirty pages", ylabel="Time (ms)")
+    _plain_ticks(axes.xaxis, (2_500, 5_000, 10_000, 20_000, 40_000))
+    _plain_ticks(axes.yaxis, (3, 10, 30, 60))
+
+
+def _plain_ticks(axis: Axis, places: Sequence[float]) -> None:
+    axis.set_major_locator(FixedLocator(list(places)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def _scatter(axes: Axes, result: Result, quantity: str, unit: str) -> None:
@@ -94,6 +107,8 @@ def _scatter(axes: Axes, result: Result, quantity: str, unit: str) -> None:
                 for row in rows
                 if row.condition == condition and odd == ("anomaly" in row.remark)
             ]
+            if not chosen:
+                continue
             axes.plot(
                 [row.published for row in chosen],
                 [row.model for row in chosen],
@@ -104,7 +119,7 @@ def _scatter(axes: Axes, result: Result, quantity: str, unit: str) -> None:
             )
     most = max(max(row.published, row.model) for row in rows) * 1.05
     axes.plot([0, most], [0, most], color="0.6", linestyle=":", label="equal")
-    axes.set(xlabel=f"Published ({unit})", ylabel=f"Predicted ({unit})")
+    axes.set(xlabel=f"Published ({unit})", ylabel=f"Predicted ({unit})", ylim=(0, 1.6 * most))
 
 
 def _of(result: Result, quantity: str, part: str | None = None) -> list[Row]:

@@ -28,7 +28,7 @@ from experiments.published import curves
 from experiments.published.remus2008.pauses import Lines
 from experiments.published.rows import Row, estimated
 from experiments.published.simulation import Outcome
-from experiments.published.table import reading, select
+from experiments.published.table import one, reading, select, told
 
 PART = "SPECweb2005 e-commerce"
 WORKLOAD = "SPECweb2005 e-commerce"
@@ -237,6 +237,13 @@ class Study:
         injected, unbuffered, buffered = (
             select(self.published, WORKLOAD, f"score{suffix}")
             for suffix in ("", "_unbuffered", "_buffered")
+        )
+        yield _row(
+            quantity="score",
+            condition="native",
+            unit="1",
+            kind="measured",
+            **told(one(self.published, metric="score", condition="native")),
         )
         for points, quantity, condition in (
             (injected, "score, injected delay", "{:.0f} ms"),

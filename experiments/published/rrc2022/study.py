@@ -161,6 +161,7 @@ def _draw(rows: Sequence[Row], rates_per_s: Mapping[tuple[str, str], float]) -> 
             modelled(axes, of_form, color=colour, marker=marker, markersize=8, alpha=0.5)
         used_and_held_out(axes, [row for row in of_form if row.x > 0])
         axes.set(xscale="log", xlabel="Epoch (ms)", ylabel="Without divergence (%)", ylim=(0, 102))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(name, loc="left", fontsize="medium")
         axes.legend(fontsize="small", frameon=False, loc="lower left")
     return chart
