@@ -19,8 +19,8 @@ def test_the_rate_grows_with_pairs():
 
 
 def busy(vcpus: int, **divergence: Any) -> Scenario:
-    """So many clients that never think: all vCPUs always serve, answers every 2 ms each."""
-    workload = service("closed", "2 ms", clients=vcpus, vcpus=vcpus, think_time="0 s")
+    """So many clients that never think: all vCPUs always serve, answers every 4 ms each."""
+    workload = service("closed", "4 ms", clients=vcpus, vcpus=vcpus, think_time="0 s")
     return scenario(workload, "2 s", divergence=divergence)
 
 
@@ -35,7 +35,7 @@ def test_checkpoints_of_a_guest_whose_vcpus_are_always_busy(vcpus):
     rate = hazard + pair * vcpus * (vcpus - 1) / 2
     runs = replicate(busy(vcpus, hazard="4 /s", pair_hazard="3 /s"), "colo", 14)
     counts = [len(run.checkpoints["checkpoint"]) for run in runs]
-    response_s = 2e-3 / vcpus
+    response_s = 4e-3 / vcpus
     cycle_s, variance_s2 = 1 / rate + response_s, 1 / rate**2 + response_s**2
     truth = asymptotic_renewals(2.0, cycle_s, variance_s2)
     check_mean(counts, truth.mean, within=0.45)
