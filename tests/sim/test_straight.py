@@ -143,6 +143,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "slow quiesce": {"cost": {"quiesce": "3 ms"}},
     "sleeping secondary": {"execution": {"executes": False}, "policy": {"name": "remus"}},
     "slow secondary": {"execution": {"secondary_speed": 0.5}},
+    "clocks that differ": {"clocks": {"primary_rate": 1.001, "secondary_offset": "3 s"}},
+    "a lease": {"manager": {"arbiter": "lease", "lease_term": "60 ms", "lease_renewal": "20 ms"}},
     "short limits": {"limits": {"loaded": "3 ms", "load": "3 ms"}},
     "switchover": {"manager": {"switchover_at": "303 ms"}},
     "secondary dies": {
@@ -150,6 +152,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "primary dies": {
         "fault": [{"target": "primary", "scope": "host", "kind": "crash", "at": "204 ms"}]
+    },
+    "protected again": {
+        "manager": {"reprotect": True, "reprotect_delay": "10 ms"},
+        "memory": {"guest_memory": "8 MiB", "working_set_pages": 1_000},
+        "fault": [{"target": "primary", "scope": "host", "kind": "crash", "at": "204 ms"}],
     },
     "primary hangs": {
         "fault": [
@@ -168,8 +175,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("fidelity", FIDELITIES)
-@pytest.mark.parametrize("shape", SHAPES)
+#: at epoch nobody is protected again
+BOTH = [(each, shape) for shape in SHAPES for each in FIDELITIES]
+BOTH.remove(("epoch", "protected again"))
+
+
+@pytest.mark.parametrize(("fidelity", "shape"), BOTH)
 def test_both_ways_are_equal(fidelity: str, shape: str) -> None:
     what = small(fidelity=fidelity, **SHAPES[shape])
     for policy in POLICIES if what.execution.executes else ("remus", "adaptive"):
