@@ -110,7 +110,7 @@ class Log:
         return self._window[name][first - self._base : end - self._base]
 
     def arrived(self, now_ns: int) -> int:
-        """How many rows have arrived by now, and are made; after `table`, all there are."""
+        """How many rows have arrived by now; all of them are made.  After `table`: in all."""
         if self._over is not None:
             return self._over
         while not self.size or self._kept["at"][self.size - 1] <= now_ns:
