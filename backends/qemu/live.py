@@ -110,6 +110,8 @@ async def run_live(
         for told in run.events
     ]
     disk = _judged(scenario, plan, scratch, load)
+    if disk.counters:
+        say(f"disk: {disk.words()}")
     record = RunRecord(
         policy=policy,
         seed=scenario.seed,
@@ -146,6 +148,12 @@ class _Disk:
 
     problems: tuple[str, ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
+
+    def words(self) -> str:
+        """For a person."""
+        records, told, lost = self.counters.values()
+        sound = f"{len(self.problems)} problems" if self.problems else "sound"
+        return f"{sound}; {records} records, {told} acknowledged, {lost} of these lost"
 
 
 def _judged(scenario: Scenario, plan: LivePlan, scratch: Path, load: Load | None) -> _Disk:

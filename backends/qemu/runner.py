@@ -264,7 +264,9 @@ class LiveRun:
     def disk_of(self, host: str) -> Path | None:
         """The file of a host's replicated disk, if there is one."""
         asked = self.plan.machine.volume
-        return None if asked is None else DiskFiles.of(asked, self.paths(host)).disk
+        if asked is None or host not in self._hosts:
+            return None
+        return DiskFiles.of(asked, self.paths(host)).disk
 
     def pid_of(self, host: str) -> int:
         """The process id of a host's QEMU, on its machine."""
@@ -625,9 +627,11 @@ class LiveRun:
             if console != kept and console.exists():
                 shutil.copy(console, kept)
         disk = self.disk_of(self.primary)
-        if disk is not None and disk.exists():
-            volume.copy_sparse(disk, self._scratch / KEPT_DISK)
-        self._remove_disks()
+        try:
+            if disk is not None and disk.exists():
+                volume.copy_sparse(disk, self._scratch / KEPT_DISK)
+        finally:
+            self._remove_disks()
 
     def _remove_disks(self, but: Iterable[str] = ()) -> None:
         """Those of dead hosts are of no use: a fresh secondary gets all of it anew."""
