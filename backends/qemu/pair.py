@@ -342,7 +342,7 @@ class Pair:
         await primary.execute("stop")
         output = self._output[HOST_OF[PRIMARY]]
         if output.port is not None:
-            await output.port.drain(_NET_LIMIT_S)
+            await output.port.drain(_NET_LIMIT_S, primary.turns)
         output.passes = self._proxy is not None
 
     async def _why_not(self) -> None:

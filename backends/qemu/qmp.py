@@ -94,6 +94,14 @@ class Qmp:
         except (QMPError, OSError) as error:
             raise QmpLost(f"{self.name}: {command}: {error}") from None
 
+    async def turns(self) -> None:
+        """Let QEMU's main loop go round: all that was ready by now is dealt with.
+
+        An answer may be sent before its own turn is over, not before the turn that came before.
+        """
+        for _ in range(2):
+            await self.execute("query-status")
+
     def expect(self, wanted: Callable[[Message], bool]) -> asyncio.Future[Message]:
         """The next event of this kind; ask before doing what causes it."""
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

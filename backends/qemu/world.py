@@ -16,7 +16,7 @@ import time
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import astuple
 from typing import Any, Protocol
 
@@ -322,7 +322,11 @@ class LiveHost(ABC):
 
     async def _drained(self) -> None:
         if self._port is not None:
-            await self._port.drain(self._limits.cut_ns / NS_PER_S)
+            await self._port.drain(self._limits.cut_ns / NS_PER_S, self._turns())
+
+    def _turns(self) -> Callable[[], Awaitable[None]] | None:
+        """How to let the main loop of our QEMU go round while its guest stands still."""
+        return None
 
     def _close_link(self, action: t.CloseLink, cause: Cause) -> None:
         if self._stream is not None:
@@ -427,6 +431,9 @@ class PrimaryHost(LiveHost):
         super().start()
         if self._replica_lost is not None:
             self.tell(t.PeerGone(self._replica_lost))
+
+    def _turns(self) -> Callable[[], Awaitable[None]] | None:
+        return self._guest.qmp.turns
 
     def replica_lost(self, why: str) -> None:
         """The secondary has not all that our guest wrote to its disk: it is no secondary."""

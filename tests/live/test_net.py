@@ -710,6 +710,42 @@ def test_the_last_frames_of_a_killed_guest_are_read(directory: Path) -> None:
     run(test())
 
 
+def test_a_guest_that_found_its_socket_full_sends_the_rest_when_it_may(directory: Path) -> None:
+    """As QEMU, whose stopped guest's ring is emptied at the next turn of its loop."""
+
+    async def test() -> None:
+        async with network(directory) as net:
+            port, output = await net.port("a")
+            turns = 0
+            with socket.socket(socket.AF_UNIX) as guest:
+                guest.connect(str(port.path))
+                await port.connected(LIMIT_S)
+                guest.setblocking(False)
+                left = list(range(400))
+
+                def fill() -> None:
+                    with contextlib.suppress(BlockingIOError):
+                        while left:
+                            assert guest.send(pack([frame(left[0], 1500)])) == 1504
+                            left.pop(0)
+
+                async def turn() -> None:
+                    nonlocal turns
+                    turns += 1
+                    fill()
+
+                fill()
+                assert 0 < len(left) < 400
+                await port.drain(1, turn)
+                assert list(map(number_of, output)) == list(range(400))
+                guest.send(pack([frame(400, 1500)]))
+                before = turns
+                await port.drain(1, turn)
+                assert (len(output), turns) == (401, before)  # it cannot have waited
+
+    run(test())
+
+
 def test_drain_reads_all_that_was_written(directory: Path) -> None:
     async def test() -> None:
         async with network(directory) as net:
@@ -1259,6 +1295,10 @@ class Qmp:
         await qmp.run("qmp_capabilities")
         return qmp
 
+    async def turns(self) -> None:
+        for _ in range(2):
+            await self.run("query-status")
+
     async def run(self, command: str) -> None:
         self._writer.write(json.dumps({"execute": command}).encode() + b"\n")
         async with asyncio.timeout(LIMIT_S):
@@ -1375,7 +1415,7 @@ def test_clients_reach_a_real_guest_through_quiesces_and_stops(directory: Path) 
                 await net.ask("quiesce", mark=len(pauses_ms) + 1, limit_s=2)
                 asked_s = time.monotonic()
                 await qmp.run("stop")
-                await port.drain(2)
+                await port.drain(2, qmp.turns)
                 before = port.stats()["from guest"]
                 await asyncio.sleep(0.003)
                 assert port.stats()["from guest"] == before  # drained was drained

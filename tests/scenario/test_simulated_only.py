@@ -29,5 +29,5 @@ BASE = {
 )
 def test_it_is_refused_in_one_line(tables, key):
     what = Scenario.from_mapping({**BASE, **tables})
-    with pytest.raises(LiveError, match=f"^{key}: .*; leave it out$"):
+    with pytest.raises(LiveError, match=f"^live: {key}: .*; leave it out$"):
         asyncio.run(plan_of(what, "remus", lambda text: None))
