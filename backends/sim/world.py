@@ -169,7 +169,6 @@ class SimWorld:
             self.recorder.counters["undetected_corruptions"] = 0
         self.flags: set[str] = set()
         self.faults = FaultPlan(scenario.fault, self)
-        observers = tuple(observers)
         self._told_of_steps = [stepped] if stepped else []
         if self.faults.by_step:
             self._told_of_steps.append(self.faults.stepped)
