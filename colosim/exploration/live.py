@@ -16,6 +16,7 @@ from colosim.exploration.report import trace_text
 from colosim.exploration.running import Found
 from colosim.exploration.space import Point, PointError, live_point
 from colosim.protocol.trace import Line, decode_line, encode_line, replay
+from colosim.protocol.types import Transfer
 
 #: beyond its scenario's time: boot, protection, and the end
 _MORE_S = 240.0
@@ -41,9 +42,15 @@ def explore_live(
     """
     patterns = [designs] if isinstance(designs, str) else designs
     plan = plan_of("live", patterns, str(scenario), points, seed)
-    here = tuple(design for design in plan.designs if design.arbiter == "witness")
+    here = tuple(
+        design
+        for design in plan.designs
+        if design.arbiter == "witness" and design.transfer != Transfer.PRECOPY
+    )
     if not here:
-        raise PointError("the live world has no arbiter but the witness; give other designs")
+        raise PointError(
+            "the live world has no arbiter but the witness, and no precopy; give other designs"
+        )
     plan = replace(plan, designs=here)
     place = None if out is None else Path(out)
     found, told = Found(plan), list[Violation]()

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from colosim.exploration.live import explore_live, run_live_point
-from colosim.exploration.space import Point, designs, live_point
+from colosim.exploration.space import Point, PointError, designs, live_point
 from tests.live.pairs import needs_qemu
 
 #: real runs of the campaign
@@ -46,3 +46,9 @@ def test_live_points_are_drawn_from_the_seed():
     assert points == [live_point(number, 1, chosen) for number in range(40)]
     assert {len(point.faults) for point in points} == {1, 2}
     assert all(fault.kind != "corrupt" for point in points for fault in point.faults)
+
+
+@pytest.mark.parametrize("designs", ["*/upstream/precopy/*", "*/by-lease"])
+def test_what_the_live_world_does_not_have_is_not_tried(designs):
+    with pytest.raises(PointError, match="live world has no"):
+        explore_live(1, designs)
