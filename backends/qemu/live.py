@@ -292,8 +292,8 @@ _SIMULATED: tuple[tuple[str, Callable[[Scenario], bool], str], ...] = (
 )
 
 
-async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
-    """What a scenario asks for, made sure that it can be had here."""
+def refuse_simulated(scenario: Scenario, policy: str) -> None:
+    """`LiveError` in one line if a scenario asks for what only the simulator has."""
     if scenario.dialect != "upstream":
         raise LiveError(f"dialect {scenario.dialect}: real QEMUs speak upstream")
     away = (scenario.hosts.primary, scenario.hosts.secondary) != (None, None)
@@ -311,6 +311,11 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     for key, given, why in _SIMULATED:
         if given(scenario):
             raise LiveError(f"{scenario.name}: {key}: {why}")
+
+
+async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
+    """What a scenario asks for, made sure that it can be had here."""
+    refuse_simulated(scenario, policy)
     guest = scenario.guest
     for path in filter(None, (guest.kernel, guest.initrd, guest.disk)):
         if not Path(path).is_file():

@@ -14,9 +14,8 @@ from colosim.exploration.exploring import Exploration, Violation, kept, plan_of,
 from colosim.exploration.judging import Run, Verdict, Watcher, judge
 from colosim.exploration.report import trace_text
 from colosim.exploration.running import Found
-from colosim.exploration.space import Point, PointError, live_point
+from colosim.exploration.space import Design, Point, PointError, base_scenario, live_point
 from colosim.protocol.trace import Line, decode_line, encode_line, replay
-from colosim.protocol.types import Transfer
 
 #: beyond its scenario's time: boot, protection, and the end
 _MORE_S = 240.0
@@ -42,16 +41,7 @@ def explore_live(
     """
     patterns = [designs] if isinstance(designs, str) else designs
     plan = plan_of("live", patterns, str(scenario), points, seed)
-    here = tuple(
-        design
-        for design in plan.designs
-        if design.arbiter == "witness" and design.transfer != Transfer.PRECOPY
-    )
-    if not here:
-        raise PointError(
-            "the live world has no arbiter but the witness, and no precopy; give other designs"
-        )
-    plan = replace(plan, designs=here)
+    plan = replace(plan, designs=_here(plan.designs, plan.base))
     place = None if out is None else Path(out)
     found, told = Found(plan), list[Violation]()
     with kept(place, plan) as (done, keep):
@@ -84,6 +74,23 @@ def explore_live(
         if place is not None:
             write(place, result)
     return result
+
+
+def _here(designs: Sequence[Design], base: str) -> tuple[Design, ...]:
+    """Those that the live world has; PointError if it has none of them."""
+    from backends.qemu.live import refuse_simulated
+
+    here, why = list[Design](), ""
+    for design in designs:
+        try:
+            refuse_simulated(base_scenario(base).replace(design.changes), design.policy)
+        except LiveError as error:
+            why = str(error)
+        else:
+            here.append(design)
+    if not here:
+        raise PointError(f"the live world has no such design: {why}")
+    return tuple(here)
 
 
 def run_live_point(point: Point, keep: Path | None = None) -> tuple[Run, list[Line]]:
