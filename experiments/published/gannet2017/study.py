@@ -49,7 +49,8 @@ _FTP_NOTE = (
     "published loss says. One value, one parameter: nothing is tested."
 )
 _FIO_NOTE = (
-    "Not modelled: a guest that is held up by a replicated disk. The simulated world has no disk."
+    "Not modelled: the file says nothing of what fio did (reads or writes, block size, depth), and the "
+    "model of a replicated disk needs all three."
 )
 
 #: (workload, "none", threads) or (workload, "colo", threads, ms of a checkpoint)
