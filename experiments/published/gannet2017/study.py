@@ -49,8 +49,8 @@ _FTP_NOTE = (
     "published loss says. One value, one parameter: nothing is tested."
 )
 _FIO_NOTE = (
-    "Not modelled: the file says nothing of what fio did (reads or writes, block size, depth), and the "
-    "model of a replicated disk needs all three."
+    "Not modelled: the file says nothing of what fio did (reads or writes, block size, depth), "
+    "and the model of a replicated disk needs all three."
 )
 
 #: (workload, "none", threads) or (workload, "colo", threads, ms of a checkpoint)
