@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from backends.sim import run_replication
-from benchmarks.speed import aligned, one_core
+from benchmarks.speed import aligned, measuring
 from colosim.scenario import Scenario
 
 CASES: Mapping[str, Mapping[str, Any]] = {
@@ -62,7 +62,7 @@ def measure(repetitions: int) -> list[tuple[str, ...]]:
     """Rows of text, the heading first."""
     heading = ("case", "policy", "packets", "packets a second (min to max)", "times response")
     rows: list[tuple[str, ...]] = [heading]
-    with one_core():
+    with measuring():
         run_s(scenario(), "colo")  # imports and caches are warm
         for name, changes in CASES.items():
             for policy, mode in COMPARED:

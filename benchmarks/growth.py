@@ -30,7 +30,7 @@ from scipy.stats import linregress, t
 from backends.sim import run_replication
 from benchmarks.requests import scenario as requests_scenario
 from benchmarks.rounds import context, to_json
-from benchmarks.speed import aligned, one_core, service, timed
+from benchmarks.speed import aligned, measuring, service, timed
 from colosim.analysis.plots import Chart, styled
 
 NS_PER_S = 1_000_000_000
@@ -106,7 +106,7 @@ def points(sizes: int, rounds: int, scale: float) -> list[dict[str, Any]]:
         for number, axis in enumerate(AXES)
         for k in range(sizes)
     ]
-    with one_core():
+    with measuring():
         for point in found:  # imports and caches are warm after these
             point["peak_bytes"] = _peak_bytes(AXES[point["axis"]].run, point["size"])
         for _ in range(rounds):

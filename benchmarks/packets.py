@@ -26,7 +26,7 @@ from random import Random
 from statistics import median
 from typing import Any
 
-from benchmarks.speed import aligned, one_core, processor
+from benchmarks.speed import aligned, measuring, processor
 from colosim.protocol.compare_qemu import QemuComparator
 from colosim.protocol.compare_strict import StrictComparator
 from colosim.protocol.verdicts import CompareLimits, FrameComparator, Same
@@ -117,7 +117,7 @@ def measure(count: int, repetitions: int, program: str) -> dict[str, Any]:
             asked = 0
             for _ in range(repetitions):
                 for name, make in COMPARATORS.items():
-                    with one_core():
+                    with measuring():
                         rates[name].append(count / through(make, given))
                 clock_s, cpu_s, times = through_qemu(oracle, given)
                 rates[GENUINE].append(count / clock_s)

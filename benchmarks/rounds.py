@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import colosim
-from benchmarks.speed import aligned, one_core, processor
+from benchmarks.speed import aligned, measuring, processor
 from colosim.analysis.stats import interval
 
 #: runs a case; how many of what it counts were done, and in how many seconds of CPU time
@@ -65,7 +65,7 @@ def ratio(rates: Sequence[float], others: Sequence[float]) -> Ratio:
 def turns(cases: Mapping[str, Run], rounds: int) -> dict[str, list[float]]:
     """By case, its rate in each round: of what it counts, a second of CPU time, on one core."""
     rates: dict[str, list[float]] = {name: [] for name in cases}
-    with one_core():
+    with measuring():
         for _ in range(rounds):
             for name, run in cases.items():
                 count, spent_s = run()

@@ -116,17 +116,24 @@ def cases(counts: Counts) -> list[Case]:
 
 
 @contextmanager
-def one_core() -> Iterator[None]:
-    """Keep this process on one core, where the system can do that."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
+def measuring() -> Iterator[None]:
+    """Keep this process on one core, where the system can do that.
+
+    The collector leaves alone what is there already: how much that is has nothing to do with what
+    is measured.
+    """
+    can_pin = hasattr(os, "sched_setaffinity")
+    allowed = os.sched_getaffinity(0) if can_pin else set()
+    gc.collect()
+    gc.freeze()
     try:
+        if can_pin:
+            os.sched_setaffinity(0, {max(allowed)})
         yield
     finally:
-        os.sched_setaffinity(0, allowed)
+        if can_pin:
+            os.sched_setaffinity(0, allowed)
+        gc.unfreeze()
 
 
 @contextmanager
@@ -232,7 +239,7 @@ def measure(counts: Counts, say: Callable[[str], None] = lambda text: None) -> d
     simulated_events, run_s, bare_s, per_s and ratio_to_bare with median, min and max) and memory
     (bytes_per_response).
     """
-    with one_core():
+    with measuring():
         run(responses_case("colo", MEMORY_RATE_PER_S, 100), True)  # imports and caches are warm
         repeats = [
             time_case(case, trace, counts.repetitions)
