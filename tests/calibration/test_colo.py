@@ -120,19 +120,19 @@ def test_no_mismatch_is_an_upper_bound_and_not_zero(tmp_path):
 @pytest.mark.parametrize(("per", "truth"), [("second", {"unprompted": "3 /s"}),
                                             ("response", {"probability": 0.04})])  # fmt: skip
 def test_intervals_cover_the_truth_as_often_as_they_say(tmp_path, per, truth):
-    """24 runs of 8 s: intervals of 95 % hold in fewer than 19 of them once in 1,000 times."""
+    """10 runs of 8 s: intervals of 95 % hold in fewer than 7 of them once in 1,000 times."""
     value = truth.get("probability", 3.0)
     inside, rates = 0, []
-    for seed in range(24):
+    for seed in range(10):
         run = read_run(colo(tmp_path / str(seed), "2 s", 80, seed, "8 s", **truth))
         rows: Any = divergence.fit([run]).hazards.set_index("per")
         inside += rows.loc[per, "low"] <= value <= rows.loc[per, "high"]
         rates.append((rows.loc[per, "events"], rows.loc[per, "exposure"]))
-    assert inside >= 19
+    assert inside >= 7
     events, exposure = np.sum(rates, axis=0)
-    # no bias that all of them together would show: 400 events have a standard error of 5 %
-    assert events > 300
-    assert events / exposure == pytest.approx(value, rel=0.16)
+    # no bias that all of them together would show: 160 events have a standard error of 8 %
+    assert events > 120
+    assert events / exposure == pytest.approx(value, rel=0.24)
 
 
 # -- intervals -----------------------------------------------------------------------------------
