@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from backends.base import Session
 from backends.nodes import PRIMARY, SECONDARY
+from backends.sim.beats import Beats, Crossing
 from backends.sim.clock import Clock
 from backends.sim.link import Direction
 from colosim.protocol import types as t
@@ -114,6 +115,7 @@ class Straight:
         both = self._sides.values()
         self._least_limit_ns = min(side.checkpointer.least_limit_ns for side in both)
         self._message_bytes = message_bytes
+        self._beats = Beats.of(world, session, message_bytes) if world.beats_are_regular else None
         self._framing = self._framing_bytes()
         self._steps = tuple(self._steps_of())
 
@@ -247,8 +249,23 @@ class Straight:
                 ends_ns[n] = now_ns + begin[do](step.side, n)
         primary.checkpointer.rest(now_ns)
         settle(host.id, now_ns)
-        self._session.wake(host.id)
+        for side in self._sides.values():
+            self._session.wake(side.host.id)
         return True
+
+    def takes_beat(self, host: Host) -> bool:
+        """A heartbeat is due; whether those of the pair, this one first, need no more care."""
+        return self._beats is not None and self._beats.begin(host.id)
+
+    def catch_up(self) -> None:
+        """Bring the links up to date."""
+        if self._beats is not None:
+            self._beats.catch_up()
+
+    def end(self) -> None:
+        """All that happens from now on happens step by step."""
+        if self._beats is not None:
+            self._beats.end()
 
     @staticmethod
     def _is_well(host: Host) -> bool:
@@ -274,12 +291,11 @@ class Straight:
         """A message that is sent now."""
         if self._clock.catch_up() and not self._stands(step):
             return None
-        out = step.sender.out
-        alone = out.alone_ns(now_ns, step.sizes_bytes)
-        if alone is None or not self._is_next(step, alone[1]):
+        crossing = self._crossing(step.sender, now_ns, step.sizes_bytes)
+        if crossing is None or not self._is_next(step, crossing.there_ns):
             return None
-        out.passed(step.sizes_bytes[0], alone[1])
-        return alone[1]
+        self._accept(step.sender, crossing, step.sizes_bytes[0])
+        return crossing.there_ns
 
     def _is_in(self, step: _Step, now_ns: int) -> int | None:
         """A state that is sent now, or a moment later, has arrived."""
@@ -288,21 +304,46 @@ class Straight:
         state, sender = self._state, step.sender
         assert state is not None
         parts = (state.ram.size, state.device.size)
-        sizes = [parts[~size] if size < 0 else size for size in step.sizes_bytes]
-        alone = sender.out.alone_ns(self._ends_ns[step.under_way[0]], sizes)
-        if alone is None or not self._is_next(step, alone[1]):
+        sizes = tuple(parts[~size] if size < 0 else size for size in step.sizes_bytes)
+        crossing = self._crossing(sender, self._ends_ns[step.under_way[0]], sizes)
+        if crossing is None or not self._is_next(step, crossing.there_ns):
             return None
         size_bytes = sum(sizes)
-        sender.out.passed(size_bytes, alone[1])
+        self._accept(sender, crossing, size_bytes)
         sender.checkpointer.sends()
-        sender.checkpointer.enter(self._sent, alone[0])
+        sender.checkpointer.enter(self._sent, crossing.left_ns)
         self._world.recorder.sent(size_bytes + sender.host.ahead.sent_bytes)
-        return alone[1]
+        return crossing.there_ns
+
+    def _crossing(
+        self, sender: _Side, begins_ns: int, sizes_bytes: tuple[int, ...]
+    ) -> Crossing | None:
+        """Of messages that one side sends then, one after the other; None if something else is
+        on the link.
+        """
+        if self._beats is not None and self._beats.are_lent:
+            way = self._beats.ways[sender.host.id]
+            return way.crossing(self._clock.now_ns(), begins_ns, sizes_bytes)
+        if not sender.out.is_idle:
+            return None
+        return Crossing(*sender.out.alone_ns(begins_ns, sizes_bytes))
+
+    def _accept(self, sender: _Side, crossing: Crossing, size_bytes: int) -> None:
+        if crossing.met is None:
+            sender.out.passed(size_bytes, crossing.there_ns)
+        else:
+            assert self._beats is not None
+            self._beats.ways[sender.host.id].accept(crossing, size_bytes)
 
     def _is_next(self, step: _Step, at_ns: int) -> bool:
         """Nothing comes before it, no other operation ends, and no limit is near."""
-        if at_ns - self._began_ns >= self._least_limit_ns or self._clock.next_ns() <= at_ns:
+        if at_ns - self._began_ns >= self._least_limit_ns:
             return False
+        if self._clock.next_ns() <= at_ns:
+            for side in self._sides.values():
+                self._world.wake_exactly(side.host)
+            if self._clock.next_ns() <= at_ns:
+                return False
         return not step.others or all(self._ends_ns[n] > at_ns for n in step.others)
 
     def _stands(self, step: _Step) -> bool:
@@ -316,6 +357,7 @@ class Straight:
 
     def _put_back(self, step: _Step, now_ns: int) -> None:
         """What is under way is the world's again."""
+        self.end()
         world, inputs = self._world, self._inputs
         for n in step.under_way:
             each = inputs[n]

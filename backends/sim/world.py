@@ -17,7 +17,8 @@ from backends.base import Cause, Session
 from backends.nodes import PRIMARY, SECONDARY, node_configs, node_id, of_pair, role_of
 from backends.recorder import Recorder
 from backends.sim.arbitration import ARBITRATION
-from backends.sim.clock import Clock
+from backends.sim.beats import HEARTBEAT
+from backends.sim.clock import Clock, Planned
 from backends.sim.disk import CHANNEL as DISK
 from backends.sim.disk import NoDisk, ReplicatedDisk
 from backends.sim.faults import FaultPlan
@@ -76,8 +77,8 @@ class Host:
     backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
     stuck: list[Callable[[], None]] = field(default_factory=list)  # while the guest hangs
     due_ns: int | None = None  # when its node wants Tick
-    wake_ns: int | None = None  # the wake-up call that is planned, at or before due
-    turn: int = 0  # of that call
+    wake_ns: int | None = None  # when the wake-up call is planned, at or before due
+    wake: Planned | None = None  # that call
     # what the guest made and nobody has: (client, request) -> digest
     owed: dict[tuple[int, int], str] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)  # how many of each were begun
@@ -96,6 +97,7 @@ class SimWorld:
     """One replication of one scenario under one policy."""
 
     _may_go_straight = True  # checkpoints in which nothing intervenes (`backends.sim.straight`)
+    _witnesses_are_sent = True  # over the link, one by one
 
     def __init__(
         self,
@@ -231,6 +233,16 @@ class SimWorld:
         session = self.session
         return Straight.of(self, session, MESSAGE_BYTES) if isinstance(session, Session) else None
 
+    @property
+    def beats_are_regular(self) -> bool:
+        """Nothing in the scenario keeps a heartbeat back or makes a manager do something else."""
+        scenario = self._scenario
+        link, manager = scenario.link, scenario.manager
+        is_asked = manager.switchover_at_ns is not None or manager.failback_after_ns is not None
+        is_lossy = link.blips_per_s or link.heartbeat_loss
+        is_shared = self._mirrored and self._witnesses_are_sent
+        return not (scenario.fault or is_asked or is_lossy or is_shared)
+
     def present(self) -> dict[str, Host]:
         """The hosts of the pair that there is, by their roles."""
         ids = {PRIMARY: self._primary, SECONDARY: self._secondary}
@@ -354,6 +366,8 @@ class SimWorld:
 
     def end(self) -> None:
         """The run is over."""
+        if self._straight is not None:
+            self._straight.end()
         if self.faults.pending or self._corrupt:
             self.flags.add("fault-did-not-happen")
 
@@ -389,15 +403,23 @@ class SimWorld:
             self._plan_wake(host, when_ns)
 
     def _plan_wake(self, host: Host, when_ns: int) -> None:
-        host.turn += 1
+        if host.wake is not None:
+            self.clock.cancel(host.wake)
         host.wake_ns = max(when_ns, self.now_ns()) + self._costs.wake_up_ns
-        self.clock.after(host.wake_ns - self.now_ns(), self._wake, (host, host.turn))
+        host.wake = self.clock.after(host.wake_ns - self.now_ns(), self._wake, host)
 
-    def _wake(self, woken: tuple[Host, int]) -> None:
-        host, turn = woken
-        if turn != host.turn:
+    def wake_exactly(self, host: Host) -> None:
+        """No wake-up call sooner than its node wants it."""
+        if host.wake is None or host.wake_ns == host.due_ns:
             return
-        host.wake_ns = None
+        if host.due_ns is not None:
+            self._plan_wake(host, host.due_ns)
+        else:
+            self.clock.cancel(host.wake)
+            host.wake = host.wake_ns = None
+
+    def _wake(self, host: Host) -> None:
+        host.wake = host.wake_ns = None
         if host.due_ns is None:
             return
         if host.due_ns <= self.now_ns():
@@ -1048,7 +1070,8 @@ class SimWorld:
             index = host.operations["heartbeat"] = host.operations.get("heartbeat", -1) + 1
             if self._streams.uniform(f"heartbeat-loss-{host.id}").at(index) < chance:
                 return
-        self._post(host, "heartbeat", MESSAGE_BYTES, t.HeartbeatSeen(), cause)
+        if self._straight is None or not self._straight.takes_beat(host):
+            self._post(host, HEARTBEAT, MESSAGE_BYTES, t.HeartbeatSeen(), cause)
 
     def _ask_vote(self, host: Host, action: t.AskVote, cause: Cause) -> None:
         self.arbitration.ask(host, action.op, cause)
@@ -1111,7 +1134,7 @@ class SimWorld:
         host.alive = False
         host.link_open = False
         host.guest.kill()
-        for channel in (*self._channels, "witness", "heartbeat", DISK):
+        for channel in (*self._channels, "witness", HEARTBEAT, DISK):
             self._out[host.id].forget(channel)
 
     def hang_vm(self, host: Host, is_hung: bool) -> None:
@@ -1226,4 +1249,6 @@ class SimWorld:
         return {}
 
     def link_bytes(self) -> int:
+        if self._straight is not None:
+            self._straight.catch_up()
         return sum(direction.sent_bytes for direction in self._out.values())

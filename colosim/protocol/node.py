@@ -162,7 +162,7 @@ class Node:
         self._comparator: Comparison | None = None
         if primary and policy.output is t.Output.WITNESS:
             self._comparator = _comparison(config, params.compare_timeout_ns, told, self._out)
-        self._manager = (
+        self.manager = (
             Manager(
                 config.manager,
                 self._out,
@@ -178,8 +178,8 @@ class Node:
             self._parts.append(_PolicyPart(policy(params), self._out))
         if self._comparator is not None:
             self._parts.append(self._comparator)
-        if self._manager is not None:
-            self._parts.append(self._manager)
+        if self.manager is not None:
+            self._parts.append(self.manager)
         self._feeders: dict[type, Callable[[Any, int], None]] = {
             t.Start: self._on_start,
             t.PeerBytes: self._on_peer_bytes,
@@ -214,7 +214,7 @@ class Node:
     @property
     def gave_up(self) -> bool:
         """Its manager suspected the peer and will not go on alone: what is held stays held."""
-        return self._manager is not None and self._manager.state in (M.YIELDED, M.STRANDED)
+        return self.manager is not None and self.manager.state in (M.YIELDED, M.STRANDED)
 
     def tell(self, found: Iterable[Found]) -> None:
         """What the comparison finds in the next event, to a node that is told."""
@@ -301,8 +301,8 @@ class Node:
     def _on_done(self, event: t.Done, now_ns: int) -> None:
         if self.checkpointer.owns(event.op):
             self.checkpointer.done(event.state, now_ns)
-        elif self._manager is not None and self._manager.owns(event.op):
-            self._manager.done(now_ns)
+        elif self.manager is not None and self.manager.owns(event.op):
+            self.manager.done(now_ns)
         else:
             self._cancelled(event.op)
 
@@ -315,8 +315,8 @@ class Node:
     def _on_failed(self, event: t.Failed, now_ns: int) -> None:
         if self.checkpointer.owns(event.op):
             self.checkpointer.failed(event.why, now_ns)
-        elif self._manager is not None and self._manager.owns(event.op):
-            self._manager.failed(now_ns)
+        elif self.manager is not None and self.manager.owns(event.op):
+            self.manager.failed(now_ns)
         else:
             self._cancelled(event.op)
 
@@ -332,32 +332,32 @@ class Node:
         self.checkpointer.vm_gone(event.why, now_ns)
 
     def _on_guest_off(self, event: t.GuestOff, now_ns: int) -> None:
-        if self._protects and self._manager is not None:
-            self._manager.guest_off(now_ns)
+        if self._protects and self.manager is not None:
+            self.manager.guest_off(now_ns)
 
     def _on_hand_over(self, event: t.HandOver, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.hand_over(now_ns)
+        if self.manager is not None:
+            self.manager.hand_over(now_ns)
 
     def _on_heartbeat_seen(self, event: t.HeartbeatSeen, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.heartbeat_seen(now_ns)
+        if self.manager is not None:
+            self.manager.heartbeat_seen(now_ns)
 
     def _on_peer_gone(self, event: t.PeerGone, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.peer_gone(now_ns)
+        if self.manager is not None:
+            self.manager.peer_gone(now_ns)
 
     def _on_vote_seen(self, event: t.VoteSeen, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.vote(event.op, event.granted, now_ns)
+        if self.manager is not None:
+            self.manager.vote(event.op, event.granted, now_ns)
 
     def _on_peer_claimed(self, event: t.PeerClaimed, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.peer_claimed(now_ns)
+        if self.manager is not None:
+            self.manager.peer_claimed(now_ns)
 
     def _on_lease_seen(self, event: t.LeaseSeen, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.lease_seen(event.op, event.held, now_ns)
+        if self.manager is not None:
+            self.manager.lease_seen(event.op, event.held, now_ns)
 
     def _on_tick(self, event: t.Tick, now_ns: int) -> None:
         for part in self._parts:

@@ -80,6 +80,7 @@ class EpochWorld(SimWorld):
     """One replication of one scenario under one policy."""
 
     network: EpochNetwork
+    _witnesses_are_sent = False  # the log has them
 
     def __init__(
         self,
