@@ -14,7 +14,6 @@ import simpy
 from simpy.core import StopSimulation
 from simpy.events import Event, Timeout
 
-
 #: what `Clock.after` returns
 Planned = Timeout
 

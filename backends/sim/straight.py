@@ -46,18 +46,28 @@ _STATE_COMES = (Verb.DONE, Verb.SEND, Verb.STATE)
 
 @dataclass(slots=True)
 class _Side:
-    """A host as the way needs it."""
+    """A host as the way needs it.
+
+    state: where its checkpointer is since then, if that is not shown yet: nobody looks meanwhile.
+    """
 
     host: Host
     checkpointer: Checkpointer
     out: Direction
+    state: State | None = None
+    since_ns: int = 0
+
+    def show(self) -> None:
+        if self.state is not None:
+            self.checkpointer.enter(self.state, self.since_ns)
+            self.state = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     """One input, or the three of a state that comes.
 
-    waits: the states of both sides before it.  enters: those that it leads to.
+    waits: the states of both sides before it.  enters: the one that it leads to.
     under_way: inputs that are brought about already and not here, this one first.
     """
 
@@ -66,9 +76,10 @@ class _Step:
     side: _Side
     sender: _Side
     waits: tuple[State, State]
-    enters: tuple[tuple[Checkpointer, State], ...]
+    enters: State
     signals: tuple[Callable[[], None], ...]
-    begins: tuple[tuple[Do, int], ...]  # operations, and the input that will end each
+    # operations, and the input that will end each
+    begins: tuple[tuple[Callable[[_Side, int], int], int], ...]
     # of the message that it is, or of a state's parts: those that are control bytes, -1 for RAM,
     # -2 for devices
     sizes_bytes: tuple[int, ...]
@@ -111,7 +122,7 @@ class Straight:
         self._finish: list[Callable[[], t.State | None]] = [lambda: None] * len(inputs)
         self._state: t.State | None = None
         self._sent: State = inputs[0].state  # the sender's, once the last bit has left
-        self._began_ns = 0  # this checkpoint
+        self._latest_ns = 0  # from then on a limit may end a wait of this checkpoint
         both = self._sides.values()
         self._least_limit_ns = min(side.checkpointer.least_limit_ns for side in both)
         self._message_bytes = message_bytes
@@ -163,11 +174,7 @@ class Straight:
                     side,
                     self._sides[inputs[each.cause].role],
                     waits,
-                    tuple(
-                        (self._sides[one.role].checkpointer, one.state)
-                        for one in together
-                        if one.role is each.role
-                    ),
+                    each.state,
                     tuple(self._signals_of(side, each)),
                     tuple(self._operations_of(last)),
                     sizes,
@@ -186,11 +193,11 @@ class Straight:
         called = [
             begin if do is Do.BEGIN else own.effect(do) for do in each.effects if do in _SIGNALS
         ]
-        return called if each.survival is None else [*called, own.say_survival]
+        return called if each.survival is None else [*called, partial(own.says, each.survival)]
 
-    def _operations_of(self, i: int) -> list[tuple[Do, int]]:
+    def _operations_of(self, i: int) -> list[tuple[Callable[[_Side, int], int], int]]:
         return [
-            (do, next(n for n, one in enumerate(self._inputs) if (one.cause, one.by) == (i, do)))
+            (self._begin[do], next(n for n, one in enumerate(self._inputs) if (one.cause, one.by) == (i, do)))
             for do in self._inputs[i].effects
             if do in self._begin
         ]
@@ -226,32 +233,45 @@ class Straight:
             and self._is_well(secondary.host)
         ):
             return False
-        settle, ends_ns, begin = self._session.settle, self._ends_ns, self._begin
-        self._ends_ns[1] = self._began_ns = now_ns = clock.now_ns()
+        settle, ends_ns = self._session.settle, self._ends_ns
+        ends_ns[1] = now_ns = clock.now_ns()
+        self._latest_ns = now_ns + self._least_limit_ns
+        self._world.plans_wait = True
         for step in self._steps:
             at_ns = step.comes_ns(step, now_ns)
             if at_ns is None:
                 self._put_back(step, clock.now_ns())
                 return True
-            now_ns = clock.now_ns() if at_ns <= now_ns else clock.put_forward(at_ns)
-            checkpointer, name = step.side.checkpointer, step.side.host.id
-            for entering, state in step.enters:
-                entering.enter(state, now_ns)
+            if at_ns > now_ns:
+                now_ns = clock.put_forward(at_ns)
+            side = step.side
+            side.state, side.since_ns = step.enters, now_ns
             if step.finishes and (saved := self._finish[step.index]()) is not None:
-                checkpointer.holds(saved)
+                side.checkpointer.holds(saved)
             if step.signals:
                 if step.hears_out:
-                    self._world.hear_out(step.side.host)
+                    self._show()
+                    self._world.hear_out(side.host)
                 for say in step.signals:
                     say()
-                settle(name, now_ns)
-            for do, n in step.begins:
-                ends_ns[n] = now_ns + begin[do](step.side, n)
+                settle(side.host.id, now_ns)
+            for begin, n in step.begins:
+                ends_ns[n] = now_ns + begin(side, n)
+        self._show()
         primary.checkpointer.rest(now_ns)
         settle(host.id, now_ns)
-        for side in self._sides.values():
-            self._session.wake(side.host.id)
+        self._plans_go_on()
+        self._session.wake(host.id)
         return True
+
+    def _show(self) -> None:
+        """Let both checkpointers be where they are: somebody may look."""
+        self._primary.show()
+        self._secondary.show()
+
+    def _plans_go_on(self) -> None:
+        self._world.plans_wait = False
+        self._world.plan_anew()
 
     def takes_beat(self, host: Host) -> bool:
         """A heartbeat is due; whether those of the pair, this one first, need no more care."""
@@ -280,38 +300,45 @@ class Straight:
 
     def _is_done(self, step: _Step, now_ns: int) -> int | None:
         """An operation of a host: what else happens until then may, if it does not concern us."""
-        at_ns, clock = self._ends_ns[step.index], self._clock
-        while (next_ns := clock.next_ns()) < at_ns or next_ns == now_ns:
-            clock.step()
-            if not self._stands(step):
+        at_ns = self._ends_ns[step.index]
+        next_ns = self._next_ns()
+        while next_ns < at_ns or next_ns == now_ns:
+            if not self._others_first(step, next_ns):
                 return None
-        return at_ns if self._is_next(step, at_ns) else None
+            next_ns = self._next_ns()
+        return at_ns if self._is_next(step, at_ns, next_ns) else None
 
     def _arrives(self, step: _Step, now_ns: int) -> int | None:
         """A message that is sent now."""
-        if self._clock.catch_up() and not self._stands(step):
-            return None
+        next_ns = self._next_ns()
+        if next_ns <= now_ns:
+            if not self._others_first(step, now_ns):
+                return None
+            next_ns = self._next_ns()
         crossing = self._crossing(step.sender, now_ns, step.sizes_bytes)
-        if crossing is None or not self._is_next(step, crossing.there_ns):
+        if crossing is None or not self._is_next(step, crossing.there_ns, next_ns):
             return None
         self._accept(step.sender, crossing, step.sizes_bytes[0])
         return crossing.there_ns
 
     def _is_in(self, step: _Step, now_ns: int) -> int | None:
         """A state that is sent now, or a moment later, has arrived."""
-        if self._clock.catch_up() and not self._stands(step):
-            return None
+        next_ns = self._next_ns()
+        if next_ns <= now_ns:
+            if not self._others_first(step, now_ns):
+                return None
+            next_ns = self._next_ns()
         state, sender = self._state, step.sender
         assert state is not None
         parts = (state.ram.size, state.device.size)
         sizes = tuple(parts[~size] if size < 0 else size for size in step.sizes_bytes)
         crossing = self._crossing(sender, self._ends_ns[step.under_way[0]], sizes)
-        if crossing is None or not self._is_next(step, crossing.there_ns):
+        if crossing is None or not self._is_next(step, crossing.there_ns, next_ns):
             return None
         size_bytes = sum(sizes)
         self._accept(sender, crossing, size_bytes)
         sender.checkpointer.sends()
-        sender.checkpointer.enter(self._sent, crossing.left_ns)
+        sender.state, sender.since_ns = self._sent, crossing.left_ns
         self._world.recorder.sent(size_bytes + sender.host.ahead.sent_bytes)
         return crossing.there_ns
 
@@ -335,11 +362,24 @@ class Straight:
             assert self._beats is not None
             self._beats.ways[sender.host.id].accept(crossing, size_bytes)
 
-    def _is_next(self, step: _Step, at_ns: int) -> bool:
+    def _next_ns(self) -> int:
+        """When something else comes, as far as anybody knows now."""
+        self._world.plan_anew()
+        return self._clock.next_ns()
+
+    def _others_first(self, step: _Step, until_ns: int) -> bool:
+        """What is due by then happens; whether both sides are as they were before."""
+        self._show()
+        clock = self._clock
+        while clock.next_ns() <= until_ns:
+            clock.step()
+        return self._stands(step)
+
+    def _is_next(self, step: _Step, at_ns: int, next_ns: int) -> bool:
         """Nothing comes before it, no other operation ends, and no limit is near."""
-        if at_ns - self._began_ns >= self._least_limit_ns:
+        if at_ns >= self._latest_ns:
             return False
-        if self._clock.next_ns() <= at_ns:
+        if next_ns <= at_ns:
             for side in self._sides.values():
                 self._world.wake_exactly(side.host)
             if self._clock.next_ns() <= at_ns:
@@ -357,6 +397,8 @@ class Straight:
 
     def _put_back(self, step: _Step, now_ns: int) -> None:
         """What is under way is the world's again."""
+        self._show()
+        self._plans_go_on()
         self.end()
         world, inputs = self._world, self._inputs
         for n in step.under_way:

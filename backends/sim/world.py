@@ -170,6 +170,7 @@ class SimWorld:
         if any(fault.kind == "corrupt" for fault in scenario.fault):
             self.recorder.counters["undetected_corruptions"] = 0
         self.flags: set[str] = set()
+        self.plans_wait = False
         self.faults = FaultPlan(scenario.fault, self)
         self._told_of_steps = [stepped] if stepped else []
         if self.faults.by_step:
@@ -283,6 +284,10 @@ class SimWorld:
         out = self._out[name]
         assert isinstance(out, Direction)
         return out
+
+    def plan_anew(self) -> None:
+        """What was planned ahead and does not hold any more; while `plans_wait`, nobody else does.
+        """
 
     def hear_out(self, host: Host) -> None:
         """Its guest was stopped for a cut: the node hears what it has not heard of yet."""

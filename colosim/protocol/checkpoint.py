@@ -745,7 +745,10 @@ class Checkpointer:
             self._op = None
 
     def say_survival(self) -> None:
-        survival = self._machine.survival_in(self.state)
+        self.says(self._machine.survival_in(self.state))
+
+    def says(self, survival: t.Survival) -> None:
+        """What its state says about its guest, if that or the last safe checkpoint is new."""
         if self._vm_gone:
             survival = t.Survival.BROKEN
         said = self._said
