@@ -197,7 +197,10 @@ class Straight:
 
     def _operations_of(self, i: int) -> list[tuple[Callable[[_Side, int], int], int]]:
         return [
-            (self._begin[do], next(n for n, one in enumerate(self._inputs) if (one.cause, one.by) == (i, do)))
+            (
+                self._begin[do],
+                next(n for n, one in enumerate(self._inputs) if (one.cause, one.by) == (i, do)),
+            )
             for do in self._inputs[i].effects
             if do in self._begin
         ]
@@ -252,6 +255,8 @@ class Straight:
                 if step.hears_out:
                     self._show()
                     self._world.hear_out(side.host)
+                elif side is primary:  # whose policy may want the next one
+                    side.show()
                 for say in step.signals:
                     say()
                 settle(side.host.id, now_ns)

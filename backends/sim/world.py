@@ -286,8 +286,7 @@ class SimWorld:
         return out
 
     def plan_anew(self) -> None:
-        """What was planned ahead and does not hold any more; while `plans_wait`, nobody else does.
-        """
+        """What was planned ahead and does not hold any more; while `plans_wait`, nobody else does."""
 
     def hear_out(self, host: Host) -> None:
         """Its guest was stopped for a cut: the node hears what it has not heard of yet."""

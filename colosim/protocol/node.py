@@ -115,15 +115,17 @@ class _PolicyPart:
         return None if self._over else self._policy.deadline_ns()
 
     def hears(self) -> dict[type, Callable[..., None]]:
-        return dict.fromkeys(t.Signal.__args__, self._on_signal)
+        return {**dict.fromkeys(self._policy.hears, self._on_signal), t.Alone: self._on_alone}
 
     def tick(self, now_ns: int) -> None:
         self._wants(self._policy.tick(now_ns))
 
     def _on_signal(self, signal: t.Signal, now_ns: int) -> None:
-        self._over = self._over or isinstance(signal, t.Alone)
         if not self._over:
             self._wants(self._policy.signal(signal, now_ns))
+
+    def _on_alone(self, signal: t.Alone, now_ns: int) -> None:
+        self._over = True
 
     def _wants(self, reason: str | None) -> None:
         if (rule := self._policy.waits_for()) is not self._rule:

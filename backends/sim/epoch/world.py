@@ -9,7 +9,7 @@ moments that the arrays say.  Everything that is not about requests is `SimWorld
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from typing import Any, cast
@@ -214,9 +214,23 @@ class EpochWorld(SimWorld):
         self.plan_anew()
 
     def plan_anew(self) -> None:
-        if not self._is_planned:
-            self._is_planned = True
-            self._plan(ran_out=False)
+        if self._is_planned:
+            return
+        if self.plans_wait and self._stands_still():
+            self._call_off(self._ran_out)
+            self._call_off(self._differ)
+            return
+        self._is_planned = True
+        self._plan(ran_out=False)
+
+    def _stands_still(self) -> bool:
+        """There is nothing to plan, whatever was planned."""
+        moving = [guest.lane for guest in self._guests if guest.lane.moves]
+        return self._is_idle(moving) and not isinstance(self._log, FeedbackLog)
+
+    def _is_idle(self, moving: Sequence[Lane]) -> bool:
+        link = self._witness_lane
+        return not moving and link.position >= link.taken
 
     def _settle(self) -> None:
         """Bring everything that moves up to date."""
@@ -239,8 +253,7 @@ class EpochWorld(SimWorld):
         if link.planned > guests[-1].lane.planned:  # what they wait for does not hold any more
             link.settle(now_ns)
             link.disturb(now_ns)
-        idle = not moving and link.position >= link.taken
-        if idle and not isinstance(self._log, FeedbackLog):
+        if self._is_idle(moving) and not isinstance(self._log, FeedbackLog):
             self._call_off(self._ran_out)
             self._call_off(self._differ)
             if self._compares:
