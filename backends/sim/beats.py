@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from backends.base import Session
 from backends.sim.clock import Clock
@@ -43,8 +43,7 @@ class _Train:
         self.before_ns, self.there_ns = self.there_ns, there_ns
 
 
-@dataclass(frozen=True, slots=True)
-class Crossing:
+class Crossing(NamedTuple):
     """What may be put on the link: when its last bit has left, and when it is at the other side.
 
     met: the link and the heartbeats as they would be then, if it meets one.
@@ -72,7 +71,7 @@ class OneWay:
         self._interval_ns = interval_ns
         self._size_bytes = size_bytes
         self._arrived = arrived
-        self.crosses_ns = out.left_ns(0, size_bytes)  # alone
+        self.crosses_ns = out.alone_ns(0, (size_bytes,))[0]  # alone
         self._train = _Train(0)
 
     def begin(self, next_ns: int) -> None:
@@ -100,9 +99,11 @@ class OneWay:
 
     def crossing(self, now_ns: int, begins_ns: int, sizes_bytes: tuple[int, ...]) -> Crossing:
         """Of messages that are sent then, one after the other, and nothing else meanwhile."""
-        self.catch_up(now_ns)
-        if not self.out.channels:
-            left_ns, there_ns = self.out.alone_ns(begins_ns, sizes_bytes)
+        out = self.out
+        if out.channels or self._train.next_ns < now_ns:
+            self.catch_up(now_ns)
+        if not out.channels:
+            left_ns, there_ns = out.alone_ns(begins_ns, sizes_bytes)
             if left_ns <= self._train.next_ns:
                 return Crossing(left_ns, there_ns)
         return self._together(begins_ns, sizes_bytes)

@@ -181,22 +181,18 @@ class Direction(Fluid):
         """And nothing is on its way to the other side."""
         return self.is_idle and all(at_ns <= now_ns for at_ns in self._arrives_ns.values())
 
-    def left_ns(self, begins_ns: int, size_bytes: int) -> int:
-        """When the last bit of a message has left that is sent then, if nothing else is sent."""
-        per_ns, bits = self._bits_per_ns, size_bytes * 8.0
-        while bits > _RESIDUE_BITS:  # as `wait_ns` and `flow` have it, to the last bit
-            wait_ns = -int(-bits // per_ns)
-            begins_ns += wait_ns
-            bits -= per_ns * wait_ns
-        return begins_ns
-
     def alone_ns(self, begins_ns: int, sizes_bytes: Iterable[int]) -> tuple[int, int]:
         """When the last bit of messages that are sent then, one after the other, has left, and when
         it is there, if nothing else is sent.
         """
+        per_ns, left_ns = self._bits_per_ns, begins_ns
         for size_bytes in sizes_bytes:
-            begins_ns = self.left_ns(begins_ns, size_bytes)
-        return begins_ns, self.there_ns(begins_ns)
+            bits = size_bytes * 8.0
+            while bits > _RESIDUE_BITS:  # as `wait_ns` and `flow` have it, to the last bit
+                wait_ns = -int(-bits // per_ns)
+                left_ns += wait_ns
+                bits -= per_ns * wait_ns
+        return left_ns, self.there_ns(left_ns)
 
     def there_ns(self, left_ns: int, channel: str = STATE) -> int:
         """When it is there; first in, first out: a delay made shorter overtakes nothing."""

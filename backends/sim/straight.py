@@ -320,7 +320,7 @@ class Straight:
             if not self._others_first(step, now_ns):
                 return None
             next_ns = self._next_ns()
-        crossing = self._crossing(step.sender, now_ns, step.sizes_bytes)
+        crossing = self._crossing(step.sender, now_ns, now_ns, step.sizes_bytes)
         if crossing is None or not self._is_next(step, crossing.there_ns, next_ns):
             return None
         self._accept(step.sender, crossing, step.sizes_bytes[0])
@@ -337,7 +337,8 @@ class Straight:
         assert state is not None
         parts = (state.ram.size, state.device.size)
         sizes = tuple(parts[~size] if size < 0 else size for size in step.sizes_bytes)
-        crossing = self._crossing(sender, self._ends_ns[step.under_way[0]], sizes)
+        begins_ns = self._ends_ns[step.under_way[0]]
+        crossing = self._crossing(sender, now_ns, begins_ns, sizes)
         if crossing is None or not self._is_next(step, crossing.there_ns, next_ns):
             return None
         size_bytes = sum(sizes)
@@ -348,14 +349,14 @@ class Straight:
         return crossing.there_ns
 
     def _crossing(
-        self, sender: _Side, begins_ns: int, sizes_bytes: tuple[int, ...]
+        self, sender: _Side, now_ns: int, begins_ns: int, sizes_bytes: tuple[int, ...]
     ) -> Crossing | None:
         """Of messages that one side sends then, one after the other; None if something else is
         on the link.
         """
         if self._beats is not None and self._beats.are_lent:
             way = self._beats.ways[sender.host.id]
-            return way.crossing(self._clock.now_ns(), begins_ns, sizes_bytes)
+            return way.crossing(now_ns, begins_ns, sizes_bytes)
         if not sender.out.is_idle:
             return None
         return Crossing(*sender.out.alone_ns(begins_ns, sizes_bytes))
@@ -369,7 +370,8 @@ class Straight:
 
     def _next_ns(self) -> int:
         """When something else comes, as far as anybody knows now."""
-        self._world.plan_anew()
+        if not self._world.is_planned:
+            self._world.plan_anew()
         return self._clock.next_ns()
 
     def _others_first(self, step: _Step, until_ns: int) -> bool:

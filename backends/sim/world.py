@@ -119,6 +119,7 @@ class SimWorld:
         self._mirrored = POLICIES[policy].output is t.Output.WITNESS
         self._memory = scenario.memory_model()
         self._costs = scenario.costs()
+        self._spreads = self._costs.spreads()
         self._delta_ratio = scenario.delta_ratio()
         self._is_delta = scenario.stream.compression == "delta"
         self._channels = state_channels(scenario.stream.channels)
@@ -171,6 +172,7 @@ class SimWorld:
             self.recorder.counters["undetected_corruptions"] = 0
         self.flags: set[str] = set()
         self.plans_wait = False
+        self.is_planned = True
         self.faults = FaultPlan(scenario.fault, self)
         self._told_of_steps = [stepped] if stepped else []
         if self.faults.by_step:
@@ -286,7 +288,7 @@ class SimWorld:
         return out
 
     def plan_anew(self) -> None:
-        """What was planned ahead and does not hold any more; while `plans_wait`, nobody else does."""
+        """What was planned ahead and does not hold any more; while `plans_wait`, only if asked."""
 
     def hear_out(self, host: Host) -> None:
         """Its guest was stopped for a cut: the node hears what it has not heard of yet."""
@@ -479,8 +481,8 @@ class SimWorld:
 
     def _cost_ns(self, host: Host, step: str, mean_ns: int) -> int:
         """What a step takes this time, by the spread that the scenario gives it."""
-        spread = getattr(self._costs, f"{step}_spread")
-        if not spread:
+        spread = self._spreads.get(step)
+        if spread is None:
             return mean_ns
         index = host.operations[step] = host.operations.get(step, -1) + 1
         z = self._streams.normal(f"cost-{step}-{host.id}").at(index)

@@ -95,7 +95,7 @@ class EpochWorld(SimWorld):
     ) -> None:
         assert shared is None  # so says the scenario
         self._log = self._log_of(scenario, policy, streams)
-        self._is_planned = True
+        self.is_planned = True
         self.plans_wait = False
         self._is_called = False  # a call to plan is under way
         self._stuck: set[int] = set()  # connections that differ, until the cut
@@ -204,7 +204,7 @@ class EpochWorld(SimWorld):
 
     def _changed(self) -> None:
         """Something intervened: plan anew, once all of it has happened."""
-        self._is_planned = False
+        self.is_planned = False
         if not self._is_called and not self.plans_wait:
             self._is_called = True
             self.clock.after(0, self._called)
@@ -214,13 +214,13 @@ class EpochWorld(SimWorld):
         self.plan_anew()
 
     def plan_anew(self) -> None:
-        if self._is_planned:
+        if self.is_planned:
             return
         if self.plans_wait and self._stands_still():
             self._call_off(self._ran_out)
             self._call_off(self._differ)
             return
-        self._is_planned = True
+        self.is_planned = True
         self._plan(ran_out=False)
 
     def _stands_still(self) -> bool:
