@@ -7,7 +7,7 @@ by messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -89,6 +89,10 @@ def _comparison(config: NodeConfig, timeout_ns: int, told: bool, out: Outbox) ->
     if config.compare_scan_ns is not None:
         limits = replace(limits, scan_ns=config.compare_scan_ns)
     return comparison_of(config.compare, limits, out)
+
+
+#: hears a signal, at a time in ns
+Hear = Callable[[Any, int], None]
 
 
 class _Part(Protocol):
@@ -238,6 +242,24 @@ class Node:
             heard.append(signal)
             for hear in ears.get(type(signal), ()):
                 hear(signal, now_ns)
+
+    def settle(self, now_ns: int, ears: Mapping[type, Sequence[Hear]]) -> list[t.Action]:
+        """Let the parts hear signals that nobody keeps; what is wanted then.
+
+        ears: who hears which signal, parts and others (`hearing`).
+        """
+        signals = self._out.signals
+        while signals:
+            signal = signals.popleft()
+            for hear in ears.get(type(signal), ()):
+                hear(signal, now_ns)
+        return self.actions() if self._out.actions else []
+
+    def hearing(self, others: Mapping[type, Hear]) -> dict[type, tuple[Hear, ...]]:
+        """Who hears which signal: the parts, in their order, and then others."""
+        more = {kind: (hear,) for kind, hear in others.items()}
+        kinds = {**self._ears, **more}
+        return {kind: (*self._ears.get(kind, ()), *more.get(kind, ())) for kind in kinds}
 
     def actions(self) -> list[t.Action]:
         """Drain the actions wanted since the last call, in order."""
