@@ -72,7 +72,7 @@ class _Step:
     """
 
     index: int
-    comes_ns: Callable[[_Step, int], int | None]
+    comes_ns: Callable[[_Step, int, int], int | None]
     side: _Side
     sender: _Side
     waits: tuple[State, State]
@@ -226,7 +226,8 @@ class Straight:
 
     def __call__(self, host: Host, op: int) -> bool:
         """Client input is held back, by that operation; False if the way is not open at all."""
-        primary, secondary, clock = self._primary, self._secondary, self._clock
+        primary, secondary = self._primary, self._secondary
+        world, clock = self._world, self._clock
         if not (
             host is primary.host
             and primary.checkpointer.state is self._inputs[0].state
@@ -239,9 +240,12 @@ class Straight:
         settle, ends_ns = self._session.settle, self._ends_ns
         ends_ns[1] = now_ns = clock.now_ns()
         self._latest_ns = now_ns + self._least_limit_ns
-        self._world.plans_wait = True
+        world.plans_wait = True
+        planned, free_ns = -1, 0  # nothing else comes before then, unless something is planned
         for step in self._steps:
-            at_ns = step.comes_ns(step, now_ns)
+            if clock.events != planned or not world.is_planned:
+                free_ns, planned = min(self._next_ns(), self._latest_ns), clock.events
+            at_ns = step.comes_ns(step, now_ns, free_ns)
             if at_ns is None:
                 self._put_back(step, clock.now_ns())
                 return True
@@ -254,7 +258,7 @@ class Straight:
             if step.signals:
                 if step.hears_out:
                     self._show()
-                    self._world.hear_out(side.host)
+                    world.hear_out(side.host)
                 elif side is primary:  # whose policy may want the next one
                     side.show()
                 for say in step.signals:
@@ -265,7 +269,7 @@ class Straight:
         self._show()
         primary.checkpointer.rest(now_ns)
         settle(host.id, now_ns)
-        self._plans_go_on()
+        self._world.plans_go_on()
         self._session.wake(host.id)
         return True
 
@@ -273,10 +277,6 @@ class Straight:
         """Let both checkpointers be where they are: somebody may look."""
         self._primary.show()
         self._secondary.show()
-
-    def _plans_go_on(self) -> None:
-        self._world.plans_wait = False
-        self._world.plan_anew()
 
     def takes_beat(self, host: Host) -> bool:
         """A heartbeat is due; whether those of the pair, this one first, need no more care."""
@@ -299,47 +299,42 @@ class Straight:
 
     # -- when a step comes; None if something else may come before -------------------------
 
-    def _is_held_back(self, step: _Step, now_ns: int) -> int | None:
+    def _is_held_back(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """The first of all: it is now."""
         return now_ns
 
-    def _is_done(self, step: _Step, now_ns: int) -> int | None:
+    def _is_done(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """An operation of a host: what else happens until then may, if it does not concern us."""
         at_ns = self._ends_ns[step.index]
-        next_ns = self._next_ns()
-        while next_ns < at_ns or next_ns == now_ns:
-            if not self._others_first(step, next_ns):
-                return None
+        if at_ns >= free_ns:
             next_ns = self._next_ns()
-        return at_ns if self._is_next(step, at_ns, next_ns) else None
+            while next_ns < at_ns or next_ns == now_ns:
+                if not self._others_first(step, next_ns):
+                    return None
+                next_ns = self._next_ns()
+        return at_ns if self._is_next(step, at_ns, free_ns) else None
 
-    def _arrives(self, step: _Step, now_ns: int) -> int | None:
+    def _arrives(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """A message that is sent now."""
-        next_ns = self._next_ns()
-        if next_ns <= now_ns:
-            if not self._others_first(step, now_ns):
-                return None
-            next_ns = self._next_ns()
+        if free_ns <= now_ns and not self._others_first(step, now_ns):
+            return None
         crossing = self._crossing(step.sender, now_ns, now_ns, step.sizes_bytes)
-        if crossing is None or not self._is_next(step, crossing.there_ns, next_ns):
+        if crossing is None or not self._is_next(step, crossing.there_ns, free_ns):
             return None
         self._accept(step.sender, crossing, step.sizes_bytes[0])
         return crossing.there_ns
 
-    def _is_in(self, step: _Step, now_ns: int) -> int | None:
+    def _is_in(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """A state that is sent now, or a moment later, has arrived."""
-        next_ns = self._next_ns()
-        if next_ns <= now_ns:
-            if not self._others_first(step, now_ns):
-                return None
-            next_ns = self._next_ns()
+        if free_ns <= now_ns and not self._others_first(step, now_ns):
+            return None
         state, sender = self._state, step.sender
         assert state is not None
         parts = (state.ram.size, state.device.size)
         sizes = tuple(parts[~size] if size < 0 else size for size in step.sizes_bytes)
         begins_ns = self._ends_ns[step.under_way[0]]
         crossing = self._crossing(sender, now_ns, begins_ns, sizes)
-        if crossing is None or not self._is_next(step, crossing.there_ns, next_ns):
+        if crossing is None or not self._is_next(step, crossing.there_ns, free_ns):
             return None
         size_bytes = sum(sizes)
         self._accept(sender, crossing, size_bytes)
@@ -382,15 +377,16 @@ class Straight:
             clock.step()
         return self._stands(step)
 
-    def _is_next(self, step: _Step, at_ns: int, next_ns: int) -> bool:
+    def _is_next(self, step: _Step, at_ns: int, free_ns: int) -> bool:
         """Nothing comes before it, no other operation ends, and no limit is near."""
-        if at_ns >= self._latest_ns:
-            return False
-        if next_ns <= at_ns:
-            for side in self._sides.values():
-                self._world.wake_exactly(side.host)
-            if self._clock.next_ns() <= at_ns:
+        if at_ns >= free_ns:
+            if at_ns >= self._latest_ns:
                 return False
+            if self._next_ns() <= at_ns:
+                for side in self._sides.values():
+                    self._world.wake_exactly(side.host)
+                if self._clock.next_ns() <= at_ns:
+                    return False
         return not step.others or all(self._ends_ns[n] > at_ns for n in step.others)
 
     def _stands(self, step: _Step) -> bool:
@@ -405,7 +401,7 @@ class Straight:
     def _put_back(self, step: _Step, now_ns: int) -> None:
         """What is under way is the world's again."""
         self._show()
-        self._plans_go_on()
+        self._world.plans_go_on()
         self.end()
         world, inputs = self._world, self._inputs
         for n in step.under_way:

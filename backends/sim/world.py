@@ -290,6 +290,10 @@ class SimWorld:
     def plan_anew(self) -> None:
         """What was planned ahead and does not hold any more; while `plans_wait`, only if asked."""
 
+    def plans_go_on(self) -> None:
+        """Whatever changes is planned anew without being asked."""
+        self.plans_wait = False
+
     def hear_out(self, host: Host) -> None:
         """Its guest was stopped for a cut: the node hears what it has not heard of yet."""
 

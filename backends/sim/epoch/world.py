@@ -97,6 +97,7 @@ class EpochWorld(SimWorld):
         self._log = self._log_of(scenario, policy, streams)
         self.is_planned = True
         self.plans_wait = False
+        self._owes_plan = False  # there was nothing to plan, and that may be over
         self._is_called = False  # a call to plan is under way
         self._stuck: set[int] = set()  # connections that differ, until the cut
         self._compares = POLICIES[policy].output is t.Output.WITNESS
@@ -216,12 +217,19 @@ class EpochWorld(SimWorld):
     def plan_anew(self) -> None:
         if self.is_planned:
             return
-        if self.plans_wait and self._stands_still():
+        self.is_planned = True
+        self._owes_plan = self.plans_wait and self._stands_still()
+        if self._owes_plan:
             self._call_off(self._ran_out)
             self._call_off(self._differ)
-            return
-        self.is_planned = True
-        self._plan(ran_out=False)
+        else:
+            self._plan(ran_out=False)
+
+    def plans_go_on(self) -> None:
+        super().plans_go_on()
+        if self._owes_plan:
+            self.is_planned = False
+        self.plan_anew()
 
     def _stands_still(self) -> bool:
         """There is nothing to plan, whatever was planned."""
