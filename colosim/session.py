@@ -52,7 +52,9 @@ class Session:
         self._n = dict.fromkeys(self.nodes, 0)
         self.events = 0
         #: who hears what of a node that settles
-        self._hearing = {name: node.hearing(self._ears_of(name)) for name, node in self.nodes.items()}
+        self._hearing = {
+            name: node.hearing(self._ears_of(name)) for name, node in self.nodes.items()
+        }
         for name, node in self.nodes.items():
             self._show(name, world.now_ns(), "node", node.step, node.config, None)
 

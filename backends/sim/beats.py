@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backends.base import Session
 from backends.sim.clock import Clock
-from backends.sim.link import STATE, Direction, Fluid, Parcel
+from backends.sim.link import STATE, Crossing, Direction, Fluid, Parcel
 from colosim.protocol import types as t
 from colosim.protocol.manager import Manager
 
@@ -43,15 +43,12 @@ class _Train:
         self.before_ns, self.there_ns = self.there_ns, there_ns
 
 
-class Crossing(NamedTuple):
-    """What may be put on the link: when its last bit has left, and when it is at the other side.
+class Met(NamedTuple):
+    """The link and the heartbeats after something has crossed it beside some of them."""
 
-    met: the link and the heartbeats as they would be then, if it meets one.
-    """
-
-    left_ns: int
-    there_ns: int
-    met: tuple[Fluid, _Train, int] | None = None
+    link: Fluid
+    train: _Train
+    beats: int
 
 
 class OneWay:
@@ -71,7 +68,7 @@ class OneWay:
         self._interval_ns = interval_ns
         self._size_bytes = size_bytes
         self._arrived = arrived
-        self.crosses_ns = out.alone_ns(0, (size_bytes,))[0]  # alone
+        self.crosses_ns = out.alone(0, (size_bytes,)).left_ns  # alone
         self._train = _Train(0)
 
     def begin(self, next_ns: int) -> None:
@@ -103,9 +100,9 @@ class OneWay:
         if out.channels or self._train.next_ns < now_ns:
             self.catch_up(now_ns)
         if not out.channels:
-            left_ns, there_ns = out.alone_ns(begins_ns, sizes_bytes)
-            if left_ns <= self._train.next_ns:
-                return Crossing(left_ns, there_ns)
+            alone = out.alone(begins_ns, sizes_bytes)
+            if alone.left_ns <= self._train.next_ns:
+                return alone
         return self._together(begins_ns, sizes_bytes)
 
     def _together(self, begins_ns: int, sizes_bytes: tuple[int, ...]) -> Crossing:
@@ -125,15 +122,13 @@ class OneWay:
                 for size_bytes in sizes_bytes:
                     link.put(STATE, Parcel(size_bytes * 8.0, _nothing))
                 begins_ns = _NEVER_NS
-        return Crossing(left_ns, self.out.there_ns(left_ns), (link, train, beats))
+        return Crossing(left_ns, self.out.there_ns(left_ns), Met(link, train, beats))
 
-    def accept(self, crossing: Crossing, size_bytes: int) -> None:
-        """It was put on the link: so many bytes."""
-        if crossing.met is not None:
-            link, self._train, beats = crossing.met
-            self.out.take(link)
-            self.out.sent_bytes += beats * self._size_bytes
-        self.out.passed(size_bytes, crossing.there_ns)
+    def meet(self, met: Met) -> None:
+        """That is how it was."""
+        self.out.take(met.link)
+        self._train = met.train
+        self.out.sent_bytes += met.beats * self._size_bytes
 
     def heard_ns(self, now_ns: int) -> int:
         """When the other side heard one last; -1 if none came."""

@@ -11,8 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from backends.sim.clock import Clock
+
+if TYPE_CHECKING:
+    from backends.sim.beats import Met
 
 NS_PER_S = 1_000_000_000
 _RESIDUE_BITS = 1e-6  # less is nothing
@@ -65,6 +69,17 @@ class Parcel:
     arrived: Callable[[], None]
     left: Callable[[], None] | None = None
     owner: str = ""
+
+
+class Crossing(NamedTuple):
+    """Of messages: when the last bit has left, and when it is at the other side.
+
+    met: what it would do to those that share the link (`backends.sim.beats`).
+    """
+
+    left_ns: int
+    there_ns: int
+    met: Met | None = None
 
 
 class Fluid:
@@ -181,10 +196,8 @@ class Direction(Fluid):
         """And nothing is on its way to the other side."""
         return self.is_idle and all(at_ns <= now_ns for at_ns in self._arrives_ns.values())
 
-    def alone_ns(self, begins_ns: int, sizes_bytes: Iterable[int]) -> tuple[int, int]:
-        """When the last bit of messages that are sent then, one after the other, has left, and when
-        it is there, if nothing else is sent.
-        """
+    def alone(self, begins_ns: int, sizes_bytes: Iterable[int]) -> Crossing:
+        """Of messages that are sent then, one after the other, if nothing else is sent."""
         per_ns, left_ns = self._bits_per_ns, begins_ns
         for size_bytes in sizes_bytes:
             bits = size_bytes * 8.0
@@ -192,7 +205,7 @@ class Direction(Fluid):
                 wait_ns = -int(-bits // per_ns)
                 left_ns += wait_ns
                 bits -= per_ns * wait_ns
-        return left_ns, self.there_ns(left_ns)
+        return Crossing(left_ns, self.there_ns(left_ns))
 
     def there_ns(self, left_ns: int, channel: str = STATE) -> int:
         """When it is there; first in, first out: a delay made shorter overtakes nothing."""

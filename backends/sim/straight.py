@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from backends.base import Session
 from backends.nodes import PRIMARY, SECONDARY
-from backends.sim.beats import Beats, Crossing
+from backends.sim.beats import Beats, OneWay
 from backends.sim.clock import Clock
-from backends.sim.link import Direction
+from backends.sim.link import Crossing, Direction
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Checkpointer, Do, S, State, Verb
 from colosim.protocol.codec import encode, encode_state
@@ -54,6 +54,7 @@ class _Side:
     host: Host
     checkpointer: Checkpointer
     out: Direction
+    way: OneWay | None = None  # with its heartbeats
     state: State | None = None
     since_ns: int = 0
 
@@ -110,13 +111,13 @@ class Straight:
         config = session.nodes[self._primary.host.id].config
         self._dialect: Dialect = DIALECTS[config.dialect]
         self._begin: dict[Do, Callable[[_Side, int], int]] = {
-            Do.STOP_VM: lambda side, n: world.begin_stop(side.host),
-            Do.DRAIN: lambda side, n: 0,
+            Do.STOP_VM: self._begin_stop,
+            Do.DRAIN: self._begin_drain,
             Do.SAVE: self._begin_save,
             Do.COPY: self._begin_save,
             Do.LOAD: self._begin_load,
             Do.START_VM: self._begin_start,
-            Do.SEND_STATE: lambda side, n: world.begin_send(side.host),
+            Do.SEND_STATE: self._begin_send,
         }
         self._ends_ns = [0] * len(inputs)  # of operations, by the input that ends them
         self._finish: list[Callable[[], t.State | None]] = [lambda: None] * len(inputs)
@@ -127,6 +128,9 @@ class Straight:
         self._least_limit_ns = min(side.checkpointer.least_limit_ns for side in both)
         self._message_bytes = message_bytes
         self._beats = Beats.of(world, session, message_bytes) if world.beats_are_regular else None
+        if self._beats is not None:
+            for side in both:
+                side.way = self._beats.ways[side.host.id]
         self._framing = self._framing_bytes()
         self._steps = tuple(self._steps_of())
 
@@ -179,7 +183,7 @@ class Straight:
                     tuple(self._operations_of(last)),
                     sizes,
                     each.by in (Do.SAVE, Do.COPY, Do.LOAD, Do.START_VM),
-                    Do.CUT in each.effects,
+                    Do.CUT in each.effects and self._world.says_late,
                     tuple(n for n in range(i, len(inputs)) if inputs[n].cause < i),
                     tuple(n for n in range(last + 1, len(inputs)) if inputs[n].cause < i),
                 )
@@ -207,10 +211,19 @@ class Straight:
 
     # -- operations ------------------------------------------------------------------------
 
+    def _begin_stop(self, side: _Side, n: int) -> int:
+        return self._world.begin_stop(side.host)
+
+    def _begin_drain(self, side: _Side, n: int) -> int:
+        return 0
+
     def _begin_save(self, side: _Side, n: int) -> int:
         delay_ns, state = self._world.begin_save(side.host, side.checkpointer.checkpoint)
         self._state, self._finish[n] = state, lambda: state
         return delay_ns
+
+    def _begin_send(self, side: _Side, n: int) -> int:
+        return self._world.begin_send(side.host)
 
     def _begin_load(self, side: _Side, n: int) -> int:
         assert self._state is not None
@@ -219,7 +232,7 @@ class Straight:
         return delay_ns
 
     def _begin_start(self, side: _Side, n: int) -> int:
-        self._finish[n] = lambda: self._world.started(side.host)
+        self._finish[n] = partial(self._world.started, side.host)
         return self._world.begin_start(side.host)
 
     # -- the way ---------------------------------------------------------------------------
@@ -256,11 +269,10 @@ class Straight:
             if step.finishes and (saved := self._finish[step.index]()) is not None:
                 side.checkpointer.holds(saved)
             if step.signals:
-                if step.hears_out:
-                    self._show()
-                    world.hear_out(side.host)
-                elif side is primary:  # whose policy may want the next one
+                if side is primary:  # whose policy may want the next one
                     side.show()
+                if step.hears_out:
+                    world.hear_out(side.host)
                 for say in step.signals:
                     say()
                 settle(side.host.id, now_ns)
@@ -306,6 +318,8 @@ class Straight:
     def _is_done(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """An operation of a host: what else happens until then may, if it does not concern us."""
         at_ns = self._ends_ns[step.index]
+        if at_ns < free_ns and not step.others:
+            return at_ns
         if at_ns >= free_ns:
             next_ns = self._next_ns()
             while next_ns < at_ns or next_ns == now_ns:
@@ -349,19 +363,16 @@ class Straight:
         """Of messages that one side sends then, one after the other; None if something else is
         on the link.
         """
-        if self._beats is not None and self._beats.are_lent:
-            way = self._beats.ways[sender.host.id]
-            return way.crossing(now_ns, begins_ns, sizes_bytes)
-        if not sender.out.is_idle:
-            return None
-        return Crossing(*sender.out.alone_ns(begins_ns, sizes_bytes))
+        if sender.out.lent is not None:
+            assert sender.way is not None
+            return sender.way.crossing(now_ns, begins_ns, sizes_bytes)
+        return sender.out.alone(begins_ns, sizes_bytes) if sender.out.is_idle else None
 
     def _accept(self, sender: _Side, crossing: Crossing, size_bytes: int) -> None:
-        if crossing.met is None:
-            sender.out.passed(size_bytes, crossing.there_ns)
-        else:
-            assert self._beats is not None
-            self._beats.ways[sender.host.id].accept(crossing, size_bytes)
+        if crossing.met is not None:
+            assert sender.way is not None
+            sender.way.meet(crossing.met)
+        sender.out.passed(size_bytes, crossing.there_ns)
 
     def _next_ns(self) -> int:
         """When something else comes, as far as anybody knows now."""

@@ -97,6 +97,7 @@ class SimWorld:
     """One replication of one scenario under one policy."""
 
     _may_go_straight = True  # checkpoints in which nothing intervenes (`backends.sim.straight`)
+    says_late = False  # a node hears of what its guest said later than it was said
     _witnesses_are_sent = True  # over the link, one by one
 
     def __init__(

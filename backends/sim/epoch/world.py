@@ -81,6 +81,7 @@ class EpochWorld(SimWorld):
     """One replication of one scenario under one policy."""
 
     network: EpochNetwork
+    says_late = True
     _witnesses_are_sent = False  # the log has them
 
     def __init__(
