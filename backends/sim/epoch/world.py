@@ -168,6 +168,7 @@ class EpochWorld(SimWorld):
             lane,
             lambda first, end: self._made(name, first, end),
             self._changed,
+            self._trimmed,
             self._speed(name),
         )
         return EpochHost(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
@@ -210,6 +211,22 @@ class EpochWorld(SimWorld):
         if not self._is_called and not self.plans_wait:
             self._is_called = True
             self.clock.after(0, self._called)
+
+    def _trimmed(self) -> None:
+        """A guest stopped, or takes no more rows: of those before them, all that is planned holds.
+
+        But there may be others, beyond the horizon, and clients that wait go on from what is gone.
+        """
+        lanes = (guest.lane for guest in self._guests)
+        is_short = any(lane.moves and lane.planned < lane.taken for lane in lanes)
+        if is_short or isinstance(self._log, FeedbackLog):
+            self._changed()
+            return
+        self._call_off(self._ran_out)
+        if self._compares:
+            self._witness_lane.settle(self.now_ns())
+            self._witness_lane.trim(self._guests[-1].lane.planned)
+            self._expect_difference()
 
     def _called(self, _: object) -> None:
         self._is_called = False
