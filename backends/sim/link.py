@@ -230,7 +230,10 @@ class Direction(Fluid):
 
     def go_on(self) -> None:
         """From here on by the clock."""
-        self._plan()
+        self._turn += 1
+        if self.channels:
+            leaves_ns = self.since_ns + self.wait_ns()
+            self._clock.after(leaves_ns - self._clock.now_ns(), self._leave, self._turn)
 
     # -- by the clock ------------------------------------------------------------------------
 

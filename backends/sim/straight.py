@@ -332,11 +332,8 @@ class Straight:
         """A message that is sent now."""
         if free_ns <= now_ns and not self._others_first(step, now_ns):
             return None
-        crossing = self._crossing(step.sender, now_ns, now_ns, step.sizes_bytes)
-        if crossing is None or not self._is_next(step, crossing.there_ns, free_ns):
-            return None
-        self._accept(step.sender, crossing, step.sizes_bytes[0])
-        return crossing.there_ns
+        crossing = self._crossing(step, now_ns, now_ns, step.sizes_bytes, free_ns)
+        return None if crossing is None else crossing.there_ns
 
     def _is_in(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """A state that is sent now, or a moment later, has arrived."""
@@ -347,32 +344,33 @@ class Straight:
         parts = (state.ram.size, state.device.size)
         sizes = tuple(parts[~size] if size < 0 else size for size in step.sizes_bytes)
         begins_ns = self._ends_ns[step.under_way[0]]
-        crossing = self._crossing(sender, now_ns, begins_ns, sizes)
-        if crossing is None or not self._is_next(step, crossing.there_ns, free_ns):
+        crossing = self._crossing(step, now_ns, begins_ns, sizes, free_ns)
+        if crossing is None:
             return None
-        size_bytes = sum(sizes)
-        self._accept(sender, crossing, size_bytes)
         sender.checkpointer.sends()
         sender.state, sender.since_ns = self._sent, crossing.left_ns
-        self._world.recorder.sent(size_bytes + sender.host.ahead.sent_bytes)
+        self._world.recorder.sent(sum(sizes) + sender.host.ahead.sent_bytes)
         return crossing.there_ns
 
     def _crossing(
-        self, sender: _Side, now_ns: int, begins_ns: int, sizes_bytes: tuple[int, ...]
+        self, step: _Step, now_ns: int, begins_ns: int, sizes_bytes: tuple[int, ...], free_ns: int
     ) -> Crossing | None:
-        """Of messages that one side sends then, one after the other; None if something else is
-        on the link.
+        """Messages are sent then, one after the other; None if something else is on the link, or
+        comes before the last of them does.
         """
-        if sender.out.lent is not None:
-            assert sender.way is not None
-            return sender.way.crossing(now_ns, begins_ns, sizes_bytes)
-        return sender.out.alone(begins_ns, sizes_bytes) if sender.out.is_idle else None
-
-    def _accept(self, sender: _Side, crossing: Crossing, size_bytes: int) -> None:
-        if crossing.met is not None:
-            assert sender.way is not None
-            sender.way.meet(crossing.met)
-        sender.out.passed(size_bytes, crossing.there_ns)
+        out, way = step.sender.out, step.sender.way
+        if way is not None and out.lent is not None:
+            crossing = way.crossing(now_ns, begins_ns, sizes_bytes)
+        elif out.is_idle:
+            crossing = out.alone(begins_ns, sizes_bytes)
+        else:
+            return None
+        if not self._is_next(step, crossing.there_ns, free_ns):
+            return None
+        if way is not None and crossing.met is not None:
+            way.meet(crossing.met)
+        out.passed(sum(sizes_bytes), crossing.there_ns)
+        return crossing
 
     def _next_ns(self) -> int:
         """When something else comes, as far as anybody knows now."""
