@@ -142,6 +142,8 @@ class SimWorld:
         self._observers = tuple(observers)
         configs = self._configs(scenario, policy)
         self._apart = self._schedule.divergence()
+        hazards = (self._divergence.hazard_per_s, self._divergence.pair_hazard_per_s)
+        self._may_part = self._apart is not None or any(hazards)
         self._pairs = 1
         #: the nodes of the pair that there is; those of earlier ones hear nothing any more
         self._primary, self._secondary = PRIMARY, SECONDARY
@@ -497,10 +499,13 @@ class SimWorld:
         if host.id == self._owner:  # whoever lost the clients without noticing holds nobody's back
             self.network.pause()
         delay_ns = self._cost_ns(host, "quiesce", self._costs.quiesce_ns)
+        if not delay_ns:  # it is as good as a wake-up call: whatever follows asks for the next one
+            host.wake_ns = self.now_ns()
         self.clock.after(delay_ns, self._quiesced, (host, action.op, cause))
 
     def _quiesced(self, asked: tuple[Host, int, Cause]) -> None:
         host, op, cause = asked
+        host.wake_ns = None
         if self._straight is None or not self._straight(host, op):
             self.tell(host.id, t.Done(op), cause)
 
@@ -674,6 +679,8 @@ class SimWorld:
     def _synchronise(self, checkpoint: int) -> None:
         """Both guests are equal now; draw when their state will differ."""
         self._synchronisation = checkpoint
+        if not self._may_part:
+            return
         e = self._streams.exponential("hazard", self._pairs - 1).at(checkpoint)
         self._hazard_at_ns = self._divergence.first_ns(e)
         self._risk_taken = e
