@@ -52,7 +52,9 @@ class Recorder:
 
     def stopped(self, node: str) -> None:
         if role_of(node) == PRIMARY and self.reasons:
-            self._first(self.columns["stopped_ns"], self._clock.now_ns())
+            column = self.columns["stopped_ns"]
+            if column[-1] < 0:
+                column[-1] = self._clock.now_ns()
 
     def saved(self, exposure_ns: int, pages: int) -> None:
         self.columns["exposure_ns"][-1] = exposure_ns
@@ -82,8 +84,8 @@ class Recorder:
         column = self.columns[name]
 
         def hear(node: str, signal: Any) -> None:
-            if role_of(node) == PRIMARY:
-                self._first(column, self._clock.now_ns())
+            if column[-1] < 0 and role_of(node) == PRIMARY:
+                column[-1] = self._clock.now_ns()
 
         return hear
 
@@ -92,8 +94,3 @@ class Recorder:
             self.counters[name] += 1
 
         return hear
-
-    @staticmethod
-    def _first(column: array[int], value: int) -> None:
-        if column[-1] < 0:
-            column[-1] = value

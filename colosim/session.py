@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from colosim.protocol.node import Node
+from colosim.protocol.node import Hear, Node
 from colosim.protocol.trace import Line
 from colosim.protocol.types import Action, Event, Signal, Tick
 
@@ -51,6 +51,10 @@ class Session:
         self._due_ns = {name: node.deadline_ns() for name, node in self.nodes.items()}
         self._n = dict.fromkeys(self.nodes, 0)
         self.events = 0
+        #: who hears what of a node that settles
+        self._hearing = {
+            name: node.hearing(self._ears_of(name)) for name, node in self.nodes.items()
+        }
         for name, node in self.nodes.items():
             self._show(name, world.now_ns(), "node", node.step, node.config, None)
 
@@ -68,14 +72,14 @@ class Session:
 
     def settle(self, node_id: str, now_ns: int) -> None:
         """The same without an event, after effects that were done in one go; nobody observes."""
-        node, ears = self.nodes[node_id], self._ears
-        node.route(now_ns)
-        for signal in node.signals():
-            ear = ears.get(type(signal))
-            if ear is not None:
-                ear(node_id, signal)
-        for action in node.actions():
+        for action in self.nodes[node_id].settle(now_ns, self._hearing[node_id]):
             self._world.perform(node_id, action, (node_id, -1))
+
+    def _ears_of(self, node_id: str) -> dict[type, Hear]:
+        def ear_of(ear: Ear) -> Hear:
+            return lambda signal, now_ns: ear(node_id, signal)
+
+        return {kind: ear_of(ear) for kind, ear in self._ears.items()}
 
     def wake(self, node_id: str) -> None:
         """Tell the world anew when the node wants its Tick."""
@@ -87,8 +91,9 @@ class Session:
     ) -> None:
         self.events += 1
         node.feed(event, now_ns)
-        signals, actions, step = node.signals(), node.actions(), node.step
+        signals, actions = node.signals(), node.actions()
         if self._observers:
+            step = node.step
             self._show(node_id, now_ns, "event", step, event, cause)
             for signal in signals:
                 self._show(node_id, now_ns, "signal", step, signal, None)

@@ -7,11 +7,15 @@ per response or per message is one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappop
 from typing import Any
 
 import simpy
 from simpy.core import StopSimulation
 from simpy.events import Event, Timeout
+
+#: what `Clock.after` returns
+Planned = Timeout
 
 
 def _call(event: Event) -> None:
@@ -32,14 +36,24 @@ class Clock:
     def now_ns(self) -> int:
         return self.env._now  # type: ignore[return-value]  # every delay is an int
 
-    def after(self, delay_ns: int, call: Callable[[Any], None], argument: Any = None) -> None:
+    def after(self, delay_ns: int, call: Callable[[Any], None], argument: Any = None) -> Planned:
         """Call ``call(argument)`` in ``delay_ns``; equal times keep the order of asking."""
-        Timeout(self.env, delay_ns, (call, argument)).callbacks.append(_call)
+        planned = Timeout(self.env, delay_ns, (call, argument))
+        planned.callbacks.append(_call)
         self.events += 1
+        return planned
+
+    @staticmethod
+    def cancel(planned: Planned) -> None:
+        """What `after` planned, and did not happen yet, is not to happen."""
+        planned.callbacks.clear()
 
     def next_ns(self) -> int:
         """When something is due next; while it runs something is, the run's end."""
-        return self._queue[0][0]  # type: ignore[return-value]
+        queue = self._queue
+        while not queue[0][3].callbacks:
+            heappop(queue)
+        return queue[0][0]  # type: ignore[return-value]
 
     def step(self) -> None:
         """Let the next thing happen."""
@@ -47,10 +61,10 @@ class Clock:
 
     def catch_up(self) -> bool:
         """Let happen what is due by now; False if nothing was."""
-        env, queue = self.env, self._queue
-        if queue[0][0] > env._now:
+        env = self.env
+        if self.next_ns() > env._now:
             return False
-        while queue[0][0] <= env._now:
+        while self.next_ns() <= env._now:
             env.step()
         return True
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from backends.sim.clock import Clock
+
+if TYPE_CHECKING:
+    from backends.sim.beats import Met
 
 NS_PER_S = 1_000_000_000
 _RESIDUE_BITS = 1e-6  # less is nothing
@@ -58,15 +62,90 @@ class InOrder:
 
 
 @dataclass(slots=True)
-class _Parcel:
+class Parcel:
+    """A message on the link."""
+
     bits: float  # still to leave
     arrived: Callable[[], None]
-    left: Callable[[], None] | None
+    left: Callable[[], None] | None = None
     owner: str = ""
 
 
-class Direction:
-    """One direction of the link."""
+class Crossing(NamedTuple):
+    """Of messages: when the last bit has left, and when it is at the other side.
+
+    met: what it would do to those that share the link (`backends.sim.beats`).
+    """
+
+    left_ns: int
+    there_ns: int
+    met: Met | None = None
+
+
+class Fluid:
+    """Channels that share a bandwidth.  It has no clock: what it is asked says when."""
+
+    def __init__(self, bits_per_ns: float, most_per_ns: float | None = None) -> None:
+        """most_per_ns: that each channel of the state gets through; None for no limit."""
+        self._bits_per_ns = bits_per_ns
+        self._most_per_ns = most_per_ns
+        self.channels: dict[str, deque[Parcel]] = {}  # only those with something to send
+        self.since_ns = 0  # when it was last brought up to date
+
+    def put(self, channel: str, parcel: Parcel) -> None:
+        """Queue a message, at the moment up to which it flowed."""
+        self.channels.setdefault(channel, deque()).append(parcel)
+
+    def flow(self, now_ns: int) -> None:
+        """Let bits leave for the time since the last call."""
+        elapsed_ns, self.since_ns = now_ns - self.since_ns, now_ns
+        channels = self.channels
+        if not elapsed_ns or not channels:
+            return
+        if self._most_per_ns is not None:
+            for channel, bits_per_ns in self._rates(self._most_per_ns).items():
+                channels[channel][0].bits -= bits_per_ns * elapsed_ns
+            return
+        share = self._bits_per_ns * elapsed_ns / len(channels)
+        for queue in channels.values():
+            queue[0].bits -= share
+
+    def wait_ns(self) -> int:
+        """Until the next message may have left; there is one."""
+        channels = self.channels
+        if self._most_per_ns is not None:
+            rates = self._rates(self._most_per_ns)
+            return max(0, min(-int(-q[0].bits // rates[c]) for c, q in channels.items()))
+        bits = min(queue[0].bits for queue in channels.values())
+        return max(0, -int(-bits * len(channels) // self._bits_per_ns))
+
+    def gone(self) -> list[tuple[str, Parcel]]:
+        """The messages, one of a channel at most, whose last bit has left by now."""
+        gone = []
+        for channel in list(self.channels):
+            queue = self.channels[channel]
+            if queue[0].bits > _RESIDUE_BITS:
+                continue
+            gone.append((channel, queue.popleft()))
+            if not queue:
+                del self.channels[channel]
+        return gone
+
+    def _rates(self, most_per_ns: float) -> dict[str, float]:
+        """What each channel gets of the link, in bits a nanosecond."""
+        slow = [channel for channel in self.channels if channel.startswith(STATE)]
+        fast = len(self.channels) - len(slow)
+        rate = min(self._bits_per_ns / len(self.channels), most_per_ns)
+        rest = (self._bits_per_ns - rate * len(slow)) / max(fast, 1)
+        return {channel: rate if channel in slow else rest for channel in self.channels}
+
+
+class Direction(Fluid):
+    """One direction of the link.
+
+    lent: to somebody who knows what nobody else sends meanwhile (`backends.sim.beats`); called
+    before anybody else touches it.
+    """
 
     def __init__(
         self,
@@ -76,16 +155,16 @@ class Direction:
         channel_bps: float | None = None,
     ) -> None:
         """channel_bps: most that each channel of the state gets through; None for no limit."""
+        super().__init__(
+            bandwidth_bps / NS_PER_S, None if channel_bps is None else channel_bps / NS_PER_S
+        )
         self._clock = clock
-        self._bits_per_ns = bandwidth_bps / NS_PER_S
-        self._most_per_ns = None if channel_bps is None else channel_bps / NS_PER_S
         self._delay_ns = delay_ns
-        self._channels: dict[str, deque[_Parcel]] = {}  # only those with something to send
         self._arrives_ns: dict[str, int] = {}  # by channel: the last that is under way
-        self._since_ns = 0  # when the fluid was last brought up to date
         self._turn = 0  # a wake-up of an older turn is void
         self._cut = False
         self.sent_bytes = 0
+        self.lent: Callable[[], None] | None = None
 
     def send(
         self,
@@ -99,43 +178,80 @@ class Direction:
 
         owner: for `forget`, where a channel has messages of several senders.
         """
+        if self.lent is not None:
+            self.lent()
         self._flow()
         self.sent_bytes += size_bytes
-        parcel = _Parcel(size_bytes * 8.0, arrived, left, owner)
-        self._channels.setdefault(channel, deque()).append(parcel)
+        self.put(channel, Parcel(size_bytes * 8.0, arrived, left, owner))
         self._plan()
 
-    def alone_ns(self, begins_ns: int, sizes_bytes: Iterable[int]) -> tuple[int, int] | None:
-        """When the last bit of messages that are sent then, one after the other, has left, and when
-        it is there, if nothing else is sent; None if something is under way, or the link is cut.
-        """
-        if self._channels or self._cut or self._most_per_ns is not None:
-            return None
+    # -- in one go ---------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is on it, and no channel is held to less than all of it."""
+        return not (self.channels or self._cut) and self._most_per_ns is None
+
+    def is_quiet(self, now_ns: int) -> bool:
+        """And nothing is on its way to the other side."""
+        return self.is_idle and all(at_ns <= now_ns for at_ns in self._arrives_ns.values())
+
+    def alone(self, begins_ns: int, sizes_bytes: Iterable[int]) -> Crossing:
+        """Of messages that are sent then, one after the other, if nothing else is sent."""
         per_ns, left_ns = self._bits_per_ns, begins_ns
         for size_bytes in sizes_bytes:
             bits = size_bytes * 8.0
-            while bits > _RESIDUE_BITS:  # as `_plan` and `_flow` have it, to the last bit
+            while bits > _RESIDUE_BITS:  # as `wait_ns` and `flow` have it, to the last bit
                 wait_ns = -int(-bits // per_ns)
                 left_ns += wait_ns
                 bits -= per_ns * wait_ns
-        return left_ns, max(left_ns + self._delay_ns, self._arrives_ns.get(STATE, 0))
+        return Crossing(left_ns, self.there_ns(left_ns))
 
-    def passed(self, size_bytes: int, at_ns: int) -> None:
-        """That is how it was."""
+    def there_ns(self, left_ns: int, channel: str = STATE) -> int:
+        """When it is there; first in, first out: a delay made shorter overtakes nothing."""
+        return max(left_ns + self._delay_ns, self._arrives_ns.get(channel, 0))
+
+    def passed(self, size_bytes: int, at_ns: int, channel: str = STATE) -> None:
+        """So much was sent, and is there at that moment."""
         self.sent_bytes += size_bytes
-        self._arrives_ns[STATE] = at_ns
+        self._arrives_ns[channel] = at_ns
+
+    def trial(self) -> Fluid:
+        """One of the same speed, with the same messages on it."""
+        made = Fluid(self._bits_per_ns, self._most_per_ns)
+        made.since_ns = self.since_ns
+        for channel, queue in self.channels.items():
+            made.channels[channel] = deque(replace(each) for each in queue)
+        return made
+
+    def take(self, trial: Fluid) -> None:
+        """That is how it was."""
+        self.channels, self.since_ns = trial.channels, trial.since_ns
+
+    def go_on(self) -> None:
+        """From here on by the clock."""
+        self._turn += 1
+        if self.channels:
+            leaves_ns = self.since_ns + self.wait_ns()
+            self._clock.after(leaves_ns - self._clock.now_ns(), self._leave, self._turn)
+
+    # -- by the clock ------------------------------------------------------------------------
 
     def forget(self, channel: str, owner: str = "") -> None:
         """Drop what that owner has not sent yet: it is gone."""
+        if self.lent is not None:
+            self.lent()
         self._flow()
         self._depart()
-        kept = deque(each for each in self._channels.pop(channel, ()) if each.owner != owner)
+        kept = deque(each for each in self.channels.pop(channel, ()) if each.owner != owner)
         if kept:
-            self._channels[channel] = kept
+            self.channels[channel] = kept
         self._plan()
 
     def cut(self, is_cut: bool) -> None:
         """Stop or resume; what is under way goes on when the cut ends, as TCP makes it."""
+        if self.lent is not None:
+            self.lent()
         self._flow()
         self._depart()
         self._cut = is_cut
@@ -143,6 +259,8 @@ class Direction:
 
     def change(self, bandwidth_bps: float, delay_ns: int) -> None:
         """From now on; what has left already keeps its delay."""
+        if self.lent is not None:
+            self.lent()
         self._flow()
         self._depart()
         self._bits_per_ns = bandwidth_bps / NS_PER_S
@@ -150,38 +268,16 @@ class Direction:
         self._plan()
 
     def _flow(self) -> None:
-        """Let bits leave for the time since the last call."""
         now_ns = self._clock.now_ns()
-        elapsed_ns, self._since_ns = now_ns - self._since_ns, now_ns
-        if self._cut or not elapsed_ns or not self._channels:
-            return
-        if self._most_per_ns is not None:
-            for channel, bits_per_ns in self._rates(self._most_per_ns).items():
-                self._channels[channel][0].bits -= bits_per_ns * elapsed_ns
-            return
-        share = self._bits_per_ns * elapsed_ns / len(self._channels)
-        for queue in self._channels.values():
-            queue[0].bits -= share
-
-    def _rates(self, most_per_ns: float) -> dict[str, float]:
-        """What each channel gets of the link, in bits a nanosecond."""
-        slow = [channel for channel in self._channels if channel.startswith(STATE)]
-        fast = len(self._channels) - len(slow)
-        rate = min(self._bits_per_ns / len(self._channels), most_per_ns)
-        rest = (self._bits_per_ns - rate * len(slow)) / max(fast, 1)
-        return {channel: rate if channel in slow else rest for channel in self._channels}
+        if self._cut:
+            self.since_ns = now_ns
+        else:
+            self.flow(now_ns)
 
     def _plan(self) -> None:
         self._turn += 1
-        if self._cut or not self._channels:
-            return
-        if self._most_per_ns is not None:
-            rates = self._rates(self._most_per_ns)
-            wait_ns = max(0, min(-int(-q[0].bits // rates[c]) for c, q in self._channels.items()))
-        else:
-            bits = min(queue[0].bits for queue in self._channels.values())
-            wait_ns = max(0, -int(-bits * len(self._channels) // self._bits_per_ns))
-        self._clock.after(wait_ns, self._leave, self._turn)
+        if self.channels and not self._cut:
+            self._clock.after(self.wait_ns(), self._leave, self._turn)
 
     def _leave(self, turn: int) -> None:
         if turn == self._turn:
@@ -190,18 +286,10 @@ class Direction:
             self._plan()
 
     def _depart(self) -> None:
-        """Send off the parcels whose last bit has left by now."""
-        for channel in list(self._channels):
-            queue = self._channels[channel]
-            if queue[0].bits > _RESIDUE_BITS:
-                continue
-            parcel = queue.popleft()
-            if not queue:
-                del self._channels[channel]
-            # first in, first out: a delay that was made shorter overtakes nothing
-            now_ns = self._clock.now_ns()
-            at_ns = max(now_ns + self._delay_ns, self._arrives_ns.get(channel, 0))
-            self._arrives_ns[channel] = at_ns
+        """Send off the messages whose last bit has left by now."""
+        now_ns = self._clock.now_ns()
+        for channel, parcel in self.gone():
+            at_ns = self._arrives_ns[channel] = self.there_ns(now_ns, channel)
             self._clock.after(at_ns - now_ns, self._arrive, parcel.arrived)
             if parcel.left is not None:
                 self._clock.after(0, self._arrive, parcel.left)

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from backends.base import Session
 from backends.nodes import PRIMARY, SECONDARY
+from backends.sim.beats import Beats, OneWay
 from backends.sim.clock import Clock
-from backends.sim.link import Direction
+from backends.sim.link import Crossing, Direction
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Checkpointer, Do, S, State, Verb
 from colosim.protocol.codec import encode, encode_state
@@ -45,29 +46,41 @@ _STATE_COMES = (Verb.DONE, Verb.SEND, Verb.STATE)
 
 @dataclass(slots=True)
 class _Side:
-    """A host as the way needs it."""
+    """A host as the way needs it.
+
+    state: where its checkpointer is since then, if that is not shown yet: nobody looks meanwhile.
+    """
 
     host: Host
     checkpointer: Checkpointer
     out: Direction
+    way: OneWay | None = None  # with its heartbeats
+    state: State | None = None
+    since_ns: int = 0
+
+    def show(self) -> None:
+        if self.state is not None:
+            self.checkpointer.enter(self.state, self.since_ns)
+            self.state = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     """One input, or the three of a state that comes.
 
-    waits: the states of both sides before it.  enters: those that it leads to.
+    waits: the states of both sides before it.  enters: the one that it leads to.
     under_way: inputs that are brought about already and not here, this one first.
     """
 
     index: int
-    comes_ns: Callable[[_Step, int], int | None]
+    comes_ns: Callable[[_Step, int, int], int | None]
     side: _Side
     sender: _Side
     waits: tuple[State, State]
-    enters: tuple[tuple[Checkpointer, State], ...]
+    enters: State
     signals: tuple[Callable[[], None], ...]
-    begins: tuple[tuple[Do, int], ...]  # operations, and the input that will end each
+    # operations, and the input that will end each
+    begins: tuple[tuple[Callable[[_Side, int], int], int], ...]
     # of the message that it is, or of a state's parts: those that are control bytes, -1 for RAM,
     # -2 for devices
     sizes_bytes: tuple[int, ...]
@@ -98,22 +111,26 @@ class Straight:
         config = session.nodes[self._primary.host.id].config
         self._dialect: Dialect = DIALECTS[config.dialect]
         self._begin: dict[Do, Callable[[_Side, int], int]] = {
-            Do.STOP_VM: lambda side, n: world.begin_stop(side.host),
-            Do.DRAIN: lambda side, n: 0,
+            Do.STOP_VM: self._begin_stop,
+            Do.DRAIN: self._begin_drain,
             Do.SAVE: self._begin_save,
             Do.COPY: self._begin_save,
             Do.LOAD: self._begin_load,
             Do.START_VM: self._begin_start,
-            Do.SEND_STATE: lambda side, n: world.begin_send(side.host),
+            Do.SEND_STATE: self._begin_send,
         }
         self._ends_ns = [0] * len(inputs)  # of operations, by the input that ends them
         self._finish: list[Callable[[], t.State | None]] = [lambda: None] * len(inputs)
         self._state: t.State | None = None
         self._sent: State = inputs[0].state  # the sender's, once the last bit has left
-        self._began_ns = 0  # this checkpoint
+        self._latest_ns = 0  # from then on a limit may end a wait of this checkpoint
         both = self._sides.values()
         self._least_limit_ns = min(side.checkpointer.least_limit_ns for side in both)
         self._message_bytes = message_bytes
+        self._beats = Beats.of(world, session, message_bytes) if world.beats_are_regular else None
+        if self._beats is not None:
+            for side in both:
+                side.way = self._beats.ways[side.host.id]
         self._framing = self._framing_bytes()
         self._steps = tuple(self._steps_of())
 
@@ -161,16 +178,12 @@ class Straight:
                     side,
                     self._sides[inputs[each.cause].role],
                     waits,
-                    tuple(
-                        (self._sides[one.role].checkpointer, one.state)
-                        for one in together
-                        if one.role is each.role
-                    ),
+                    each.state,
                     tuple(self._signals_of(side, each)),
                     tuple(self._operations_of(last)),
                     sizes,
                     each.by in (Do.SAVE, Do.COPY, Do.LOAD, Do.START_VM),
-                    Do.CUT in each.effects,
+                    Do.CUT in each.effects and self._world.says_late,
                     tuple(n for n in range(i, len(inputs)) if inputs[n].cause < i),
                     tuple(n for n in range(last + 1, len(inputs)) if inputs[n].cause < i),
                 )
@@ -184,21 +197,33 @@ class Straight:
         called = [
             begin if do is Do.BEGIN else own.effect(do) for do in each.effects if do in _SIGNALS
         ]
-        return called if each.survival is None else [*called, own.say_survival]
+        return called if each.survival is None else [*called, partial(own.says, each.survival)]
 
-    def _operations_of(self, i: int) -> list[tuple[Do, int]]:
+    def _operations_of(self, i: int) -> list[tuple[Callable[[_Side, int], int], int]]:
         return [
-            (do, next(n for n, one in enumerate(self._inputs) if (one.cause, one.by) == (i, do)))
+            (
+                self._begin[do],
+                next(n for n, one in enumerate(self._inputs) if (one.cause, one.by) == (i, do)),
+            )
             for do in self._inputs[i].effects
             if do in self._begin
         ]
 
     # -- operations ------------------------------------------------------------------------
 
+    def _begin_stop(self, side: _Side, n: int) -> int:
+        return self._world.begin_stop(side.host)
+
+    def _begin_drain(self, side: _Side, n: int) -> int:
+        return 0
+
     def _begin_save(self, side: _Side, n: int) -> int:
         delay_ns, state = self._world.begin_save(side.host, side.checkpointer.checkpoint)
         self._state, self._finish[n] = state, lambda: state
         return delay_ns
+
+    def _begin_send(self, side: _Side, n: int) -> int:
+        return self._world.begin_send(side.host)
 
     def _begin_load(self, side: _Side, n: int) -> int:
         assert self._state is not None
@@ -207,14 +232,15 @@ class Straight:
         return delay_ns
 
     def _begin_start(self, side: _Side, n: int) -> int:
-        self._finish[n] = lambda: self._world.started(side.host)
+        self._finish[n] = partial(self._world.started, side.host)
         return self._world.begin_start(side.host)
 
     # -- the way ---------------------------------------------------------------------------
 
     def __call__(self, host: Host, op: int) -> bool:
         """Client input is held back, by that operation; False if the way is not open at all."""
-        primary, secondary, clock = self._primary, self._secondary, self._clock
+        primary, secondary = self._primary, self._secondary
+        world, clock = self._world, self._clock
         if not (
             host is primary.host
             and primary.checkpointer.state is self._inputs[0].state
@@ -224,31 +250,59 @@ class Straight:
             and self._is_well(secondary.host)
         ):
             return False
-        settle, ends_ns, begin = self._session.settle, self._ends_ns, self._begin
-        self._ends_ns[1] = self._began_ns = now_ns = clock.now_ns()
+        settle, ends_ns = self._session.settle, self._ends_ns
+        ends_ns[1] = now_ns = clock.now_ns()
+        self._latest_ns = now_ns + self._least_limit_ns
+        world.plans_wait = True
+        planned, free_ns = -1, 0  # nothing else comes before then, unless something is planned
         for step in self._steps:
-            at_ns = step.comes_ns(step, now_ns)
+            if clock.events != planned or not world.is_planned:
+                free_ns, planned = min(self._next_ns(), self._latest_ns), clock.events
+            at_ns = step.comes_ns(step, now_ns, free_ns)
             if at_ns is None:
                 self._put_back(step, clock.now_ns())
                 return True
-            now_ns = clock.now_ns() if at_ns <= now_ns else clock.put_forward(at_ns)
-            checkpointer, name = step.side.checkpointer, step.side.host.id
-            for entering, state in step.enters:
-                entering.enter(state, now_ns)
+            if at_ns > now_ns:
+                now_ns = clock.put_forward(at_ns)
+            side = step.side
+            side.state, side.since_ns = step.enters, now_ns
             if step.finishes and (saved := self._finish[step.index]()) is not None:
-                checkpointer.holds(saved)
+                side.checkpointer.holds(saved)
             if step.signals:
+                if side is primary:  # whose policy may want the next one
+                    side.show()
                 if step.hears_out:
-                    self._world.hear_out(step.side.host)
+                    world.hear_out(side.host)
                 for say in step.signals:
                     say()
-                settle(name, now_ns)
-            for do, n in step.begins:
-                ends_ns[n] = now_ns + begin[do](step.side, n)
+                settle(side.host.id, now_ns)
+            for begin, n in step.begins:
+                ends_ns[n] = now_ns + begin(side, n)
+        self._show()
         primary.checkpointer.rest(now_ns)
         settle(host.id, now_ns)
+        self._world.plans_go_on()
         self._session.wake(host.id)
         return True
+
+    def _show(self) -> None:
+        """Let both checkpointers be where they are: somebody may look."""
+        self._primary.show()
+        self._secondary.show()
+
+    def takes_beat(self, host: Host) -> bool:
+        """A heartbeat is due; whether those of the pair, this one first, need no more care."""
+        return self._beats is not None and self._beats.begin(host.id)
+
+    def catch_up(self) -> None:
+        """Bring the links up to date."""
+        if self._beats is not None:
+            self._beats.catch_up()
+
+    def end(self) -> None:
+        """All that happens from now on happens step by step."""
+        if self._beats is not None:
+            self._beats.end()
 
     @staticmethod
     def _is_well(host: Host) -> bool:
@@ -257,52 +311,91 @@ class Straight:
 
     # -- when a step comes; None if something else may come before -------------------------
 
-    def _is_held_back(self, step: _Step, now_ns: int) -> int | None:
+    def _is_held_back(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """The first of all: it is now."""
         return now_ns
 
-    def _is_done(self, step: _Step, now_ns: int) -> int | None:
+    def _is_done(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """An operation of a host: what else happens until then may, if it does not concern us."""
-        at_ns, clock = self._ends_ns[step.index], self._clock
-        while (next_ns := clock.next_ns()) < at_ns or next_ns == now_ns:
-            clock.step()
-            if not self._stands(step):
-                return None
-        return at_ns if self._is_next(step, at_ns) else None
+        at_ns = self._ends_ns[step.index]
+        if at_ns < free_ns and not step.others:
+            return at_ns
+        if at_ns >= free_ns:
+            next_ns = self._next_ns()
+            while next_ns < at_ns or next_ns == now_ns:
+                if not self._others_first(step, next_ns):
+                    return None
+                next_ns = self._next_ns()
+        return at_ns if self._is_next(step, at_ns, free_ns) else None
 
-    def _arrives(self, step: _Step, now_ns: int) -> int | None:
+    def _arrives(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """A message that is sent now."""
-        if self._clock.catch_up() and not self._stands(step):
+        if free_ns <= now_ns and not self._others_first(step, now_ns):
             return None
-        out = step.sender.out
-        alone = out.alone_ns(now_ns, step.sizes_bytes)
-        if alone is None or not self._is_next(step, alone[1]):
-            return None
-        out.passed(step.sizes_bytes[0], alone[1])
-        return alone[1]
+        crossing = self._crossing(step, now_ns, now_ns, step.sizes_bytes, free_ns)
+        return None if crossing is None else crossing.there_ns
 
-    def _is_in(self, step: _Step, now_ns: int) -> int | None:
+    def _is_in(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """A state that is sent now, or a moment later, has arrived."""
-        if self._clock.catch_up() and not self._stands(step):
+        if free_ns <= now_ns and not self._others_first(step, now_ns):
             return None
         state, sender = self._state, step.sender
         assert state is not None
         parts = (state.ram.size, state.device.size)
-        sizes = [parts[~size] if size < 0 else size for size in step.sizes_bytes]
-        alone = sender.out.alone_ns(self._ends_ns[step.under_way[0]], sizes)
-        if alone is None or not self._is_next(step, alone[1]):
+        sizes = tuple(parts[~size] if size < 0 else size for size in step.sizes_bytes)
+        begins_ns = self._ends_ns[step.under_way[0]]
+        crossing = self._crossing(step, now_ns, begins_ns, sizes, free_ns)
+        if crossing is None:
             return None
-        size_bytes = sum(sizes)
-        sender.out.passed(size_bytes, alone[1])
         sender.checkpointer.sends()
-        sender.checkpointer.enter(self._sent, alone[0])
-        self._world.recorder.sent(size_bytes + sender.host.ahead.sent_bytes)
-        return alone[1]
+        sender.state, sender.since_ns = self._sent, crossing.left_ns
+        self._world.recorder.sent(sum(sizes) + sender.host.ahead.sent_bytes)
+        return crossing.there_ns
 
-    def _is_next(self, step: _Step, at_ns: int) -> bool:
+    def _crossing(
+        self, step: _Step, now_ns: int, begins_ns: int, sizes_bytes: tuple[int, ...], free_ns: int
+    ) -> Crossing | None:
+        """Messages are sent then, one after the other; None if something else is on the link, or
+        comes before the last of them does.
+        """
+        out, way = step.sender.out, step.sender.way
+        if way is not None and out.lent is not None:
+            crossing = way.crossing(now_ns, begins_ns, sizes_bytes)
+        elif out.is_idle:
+            crossing = out.alone(begins_ns, sizes_bytes)
+        else:
+            return None
+        if not self._is_next(step, crossing.there_ns, free_ns):
+            return None
+        if way is not None and crossing.met is not None:
+            way.meet(crossing.met)
+        out.passed(sum(sizes_bytes), crossing.there_ns)
+        return crossing
+
+    def _next_ns(self) -> int:
+        """When something else comes, as far as anybody knows now."""
+        if not self._world.is_planned:
+            self._world.plan_anew()
+        return self._clock.next_ns()
+
+    def _others_first(self, step: _Step, until_ns: int) -> bool:
+        """What is due by then happens; whether both sides are as they were before."""
+        self._show()
+        clock = self._clock
+        while clock.next_ns() <= until_ns:
+            clock.step()
+        return self._stands(step)
+
+    def _is_next(self, step: _Step, at_ns: int, free_ns: int) -> bool:
         """Nothing comes before it, no other operation ends, and no limit is near."""
-        if at_ns - self._began_ns >= self._least_limit_ns or self._clock.next_ns() <= at_ns:
-            return False
+        if at_ns >= free_ns:
+            if at_ns >= self._latest_ns:
+                return False
+            if self._next_ns() <= at_ns:
+                for side in self._sides.values():
+                    self._world.wake_exactly(side.host)
+                if self._clock.next_ns() <= at_ns:
+                    return False
         return not step.others or all(self._ends_ns[n] > at_ns for n in step.others)
 
     def _stands(self, step: _Step) -> bool:
@@ -316,6 +409,9 @@ class Straight:
 
     def _put_back(self, step: _Step, now_ns: int) -> None:
         """What is under way is the world's again."""
+        self._show()
+        self._world.plans_go_on()
+        self.end()
         world, inputs = self._world, self._inputs
         for n in step.under_way:
             each = inputs[n]

@@ -17,7 +17,8 @@ from backends.base import Cause, Session
 from backends.nodes import PRIMARY, SECONDARY, node_configs, node_id, of_pair, role_of
 from backends.recorder import Recorder
 from backends.sim.arbitration import ARBITRATION
-from backends.sim.clock import Clock
+from backends.sim.beats import HEARTBEAT
+from backends.sim.clock import Clock, Planned
 from backends.sim.disk import CHANNEL as DISK
 from backends.sim.disk import NoDisk, ReplicatedDisk
 from backends.sim.faults import FaultPlan
@@ -76,8 +77,8 @@ class Host:
     backlog: list[Callable[[], None]] = field(default_factory=list)  # while the node hangs
     stuck: list[Callable[[], None]] = field(default_factory=list)  # while the guest hangs
     due_ns: int | None = None  # when its node wants Tick
-    wake_ns: int | None = None  # the wake-up call that is planned, at or before due
-    turn: int = 0  # of that call
+    wake_ns: int | None = None  # when the wake-up call is planned, at or before due
+    wake: Planned | None = None  # that call
     # what the guest made and nobody has: (client, request) -> digest
     owed: dict[tuple[int, int], str] = field(default_factory=dict)
     operations: dict[str, int] = field(default_factory=dict)  # how many of each were begun
@@ -96,6 +97,8 @@ class SimWorld:
     """One replication of one scenario under one policy."""
 
     _may_go_straight = True  # checkpoints in which nothing intervenes (`backends.sim.straight`)
+    says_late = False  # a node hears of what its guest said later than it was said
+    _witnesses_are_sent = True  # over the link, one by one
 
     def __init__(
         self,
@@ -117,6 +120,7 @@ class SimWorld:
         self._mirrored = POLICIES[policy].output is t.Output.WITNESS
         self._memory = scenario.memory_model()
         self._costs = scenario.costs()
+        self._spreads = self._costs.spreads()
         self._delta_ratio = scenario.delta_ratio()
         self._is_delta = scenario.stream.compression == "delta"
         self._channels = state_channels(scenario.stream.channels)
@@ -138,6 +142,8 @@ class SimWorld:
         self._observers = tuple(observers)
         configs = self._configs(scenario, policy)
         self._apart = self._schedule.divergence()
+        hazards = (self._divergence.hazard_per_s, self._divergence.pair_hazard_per_s)
+        self._may_part = self._apart is not None or any(hazards)
         self._pairs = 1
         #: the nodes of the pair that there is; those of earlier ones hear nothing any more
         self._primary, self._secondary = PRIMARY, SECONDARY
@@ -168,6 +174,8 @@ class SimWorld:
         if any(fault.kind == "corrupt" for fault in scenario.fault):
             self.recorder.counters["undetected_corruptions"] = 0
         self.flags: set[str] = set()
+        self.plans_wait = False
+        self.is_planned = True
         self.faults = FaultPlan(scenario.fault, self)
         self._told_of_steps = [stepped] if stepped else []
         if self.faults.by_step:
@@ -231,6 +239,16 @@ class SimWorld:
         session = self.session
         return Straight.of(self, session, MESSAGE_BYTES) if isinstance(session, Session) else None
 
+    @property
+    def beats_are_regular(self) -> bool:
+        """Nothing in the scenario keeps a heartbeat back or makes a manager do something else."""
+        scenario = self._scenario
+        link, manager = scenario.link, scenario.manager
+        is_asked = manager.switchover_at_ns is not None or manager.failback_after_ns is not None
+        is_lossy = link.blips_per_s or link.heartbeat_loss
+        is_shared = self._mirrored and self._witnesses_are_sent
+        return not (scenario.fault or is_asked or is_lossy or is_shared)
+
     def present(self) -> dict[str, Host]:
         """The hosts of the pair that there is, by their roles."""
         ids = {PRIMARY: self._primary, SECONDARY: self._secondary}
@@ -271,6 +289,13 @@ class SimWorld:
         out = self._out[name]
         assert isinstance(out, Direction)
         return out
+
+    def plan_anew(self) -> None:
+        """What was planned ahead and does not hold any more; while `plans_wait`, only if asked."""
+
+    def plans_go_on(self) -> None:
+        """Whatever changes is planned anew without being asked."""
+        self.plans_wait = False
 
     def hear_out(self, host: Host) -> None:
         """Its guest was stopped for a cut: the node hears what it has not heard of yet."""
@@ -354,6 +379,8 @@ class SimWorld:
 
     def end(self) -> None:
         """The run is over."""
+        if self._straight is not None:
+            self._straight.end()
         if self.faults.pending or self._corrupt:
             self.flags.add("fault-did-not-happen")
 
@@ -389,15 +416,23 @@ class SimWorld:
             self._plan_wake(host, when_ns)
 
     def _plan_wake(self, host: Host, when_ns: int) -> None:
-        host.turn += 1
+        if host.wake is not None:
+            self.clock.cancel(host.wake)
         host.wake_ns = max(when_ns, self.now_ns()) + self._costs.wake_up_ns
-        self.clock.after(host.wake_ns - self.now_ns(), self._wake, (host, host.turn))
+        host.wake = self.clock.after(host.wake_ns - self.now_ns(), self._wake, host)
 
-    def _wake(self, woken: tuple[Host, int]) -> None:
-        host, turn = woken
-        if turn != host.turn:
+    def wake_exactly(self, host: Host) -> None:
+        """No wake-up call sooner than its node wants it."""
+        if host.wake is None or host.wake_ns == host.due_ns:
             return
-        host.wake_ns = None
+        if host.due_ns is not None:
+            self._plan_wake(host, host.due_ns)
+        else:
+            self.clock.cancel(host.wake)
+            host.wake = host.wake_ns = None
+
+    def _wake(self, host: Host) -> None:
+        host.wake = host.wake_ns = None
         if host.due_ns is None:
             return
         if host.due_ns <= self.now_ns():
@@ -453,8 +488,8 @@ class SimWorld:
 
     def _cost_ns(self, host: Host, step: str, mean_ns: int) -> int:
         """What a step takes this time, by the spread that the scenario gives it."""
-        spread = getattr(self._costs, f"{step}_spread")
-        if not spread:
+        spread = self._spreads.get(step)
+        if spread is None:
             return mean_ns
         index = host.operations[step] = host.operations.get(step, -1) + 1
         z = self._streams.normal(f"cost-{step}-{host.id}").at(index)
@@ -464,10 +499,13 @@ class SimWorld:
         if host.id == self._owner:  # whoever lost the clients without noticing holds nobody's back
             self.network.pause()
         delay_ns = self._cost_ns(host, "quiesce", self._costs.quiesce_ns)
+        if not delay_ns:  # it is as good as a wake-up call: whatever follows asks for the next one
+            host.wake_ns = self.now_ns()
         self.clock.after(delay_ns, self._quiesced, (host, action.op, cause))
 
     def _quiesced(self, asked: tuple[Host, int, Cause]) -> None:
         host, op, cause = asked
+        host.wake_ns = None
         if self._straight is None or not self._straight(host, op):
             self.tell(host.id, t.Done(op), cause)
 
@@ -641,6 +679,8 @@ class SimWorld:
     def _synchronise(self, checkpoint: int) -> None:
         """Both guests are equal now; draw when their state will differ."""
         self._synchronisation = checkpoint
+        if not self._may_part:
+            return
         e = self._streams.exponential("hazard", self._pairs - 1).at(checkpoint)
         self._hazard_at_ns = self._divergence.first_ns(e)
         self._risk_taken = e
@@ -1048,7 +1088,8 @@ class SimWorld:
             index = host.operations["heartbeat"] = host.operations.get("heartbeat", -1) + 1
             if self._streams.uniform(f"heartbeat-loss-{host.id}").at(index) < chance:
                 return
-        self._post(host, "heartbeat", MESSAGE_BYTES, t.HeartbeatSeen(), cause)
+        if self._straight is None or not self._straight.takes_beat(host):
+            self._post(host, HEARTBEAT, MESSAGE_BYTES, t.HeartbeatSeen(), cause)
 
     def _ask_vote(self, host: Host, action: t.AskVote, cause: Cause) -> None:
         self.arbitration.ask(host, action.op, cause)
@@ -1111,7 +1152,7 @@ class SimWorld:
         host.alive = False
         host.link_open = False
         host.guest.kill()
-        for channel in (*self._channels, "witness", "heartbeat", DISK):
+        for channel in (*self._channels, "witness", HEARTBEAT, DISK):
             self._out[host.id].forget(channel)
 
     def hang_vm(self, host: Host, is_hung: bool) -> None:
@@ -1226,4 +1267,6 @@ class SimWorld:
         return {}
 
     def link_bytes(self) -> int:
+        if self._straight is not None:
+            self._straight.catch_up()
         return sum(direction.sent_bytes for direction in self._out.values())

@@ -185,8 +185,16 @@ class Costs:
         check_range("duplicate_pages", self.duplicate_pages, high=1.0 - self.zero_pages)
         check_range("delta_ratio", self.delta_ratio, high=1.0)
 
+    def spreads(self) -> dict[str, float]:
+        """Relative deviation by step, of those that have one."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        steps = {name: value for name, value in given.items() if name.endswith("_spread")}
+        return {name.removesuffix("_spread"): value for name, value in steps.items() if value}
+
     def parts(self, pages: int) -> Parts:
         """What so many pages are, rounded."""
+        if not (self.zero_pages or self.duplicate_pages):
+            return Parts(0, 0, pages)
         zero = round(self.zero_pages * pages)
         duplicate = min(round(self.duplicate_pages * pages), pages - zero)
         return Parts(zero, duplicate, pages - zero - duplicate)
@@ -226,6 +234,8 @@ class Costs:
 
         On top of `save_ns`, or of `transfer_ns` where the guest runs meanwhile.
         """
+        if not (is_delta or self.duplicate_pages):
+            return 0
         _, duplicate, content = self.parts(pages)
         looked_at = duplicate + content if self.duplicate_pages else 0
         return self.find_duplicate_ns * looked_at + self.delta_per_page_ns * content * is_delta

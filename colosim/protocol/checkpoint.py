@@ -47,6 +47,8 @@ class Quirks(StrEnum):
 class Verb(StrEnum):
     """Inputs of the machines."""
 
+    __hash__ = str.__hash__  # Enum has one in Python, and these are looked up all the time
+
     START = "start"
     TRIGGER = "trigger"
     READY = "ready"
@@ -69,6 +71,8 @@ class Verb(StrEnum):
 
 class P(StrEnum):
     """States of the primary."""
+
+    __hash__ = str.__hash__  # Enum has one in Python, and these are looked up all the time
 
     IDLE = "idle"
     WAIT_READY = "wait-ready"
@@ -97,6 +101,8 @@ class P(StrEnum):
 class S(StrEnum):
     """States of the secondary."""
 
+    __hash__ = str.__hash__  # Enum has one in Python, and these are looked up all the time
+
     IDLE = "idle"
     START = "start"
     WAIT_REQUEST = "wait-request"
@@ -117,6 +123,8 @@ class S(StrEnum):
 
 class Do(Enum):
     """Effects; the names are those of `Checkpointer` methods."""
+
+    __hash__ = object.__hash__
 
     # actions that take time
     PRECOPY = "precopy"
@@ -745,7 +753,10 @@ class Checkpointer:
             self._op = None
 
     def say_survival(self) -> None:
-        survival = self._machine.survival_in(self.state)
+        self.says(self._machine.survival_in(self.state))
+
+    def says(self, survival: t.Survival) -> None:
+        """What its state says about its guest, if that or the last safe checkpoint is new."""
         if self._vm_gone:
             survival = t.Survival.BROKEN
         said = self._said

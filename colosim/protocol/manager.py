@@ -291,6 +291,28 @@ class Manager:
                 now_ns,
             )
 
+    # -- heartbeats in one go (`backends.sim.beats`) -----------------------------------------
+
+    @property
+    def only_beats(self) -> bool:
+        """Nothing is due but heartbeats, its own and the peer's."""
+        is_regular = self.state is M.WATCH and self._limit_ns is None and not self._leases
+        return is_regular and self._beat_ns is not None and self._silence_ns is not None
+
+    def lend_beats(self) -> tuple[int, int]:
+        """When it beats next, and when the peer counts as silent: the world sees to both."""
+        assert self._beat_ns is not None
+        assert self._silence_ns is not None
+        lent, self._beat_ns, self._silence_ns = (self._beat_ns, self._silence_ns), None, None
+        return lent
+
+    def take_beats(self, beat_ns: int, silence_ns: int) -> None:
+        """As they are by now; what is over in its state stays over."""
+        self._beat_ns = beat_ns if self.state in BEATING else None
+        self._silence_ns = silence_ns if self.state in WATCHING else None
+
+    # -- signals ---------------------------------------------------------------------------
+
     def _on_protected(self, signal: t.Protected, now_ns: int) -> None:
         self._input(MVerb.PROTECTED, now_ns)
 

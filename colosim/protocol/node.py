@@ -7,7 +7,7 @@ by messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -91,6 +91,10 @@ def _comparison(config: NodeConfig, timeout_ns: int, told: bool, out: Outbox) ->
     return comparison_of(config.compare, limits, out)
 
 
+#: hears a signal, at a time in ns
+Hear = Callable[[Any, int], None]
+
+
 class _Part(Protocol):
     """What every part of a node with a sense of time offers."""
 
@@ -115,15 +119,17 @@ class _PolicyPart:
         return None if self._over else self._policy.deadline_ns()
 
     def hears(self) -> dict[type, Callable[..., None]]:
-        return dict.fromkeys(t.Signal.__args__, self._on_signal)
+        return {**dict.fromkeys(self._policy.hears, self._on_signal), t.Alone: self._on_alone}
 
     def tick(self, now_ns: int) -> None:
         self._wants(self._policy.tick(now_ns))
 
     def _on_signal(self, signal: t.Signal, now_ns: int) -> None:
-        self._over = self._over or isinstance(signal, t.Alone)
         if not self._over:
             self._wants(self._policy.signal(signal, now_ns))
+
+    def _on_alone(self, signal: t.Alone, now_ns: int) -> None:
+        self._over = True
 
     def _wants(self, reason: str | None) -> None:
         if (rule := self._policy.waits_for()) is not self._rule:
@@ -162,7 +168,7 @@ class Node:
         self._comparator: Comparison | None = None
         if primary and policy.output is t.Output.WITNESS:
             self._comparator = _comparison(config, params.compare_timeout_ns, told, self._out)
-        self._manager = (
+        self.manager = (
             Manager(
                 config.manager,
                 self._out,
@@ -178,8 +184,8 @@ class Node:
             self._parts.append(_PolicyPart(policy(params), self._out))
         if self._comparator is not None:
             self._parts.append(self._comparator)
-        if self._manager is not None:
-            self._parts.append(self._manager)
+        if self.manager is not None:
+            self._parts.append(self.manager)
         self._feeders: dict[type, Callable[[Any, int], None]] = {
             t.Start: self._on_start,
             t.PeerBytes: self._on_peer_bytes,
@@ -214,7 +220,7 @@ class Node:
     @property
     def gave_up(self) -> bool:
         """Its manager suspected the peer and will not go on alone: what is held stays held."""
-        return self._manager is not None and self._manager.state in (M.YIELDED, M.STRANDED)
+        return self.manager is not None and self.manager.state in (M.YIELDED, M.STRANDED)
 
     def tell(self, found: Iterable[Found]) -> None:
         """What the comparison finds in the next event, to a node that is told."""
@@ -236,6 +242,24 @@ class Node:
             heard.append(signal)
             for hear in ears.get(type(signal), ()):
                 hear(signal, now_ns)
+
+    def settle(self, now_ns: int, ears: Mapping[type, Sequence[Hear]]) -> list[t.Action]:
+        """Let the parts hear signals that nobody keeps; what is wanted then.
+
+        ears: who hears which signal, parts and others (`hearing`).
+        """
+        signals = self._out.signals
+        while signals:
+            signal = signals.popleft()
+            for hear in ears.get(type(signal), ()):
+                hear(signal, now_ns)
+        return self.actions() if self._out.actions else []
+
+    def hearing(self, others: Mapping[type, Hear]) -> dict[type, tuple[Hear, ...]]:
+        """Who hears which signal: the parts, in their order, and then others."""
+        more = {kind: (hear,) for kind, hear in others.items()}
+        kinds = {**self._ears, **more}
+        return {kind: (*self._ears.get(kind, ()), *more.get(kind, ())) for kind in kinds}
 
     def actions(self) -> list[t.Action]:
         """Drain the actions wanted since the last call, in order."""
@@ -301,8 +325,8 @@ class Node:
     def _on_done(self, event: t.Done, now_ns: int) -> None:
         if self.checkpointer.owns(event.op):
             self.checkpointer.done(event.state, now_ns)
-        elif self._manager is not None and self._manager.owns(event.op):
-            self._manager.done(now_ns)
+        elif self.manager is not None and self.manager.owns(event.op):
+            self.manager.done(now_ns)
         else:
             self._cancelled(event.op)
 
@@ -315,8 +339,8 @@ class Node:
     def _on_failed(self, event: t.Failed, now_ns: int) -> None:
         if self.checkpointer.owns(event.op):
             self.checkpointer.failed(event.why, now_ns)
-        elif self._manager is not None and self._manager.owns(event.op):
-            self._manager.failed(now_ns)
+        elif self.manager is not None and self.manager.owns(event.op):
+            self.manager.failed(now_ns)
         else:
             self._cancelled(event.op)
 
@@ -332,32 +356,32 @@ class Node:
         self.checkpointer.vm_gone(event.why, now_ns)
 
     def _on_guest_off(self, event: t.GuestOff, now_ns: int) -> None:
-        if self._protects and self._manager is not None:
-            self._manager.guest_off(now_ns)
+        if self._protects and self.manager is not None:
+            self.manager.guest_off(now_ns)
 
     def _on_hand_over(self, event: t.HandOver, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.hand_over(now_ns)
+        if self.manager is not None:
+            self.manager.hand_over(now_ns)
 
     def _on_heartbeat_seen(self, event: t.HeartbeatSeen, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.heartbeat_seen(now_ns)
+        if self.manager is not None:
+            self.manager.heartbeat_seen(now_ns)
 
     def _on_peer_gone(self, event: t.PeerGone, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.peer_gone(now_ns)
+        if self.manager is not None:
+            self.manager.peer_gone(now_ns)
 
     def _on_vote_seen(self, event: t.VoteSeen, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.vote(event.op, event.granted, now_ns)
+        if self.manager is not None:
+            self.manager.vote(event.op, event.granted, now_ns)
 
     def _on_peer_claimed(self, event: t.PeerClaimed, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.peer_claimed(now_ns)
+        if self.manager is not None:
+            self.manager.peer_claimed(now_ns)
 
     def _on_lease_seen(self, event: t.LeaseSeen, now_ns: int) -> None:
-        if self._manager is not None:
-            self._manager.lease_seen(event.op, event.held, now_ns)
+        if self.manager is not None:
+            self.manager.lease_seen(event.op, event.held, now_ns)
 
     def _on_tick(self, event: t.Tick, now_ns: int) -> None:
         for part in self._parts:

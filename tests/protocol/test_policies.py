@@ -570,3 +570,37 @@ def test_a_change_of_the_rule_is_said_with_the_cut_and_the_gate_follows():
     assert [text(action) for action in player.actions] == ["Release web 9-12"]
     player.feed("bytes 00000005")
     assert [text(action) for action in player.actions] == ["Release web 5-9"]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_looks_at_no_signal_but_those_that_it_says(name):
+    """A node does not tell it of the others."""
+    cls = POLICIES[name]
+    policy = cls(cls.Params())
+    for signal in (t.Protected(), t.CheckpointStarted(1, "interval"), t.Cut(1), t.Committed(1, 9)):
+        policy.signal(signal, 5)
+    before = repr(deep(policy))
+    examples = {
+        t.Loaded: t.Loaded(1),
+        t.Resumed: t.Resumed(1),
+        t.Completed: t.Completed(1),
+        t.Aborted: t.Aborted(1),
+        t.Takeover: t.Takeover(t.Survival.CLEAN, 1),
+        t.Match: t.Match(t.Range("s", 0, 1)),
+        t.Mismatch: t.Mismatch(t.Range("s", 0, 1), "content"),
+        t.Stale: t.Stale(t.Range("s", 0, 1)),
+        t.Cut: t.Cut(2),
+        t.CheckpointStarted: t.CheckpointStarted(2, "interval"),
+        t.Committed: t.Committed(2, 9),
+        t.Protected: t.Protected(),
+    }
+    for kind, signal in examples.items():
+        if kind not in cls.hears:
+            assert policy.signal(signal, 10**12) is None
+            assert repr(deep(policy)) == before, kind
+
+
+def deep(value):
+    """All that a policy knows, by name."""
+    known = vars(value) if hasattr(value, "__dict__") else None
+    return value if known is None else {name: deep(each) for name, each in known.items()}

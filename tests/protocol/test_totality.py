@@ -108,7 +108,7 @@ def test_the_dialects_own_commit_is_the_default():
 def shape(player: Player) -> tuple:
     """What decides how a node goes on, but for times, numbers and operations nobody waits for."""
     node, part = player.node, player.node.checkpointer
-    manager, decoder = node._manager, node._decoder
+    manager, decoder = node.manager, node._decoder
     return (
         part.state,
         part._op is None,

@@ -27,7 +27,7 @@ class EpochSnapshot(Snapshot):
 
 class EpochGuest(Guest):
     """One server.  made(first, end) is called with rows that it has served; changed() when what is
-    planned for it does not hold any more.
+    planned for it does not hold any more, trimmed() when only the last rows of that do not.
     """
 
     def __init__(
@@ -37,12 +37,14 @@ class EpochGuest(Guest):
         lane: Lane,
         made: Callable[[int, int], None],
         changed: Callable[[], None],
+        trimmed: Callable[[], None],
         speed: float = 1.0,
     ) -> None:
         super().__init__(clock, slowdown, 1, self._no_work, self._nothing, speed)
         self.lane = lane
         self._made = made
         self._changed = changed
+        self._trimmed = trimmed
 
     @staticmethod
     def _no_work(client: int, request: int) -> int:
@@ -72,7 +74,10 @@ class EpochGuest(Guest):
         if moves != self.lane.moves:
             self.lane.disturb(self._clock.now_ns())
             self.lane.moves = moves
-            self._changed()
+            if moves:
+                self._changed()
+            else:
+                self._trimmed()
 
     # -- control ---------------------------------------------------------------------------
 
@@ -91,9 +96,14 @@ class EpochGuest(Guest):
     def reads(self, is_reading: bool) -> None:
         """Whether the network lets it have what arrives."""
         self.settle()
-        if is_reading != self.lane.reads:
-            self.lane.disturb(self._clock.now_ns())
-            self.lane.reads = is_reading
+        lane = self.lane
+        if lane.reads and not is_reading:
+            lane.reads = False
+            lane.trim(lane.taken)
+            self._trimmed()
+        elif is_reading and not lane.reads:
+            lane.disturb(self._clock.now_ns())
+            lane.reads = True
             self.settle()
             self._changed()
 

@@ -84,6 +84,11 @@ class Lane:
                 self.left_ns -= now_ns
             self.planned = self.position
 
+    def trim(self, end: int) -> None:
+        """What is planned of the rows from ``end`` on does not hold."""
+        if self.planned > end:
+            self.planned_to(max(end, self.position))
+
     def free_from(self, now_ns: int) -> int:
         """When the last row planned is through."""
         if self.planned > self.position:

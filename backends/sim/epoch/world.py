@@ -9,7 +9,7 @@ moments that the arrays say.  Everything that is not about requests is `SimWorld
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from typing import Any, cast
@@ -18,6 +18,7 @@ import numpy as np
 
 from backends.base import Cause
 from backends.nodes import PRIMARY, SECONDARY
+from backends.sim.clock import Planned
 from backends.sim.epoch.feedback import FeedbackLog
 from backends.sim.epoch.guest import EpochGuest, EpochSnapshot, Rows
 from backends.sim.epoch.lane import Lane
@@ -80,6 +81,8 @@ class EpochWorld(SimWorld):
     """One replication of one scenario under one policy."""
 
     network: EpochNetwork
+    says_late = True
+    _witnesses_are_sent = False  # the log has them
 
     def __init__(
         self,
@@ -93,7 +96,9 @@ class EpochWorld(SimWorld):
     ) -> None:
         assert shared is None  # so says the scenario
         self._log = self._log_of(scenario, policy, streams)
-        self._is_planned = True
+        self.is_planned = True
+        self.plans_wait = False
+        self._owes_plan = False  # there was nothing to plan, and that may be over
         self._is_called = False  # a call to plan is under way
         self._stuck: set[int] = set()  # connections that differ, until the cut
         self._compares = POLICIES[policy].output is t.Output.WITNESS
@@ -109,7 +114,8 @@ class EpochWorld(SimWorld):
         self._blocks = {True: _LEAST_BLOCK, False: _LEAST_BLOCK}
         self._is_whole = True  # the last block was of the first kind
         self._block_first = self._horizon = 0
-        self._turns = {"block": 0, "difference": 0}
+        #: calls that are planned, by their methods
+        self._calls: dict[Callable[[object], None], Planned] = {}
         self._age_is_called = False  # the same of the look at the ages of responses
         self._bits_per_ns = scenario.link.bandwidth_bps / NS_PER_S
         self._delay_ns = scenario.link.delay_ns
@@ -162,6 +168,7 @@ class EpochWorld(SimWorld):
             lane,
             lambda first, end: self._made(name, first, end),
             self._changed,
+            self._trimmed,
             self._speed(name),
         )
         return EpochHost(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
@@ -200,26 +207,63 @@ class EpochWorld(SimWorld):
 
     def _changed(self) -> None:
         """Something intervened: plan anew, once all of it has happened."""
-        self._is_planned = False
-        if not self._is_called:
+        self.is_planned = False
+        if not self._is_called and not self.plans_wait:
             self._is_called = True
             self.clock.after(0, self._called)
 
+    def _trimmed(self) -> None:
+        """A guest stopped, or takes no more rows: of those before them, all that is planned holds.
+
+        But there may be others, beyond the horizon, and clients that wait go on from what is gone.
+        """
+        lanes = (guest.lane for guest in self._guests)
+        is_short = any(lane.moves and lane.planned < lane.taken for lane in lanes)
+        if is_short or isinstance(self._log, FeedbackLog):
+            self._changed()
+            return
+        self._call_off(self._ran_out)
+        if self._compares:
+            self._witness_lane.settle(self.now_ns())
+            self._witness_lane.trim(self._guests[-1].lane.planned)
+            self._expect_difference()
+
     def _called(self, _: object) -> None:
         self._is_called = False
-        self._planned()
+        self.plan_anew()
+
+    def plan_anew(self) -> None:
+        if self.is_planned:
+            return
+        self.is_planned = True
+        self._owes_plan = self.plans_wait and self._stands_still()
+        if self._owes_plan:
+            self._call_off(self._ran_out)
+            self._call_off(self._differ)
+        else:
+            self._plan(ran_out=False)
+
+    def plans_go_on(self) -> None:
+        super().plans_go_on()
+        if self._owes_plan:
+            self.is_planned = False
+        self.plan_anew()
+
+    def _stands_still(self) -> bool:
+        """There is nothing to plan, whatever was planned."""
+        moving = [guest.lane for guest in self._guests if guest.lane.moves]
+        return self._is_idle(moving) and not isinstance(self._log, FeedbackLog)
+
+    def _is_idle(self, moving: Sequence[Lane]) -> bool:
+        link = self._witness_lane
+        return not moving and link.position >= link.taken
 
     def _settle(self) -> None:
         """Bring everything that moves up to date."""
-        self._planned()
+        self.plan_anew()
         for guest in self._guests:
             guest.settle()
         self._witness_lane.settle(self.now_ns())
-
-    def _planned(self) -> None:
-        if not self._is_planned:
-            self._is_planned = True
-            self._plan(ran_out=False)
 
     def _plan(self, ran_out: bool) -> None:
         now_ns, link = self.now_ns(), self._witness_lane
@@ -235,9 +279,9 @@ class EpochWorld(SimWorld):
         if link.planned > guests[-1].lane.planned:  # what they wait for does not hold any more
             link.settle(now_ns)
             link.disturb(now_ns)
-        idle = not moving and link.position >= link.taken
-        if idle and not isinstance(self._log, FeedbackLog):
-            self._turn("difference")
+        if self._is_idle(moving) and not isinstance(self._log, FeedbackLog):
+            self._call_off(self._ran_out)
+            self._call_off(self._differ)
             if self._compares:
                 self._expect_age()
             return
@@ -280,15 +324,13 @@ class EpochWorld(SimWorld):
 
     def _expect_end(self, now_ns: int, moving: Iterable[Lane]) -> None:
         """When the first row that is not planned arrives, or a guest that has it comes to it."""
-        turn = self._turn("block")
         arrives_ns = int(self._log.view("at", self._horizon, self._horizon + 1)[0])
         ends_ns = [
             arrives_ns if lane.reads and arrives_ns > now_ns else lane.free_from(now_ns)
             for lane in moving
             if lane.reads or lane.planned < lane.taken
         ]
-        if ends_ns and min(ends_ns) < self._scenario.duration_ns:
-            self.clock.after(min(ends_ns) - now_ns, self._ran_out, turn)
+        self._call(self._ran_out, min(ends_ns) if ends_ns else self._scenario.duration_ns)
 
     # -- clients that wait -----------------------------------------------------------------
 
@@ -379,23 +421,26 @@ class EpochWorld(SimWorld):
         if row > first:
             log.append(rows, differing)
             sooner.planned(row)
-        turn = self._turn("block")
-        if due and due[0][0] < self._scenario.duration_ns:
-            self.clock.after(due[0][0] - now_ns, self._ran_out, turn)
+        self._call(self._ran_out, due[0][0] if due else self._scenario.duration_ns)
 
-    def _ran_out(self, turn: int) -> None:
+    def _ran_out(self, _: object) -> None:
         """The block's last row has arrived."""
-        if turn != self._turns["block"]:
-            return
+        del self._calls[self._ran_out]
         self._settle()
         for host in self._pair.values():
             self._hear(host)
         self._plan(ran_out=True)
 
-    def _turn(self, what: str) -> int:
-        """A call that is planned for an older turn is void."""
-        self._turns[what] += 1
-        return self._turns[what]
+    def _call(self, what: Callable[[object], None], at_ns: int) -> None:
+        """Plan a call, instead of the one that was planned; none after the run's end."""
+        self._call_off(what)
+        if at_ns < self._scenario.duration_ns:
+            self._calls[what] = self.clock.after(at_ns - self.now_ns(), what)
+
+    def _call_off(self, what: Callable[[object], None]) -> None:
+        planned = self._calls.pop(what, None)
+        if planned is not None:
+            self.clock.cancel(planned)
 
     def _needed_from(self) -> int:
         """The oldest row that may yet be served, told or released."""
@@ -484,20 +529,20 @@ class EpochWorld(SimWorld):
             row = found + 1
 
     def _expect_difference(self) -> None:
-        turn = self._turn("difference")
-        host = self._of(PRIMARY)
-        if not self._is_comparing or not self._speaks(host):
-            return
-        row = self._next_difference(host.told)
-        if row is not None:
+        host, row = self._of(PRIMARY), None
+        if self._is_comparing and self._speaks(host):
+            row = self._next_difference(host.told)
+        if row is None:
+            self._call_off(self._differ)
+        else:
             met_ns = int(self._log.view("met", row, row + 1)[0])
-            self.clock.after(max(0, met_ns - self.now_ns()), self._differ, turn)
+            self._call(self._differ, max(met_ns, self.now_ns()))
 
-    def _differ(self, turn: int) -> None:
-        if turn == self._turns["difference"]:
-            self._settle()
-            self._compare()
-            self._expect_difference()
+    def _differ(self, _: object) -> None:
+        del self._calls[self._differ]
+        self._settle()
+        self._compare()
+        self._expect_difference()
 
     def _expect_age(self) -> None:
         """When the oldest response that one guest alone has made is too old, or sooner."""
@@ -737,7 +782,7 @@ class EpochWorld(SimWorld):
 
     def _ends_comparing(self) -> None:
         self._is_comparing = False
-        self._turn("difference")
+        self._call_off(self._differ)
         if self._compares:
             self._expect_age()
 

@@ -36,6 +36,8 @@ class Policy:
     output: ClassVar[Output]
     #: how state gets across where a scenario does not say
     transfer: ClassVar[Transfer] = Transfer.STOP_AND_SEND
+    #: the signals that it looks at; no other one changes anything, and it may not get them
+    hears: ClassVar[tuple[type, ...]] = Signal.__args__
     #: one line for ``colosim policies``
     summary: ClassVar[str]
     #: frozen dataclass of parameters, declared with `parameter`

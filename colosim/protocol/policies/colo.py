@@ -43,6 +43,7 @@ class Colo(Policy):
 
     name: ClassVar[str] = "colo"
     output: ClassVar[Output] = Output.WITNESS
+    hears: ClassVar[tuple[type, ...]] = (Protected, Mismatch, Stale, CheckpointStarted, Cut)
     summary: ClassVar[str] = "checkpoint on differing output; equal output leaves at once"
     Params: ClassVar[type] = ColoParams
     #: reasons that output gives

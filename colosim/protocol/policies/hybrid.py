@@ -64,6 +64,7 @@ class Hybrid(Policy):
 
     name: ClassVar[str] = "hybrid"
     output: ClassVar[Output] = Output.WITNESS
+    hears: ClassVar[tuple[type, ...]] = (*Colo.hears, *Periodic.hears)
     summary: ClassVar[str] = "colo that turns periodic while output differs too often"
     Params: ClassVar[type] = HybridParams
 

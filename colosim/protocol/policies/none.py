@@ -13,6 +13,7 @@ class Unprotected(Policy):
 
     name: ClassVar[str] = "none"
     output: ClassVar[Output] = Output.NONE
+    hears: ClassVar[tuple[type, ...]] = ()
     summary: ClassVar[str] = "no secondary, no checkpoints; output leaves at once"
 
     @classmethod

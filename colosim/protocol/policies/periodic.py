@@ -24,6 +24,7 @@ class Periodic(Policy):
     """A checkpoint every ``interval_ns``, which a subclass may change at any time."""
 
     output: ClassVar[Output] = Output.COMMIT
+    hears: ClassVar[tuple[type, ...]] = (Protected, CheckpointStarted, Committed, Aborted)
 
     def __init__(self, params: Any, interval_ns: int) -> None:
         super().__init__(params)
