@@ -8,14 +8,14 @@ and at the trace lines only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 
 from backends.nodes import node_configs
 from colosim.exploration.loops import Loops
 from colosim.exploration.space import ARBITER, Point, is_harsh, is_lasting
-from colosim.model.results import RunRecord
+from colosim.model.results import Column, RunRecord
 from colosim.protocol import invariants
 from colosim.protocol import types as t
 from colosim.protocol.dialect import DIALECTS
@@ -135,6 +135,7 @@ class Run:
     record: RunRecord | None
     failed: str = ""
     differences: tuple[str, ...] = ()  # of a replay, where there was one
+    longer: RunRecord | None = None  # the same run continued, where that was asked for
 
     @property
     def struck(self) -> int:
@@ -147,23 +148,44 @@ class Run:
         assert self.record is not None
         return self.record.duration_ns - quiet_ns(self.scenario)
 
+    @property
+    def is_late(self) -> bool:
+        """Somebody waits longer than a pair needs: for what will never come, or for a guest that
+        hardly runs?  The same run continued can tell.
+        """
+        return self.record is not None and not (self.serves() and not self.unanswered())
+
     def serves(self) -> bool:
-        """Whether clients got answers to the end."""
+        """Whether clients got answers to the end, or would have a little later."""
         assert self.record is not None
-        released = self.record.responses["released_ns"]
+        released = (self.longer or self.record).responses["released_ns"]
         return bool((released > self.quiet_from_ns).any())
 
     def unanswered(self) -> int:
-        """Requests without an answer whose time for it was over, whatever the world says."""
+        """Requests without an answer whose time for it was over, whatever the world says.
+
+        Where checkpoints leave the guest hardly any time, its requests wait for that.  This is a
+        cost and no loss: what the guest had not made yet may come later.  What it had made may not.
+        """
         assert self.record is not None
-        columns = self.record.responses
-        due = columns["arrival_ns"] < self.quiet_from_ns
-        return int(((columns["released_ns"] < 0) & due).sum())
+        columns, from_ns = self.record.responses, self.quiet_from_ns
+        late = (columns["released_ns"] < 0) & (columns["arrival_ns"] < from_ns)
+        if self.longer is None or not late.any():
+            return int(late.sum())
+        held = late & (columns["served_ns"] >= 0) & (columns["served_ns"] < from_ns)
+        later = self.longer.responses
+        answered = {*_requests(later, later["released_ns"] >= 0)}
+        return len({*_requests(columns, held)} | ({*_requests(columns, late)} - answered))
 
     def lost(self) -> int:
         """Requests that nobody will ever answer, as the world counts."""
         assert self.record is not None
         return self.record.counters.get("lost_responses", 0)
+
+
+def _requests(columns: Mapping[str, Column], which: Column) -> Iterator[tuple[int, int]]:
+    """(client, request) of those rows."""
+    return zip(columns["client"][which].tolist(), columns["request"][which].tolist(), strict=True)
 
 
 # --------------------------------------------------------------------------------------------
