@@ -36,6 +36,7 @@ from colosim.units import BANDWIDTH, TIME, UnitError
 
 LINK = "link"
 ARBITER = "arbiter"
+SWITCHOVER = "manager.switchover_at"
 
 #: a failure is noticed within some tens of milliseconds, and a run takes as many to simulate
 
@@ -561,10 +562,13 @@ def singles(
     """Every kind of fault at every step that is entered without a fault, for good.
 
     occurrence: which time the step is entered, of those that are entered again and again.
-    First of each design there is a run without any fault.
+    First of each design there is a run without any fault, and some with a planned switchover.
     """
     for design in chosen:
         yield Point(design, (), seed, base)
+        if design.protects:
+            for at_ns in switchovers_ns(base):
+                yield Point(design, (), seed, base, ((SWITCHOVER, _word(TIME.format(at_ns))),))
         if not design.protects:
             for kind in kinds(base):
                 if kind["target"] == Role.PRIMARY:
@@ -576,6 +580,12 @@ def singles(
                     continue  # steps are the primary's
                 struck = fault(**kind, step=step, occurrence=occurrence if again else 1)
                 yield Point(design, (struck,), seed, base)
+
+
+def switchovers_ns(base: str) -> list[int]:
+    """When to ask for a switchover: spread over the steps of a checkpoint."""
+    fifth_ns = base_scenario(base).duration_ns // 5
+    return [fifth_ns + number * fifth_ns // 10 // 1000 * 1000 for number in range(6)]
 
 
 #: (node, step, occurrence) in the order in which the steps were entered
@@ -646,7 +656,7 @@ HARSH: Mapping[str, Any] = {
     "manager.heartbeat_timeout": _ms(11, 60),
     "manager.vote_timeout": _ms(5.5, 40),
     "manager.fence_fails": _some(True),
-    "manager.switchover_at": _ms(10, 120),
+    SWITCHOVER: _ms(10, 120),
     "link.bandwidth": _some("20 Mbit/s", "100 Mbit/s", "300 Mbit/s", "10 Gbit/s"),
     "workload.response": _some("64 B", "16 kB", "64 kB"),
 }
@@ -658,13 +668,20 @@ def is_harsh(name: str, value: Any) -> bool:
     """Whether a setting may make healthy parts fail, so that one fault more is one too many."""
     if name.startswith("limits."):
         return TIME.parse(value) < LEAST_LIMIT_NS
-    return name in HARSH
+    return name in HARSH and name != SWITCHOVER
+
+
+def is_handed_over(point: Point) -> bool:
+    """Whether a switchover is planned, which is as much as a fault."""
+    if SWITCHOVER in dict(point.settings):
+        return True
+    return base_scenario(point.base).manager.switchover_at_ns is not None
 
 
 _CHANCE = {
     **{f"limits.{name}": 0.04 for name in QUICK["limits"]},
     "manager.fence_fails": 0.03,
-    "manager.switchover_at": 0.06,
+    SWITCHOVER: 0.06,
 }
 _LATEST_MS = 110.0
 
