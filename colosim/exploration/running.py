@@ -14,7 +14,15 @@ from functools import cache
 from backends.sim import run_replication
 from colosim import parallel
 from colosim.exploration.judging import Claim, EndlessTalk, Run, Verdict, Watcher, claim_of, judge
-from colosim.exploration.space import Design, Entered, Point, followed, singles, swarm_point
+from colosim.exploration.space import (
+    ARBITER,
+    Design,
+    Entered,
+    Point,
+    followed,
+    singles,
+    swarm_point,
+)
 from colosim.model.errors import ModelError
 from colosim.model.results import RunRecord
 from colosim.progress import Progress
@@ -205,7 +213,7 @@ def kinds_of(point: Point) -> str:
                 (
                     *(f.target, f.kind, f.scope, f.part),
                     f.sender and f"of {f.sender}",
-                    f.side and f"of {f.side}",
+                    f"of {f.side}" if f.target == ARBITER and f.side else None,
                 ),
             )
         )

@@ -394,9 +394,15 @@ def all_steps(design: Design, side: Role) -> tuple[str, ...]:
     return tuple(state.value for state in entered if state is not machine.start)
 
 
-def side_of(target: str) -> Role:
-    """Whose steps a fault goes by."""
-    return Role.SECONDARY if target == Role.SECONDARY else Role.PRIMARY
+def by_steps(kind: Mapping[str, str]) -> Iterator[tuple[Role, Mapping[str, str]]]:
+    """Whose steps a fault of that kind can wait for, and what it is then: a link's both sides'."""
+    if kind["target"] == LINK:
+        yield Role.PRIMARY, kind  # as if the side were not given
+        yield Role.SECONDARY, {**kind, "side": str(Role.SECONDARY)}
+    elif kind["target"] != ARBITER:
+        yield Role(kind["target"]), kind
+    elif kind.get("side") != Role.SECONDARY:
+        yield Role.PRIMARY, kind
 
 
 def fault(**given: Any) -> Fault:
@@ -575,11 +581,10 @@ def singles(
                     yield Point(design, (fault(**kind, at="50 ms"),), seed, base)
             continue
         for kind in (*kinds(base), *arbiter_kinds(design)):
-            for step, again in steps(design, side_of(kind["target"])).items():
-                if "side" in kind and kind["side"] == Role.SECONDARY:
-                    continue  # steps are the primary's
-                struck = fault(**kind, step=step, occurrence=occurrence if again else 1)
-                yield Point(design, (struck,), seed, base)
+            for side, given in by_steps(kind):
+                for step, again in steps(design, side).items():
+                    struck = fault(**given, step=step, occurrence=occurrence if again else 1)
+                    yield Point(design, (struck,), seed, base)
 
 
 def switchovers_ns(base: str) -> list[int]:
@@ -602,9 +607,10 @@ def followed(point: Point, entered: Entered) -> Iterator[Point]:
     for node, step, occurrence in entered:
         first.setdefault((node, step), occurrence)
     for kind in (*kinds(point.base), *arbiter_kinds(point.design)):
+        sides = {str(side): given for side, given in by_steps(kind)}
         for (node, step), occurrence in first.items():
-            if node == side_of(kind["target"]) and kind.get("side") != Role.SECONDARY:
-                struck = fault(**kind, step=step, occurrence=occurrence)
+            if node in sides:
+                struck = fault(**sides[node], step=step, occurrence=occurrence)
                 if struck != point.faults[0]:
                     yield replace(point, faults=(*point.faults, struck))
 
@@ -743,7 +749,7 @@ def _live_singles(design: Design, base: str) -> Sequence[Point]:
         point
         for point in singles((design,), base)
         for one in point.faults
-        if one.kind != "corrupt" and steps(design, side_of(one.target))[str(one.step)]
+        if one.kind != "corrupt" and steps(design, Role(one.steps_of))[str(one.step)]
     ]
 
 
@@ -757,6 +763,9 @@ def _drawn(draw: random.Random, design: Design, kind: Mapping[str, str]) -> Faul
     if not design.protects or "side" in kind or draw.random() < 0.4:
         given["at"] = _time(draw.uniform(0, _LATEST_MS) * 1e6)
     else:
-        given["step"] = draw.choice(all_steps(design, side_of(kind["target"])))
+        sides = [*by_steps(kind)]
+        side, known = sides[0] if len(sides) == 1 else draw.choice(sides)
+        given = {**known, **given}
+        given["step"] = draw.choice(all_steps(design, side))
         given["occurrence"] = draw.choice((1, 1, 2, 3, 4))
     return fault(**given)
