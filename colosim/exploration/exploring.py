@@ -43,11 +43,12 @@ class Violation:
     found: Verdict
     minimal: Verdict
     trace: str
+    is_live: bool = False
 
     @property
     def command(self) -> str:
         """Runs the minimal point again, and shows the same trace."""
-        live = "--live " if self.minimal.point.base == "live" else ""
+        live = "--live " if self.is_live else ""
         return f"colosim explore {live}--point '{self.minimal.point}'"
 
     def lines(self) -> Iterator[str]:

@@ -216,6 +216,17 @@ def test_a_violation_is_small_readable_and_run_again_by_one_command(tmp_path):
     assert body["violations"][0]["command"] == first.command
 
 
+def test_a_violation_without_any_fault_has_a_trace_too():
+    with defects.releases_at_the_cut():
+        verdict, _, trace = look(Point(REMUS))
+    [(promise, wrong)] = verdict.violations
+    assert promise == "invariants"
+    assert wrong.startswith("OutputCommit")
+    at_ms = int(wrong.rpartition(", ")[2].removesuffix(" ns)")) / 1e6
+    assert f"{at_ms:10.3f} ms  primary" in trace
+    assert "outputs released" in trace
+
+
 def test_an_exploration_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     whole = explore("swarm", runs=100, jobs=1, out=tmp_path / "whole")
     calls = 0
