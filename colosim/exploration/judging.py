@@ -98,6 +98,7 @@ class Watcher:
         self.exits: Counter[str] = Counter()
         self.reports: list[str] = []
         self.handed_over_ns = -1  # when a protected side was told to let the other one go on
+        self.stepped_down: list[str] = []
         self._protected: set[str] = set()
         self._seen: dict[type, Callable[[Line], None]] = {
             t.Promote: lambda line: self.promoted.append(line.node),
@@ -106,6 +107,7 @@ class Watcher:
             t.Report: lambda line: self.reports.append(line.body.text),
             t.Protected: lambda line: self._protected.add(line.node),
             t.HandOver: self._hand_over,
+            t.SteppedDown: lambda line: self.stepped_down.append(line.node),
         }
 
     def see(self, line: Line) -> None:
@@ -296,10 +298,12 @@ def _one_goes_on(run: Run) -> str:
 
 
 def _is_handed_over(run: Run) -> str:
-    """After a planned switchover the other side goes on alone; nobody had to take it back."""
+    """After a planned switchover the primary steps down, and the other side goes on alone."""
     watcher = run.watcher
     if run.point.faults or not 0 <= watcher.handed_over_ns < run.quiet_from_ns:
         return ""
+    if watcher.stepped_down != [t.Role.PRIMARY]:
+        return "the primary did not step down: the other side had to miss its heartbeats"
     if watcher.alone == watcher.promoted == [t.Role.SECONDARY]:
         return ""
     return f"alone: {watcher.alone or 'nobody'}; promoted: {watcher.promoted or 'nobody'}"
