@@ -543,6 +543,12 @@ def sweep(file: Path, out: str | None, jobs: int | None) -> int:
     help="Which time a step is entered.",
 )
 @click.option("--replays", is_flag=True, help="Hold that every run's trace replays.")
+@click.option(
+    "--per-first",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Of pairs: so many second faults of each first one, drawn; default all.",
+)
 @click.option("--live", is_flag=True, help="On real guests, some 25 s a run.")
 @click.option(
     "--points",

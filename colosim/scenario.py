@@ -690,7 +690,7 @@ class Fault(Section):
     )
     at_ns: Time | None = option(None, "when, from the start of the run; instead of step")
     step: Annotated[str, OneOf(tuple(dict.fromkeys((*P, *S))))] | None = option(
-        None, "in which step of the target's checkpoint (link: of the primary's); instead of at"
+        None, "in which step of the target's checkpoint (link: of side's); instead of at"
     )
     occurrence: Count = option(1, "which time that step is entered")
     duration_ns: Duration | None = option(
@@ -709,8 +709,17 @@ class Fault(Section):
         None, "of a corrupt link: whose bytes; default the primary's"
     )
     side: Literal["primary", "secondary"] | None = option(
-        None, "of an arbiter's cut: whose way to it; default both"
+        None,
+        "of an arbiter's cut: whose way to it; default both; of a link's fault in a step: whose "
+        "step; default the primary's",
     )
+
+    @property
+    def steps_of(self) -> str:
+        """Whose steps it waits for, if it waits for one."""
+        if self.target == "link":
+            return self.side or "primary"
+        return "primary" if self.target == "arbiter" else self.target
 
 
 _Factor = Annotated[float, number("factor", high=1e6)]
@@ -1453,9 +1462,14 @@ _FAULT_CONFLICTS: tuple[_FaultConflict, ...] = (
         "hangs; change kind or target",
     ),
     (
-        lambda s, f: f.target != "arbiter" and f.side is not None,
+        lambda s, f: f.target not in ("arbiter", "link") and f.side is not None,
         "side",
         'whose way to the arbiter is cut; give target = "arbiter", or leave it out',
+    ),
+    (
+        lambda s, f: f.target == "link" and f.side is not None and f.step is None,
+        "side",
+        "whose step a link's fault waits for; give step, or leave it out",
     ),
     (
         lambda s, f: f.target == "arbiter" and s.manager.arbiter is Arbiter.NONE,
@@ -1568,7 +1582,7 @@ def _steps(scenario: Scenario, fault: Fault) -> list[str]:
     dialect = DIALECTS[scenario.dialect]
     machine = (
         secondary_machine(dialect)
-        if fault.target == "secondary"
+        if fault.steps_of == "secondary"
         else primary_machine(dialect, scenario.transfer_of(scenario.policy.name), scenario.quirks)
     )
     return list(dict.fromkeys(state.value for state, _ in machine.rows))

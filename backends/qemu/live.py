@@ -410,12 +410,12 @@ def _software(scenario: Scenario, chosen: str, say: Say) -> Mapping[str, Any]:
 
 
 def _strikes(scenario: Scenario, node: str) -> tuple[StrikePlan, ...]:
-    """Faults that wait for a step of this node; a cut of the link waits for the primary's."""
+    """Faults that wait for a step of this node."""
     waiting = [fault for fault in scenario.fault if fault.step is not None]
     return tuple(
         StrikePlan(fault.step or "", fault.occurrence, *_what(fault))
         for fault in waiting
-        if fault.target == node or (fault.target == "link" and node == PRIMARY)
+        if fault.steps_of == node
     )
 
 

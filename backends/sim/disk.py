@@ -649,9 +649,9 @@ class SecondaryVolume:
     def _measure(self) -> None:
         self.peak_bytes = max(self.peak_bytes, sum(self.chain.sizes()))
 
-    def empty_ns(self) -> int:
-        """How long a checkpoint takes to empty the overlays as they are now."""
-        clusters = sum(self.chain.sizes()) // self._disk.cluster_bytes
+    def empty_ns(self, checkpoint: int) -> int:
+        """How long a checkpoint takes to empty what it empties of the overlays as they are now."""
+        clusters = sum(self.chain.sizes(checkpoint)) // self._disk.cluster_bytes
         return self._disk.empty_fixed_ns + self._disk.empty_per_cluster_ns * clusters
 
     def commit(self) -> None:
@@ -707,7 +707,7 @@ class NoDisk:
     def cut(self, checkpoint: int) -> None:
         """The primary's state is taken, its guest stopped and its disk at rest."""
 
-    def empty_ns(self) -> int:
+    def empty_ns(self, checkpoint: int) -> int:
         """What a load takes longer, because the overlays are to be emptied."""
         return 0
 
@@ -799,14 +799,15 @@ class ReplicatedDisk(NoDisk):
         self._cuts[checkpoint] = (len(self.io[PRIMARY].run.writes), primary.written)
         primary.written, primary.checkpoint = {}, checkpoint + 1
 
-    def empty_ns(self) -> int:
-        return 0 if self.secondary is None else self.secondary.empty_ns()
+    def empty_ns(self, checkpoint: int) -> int:
+        return 0 if self.secondary is None else self.secondary.empty_ns(checkpoint)
 
     def loaded(self, checkpoint: int, empty_ns: int) -> None:
         """Both overlays are emptied, and what is seen then must be what the primary had."""
         assert self.secondary is not None
         chain = self.secondary.chain
-        self._overlays.append((checkpoint, self._world.now_ns(), *chain.sizes(), empty_ns))
+        sizes = chain.sizes(checkpoint)
+        self._overlays.append((checkpoint, self._world.now_ns(), *sizes, empty_ns))
         touched = set(chain.active)
         chain.empty(checkpoint)
         self._base, written = self._cuts[checkpoint]

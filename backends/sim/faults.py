@@ -13,18 +13,13 @@ if TYPE_CHECKING:
     from backends.sim.world import Host, SimWorld
 
 
-def _where(fault: Fault) -> str:
-    """The node whose steps, and whose existence, the fault goes by."""
-    return "primary" if fault.target in ("link", "arbiter") else fault.target
-
-
 class FaultPlan:
     """The scenario's faults, each set off once."""
 
     def __init__(self, faults: Sequence[Fault], world: SimWorld) -> None:
         self._world = world
         # A comparison includes designs without a secondary: what is not there cannot fail.
-        faults = [fault for fault in faults if _where(fault) in world.present()]
+        faults = [fault for fault in faults if fault.steps_of in world.present()]
         self.pending = len(faults)
         self._by_time = [fault for fault in faults if fault.at_ns is not None]
         self.by_step = [fault for fault in faults if fault.step is not None]
@@ -40,7 +35,7 @@ class FaultPlan:
         self._seen[role, step] += 1
         occurrence = self._seen[role, step]
         for fault in self.by_step:
-            if (_where(fault), fault.step, fault.occurrence) == (role, step, occurrence):
+            if (fault.steps_of, fault.step, fault.occurrence) == (role, step, occurrence):
                 # as an event of its own: never in the middle of what the node is doing
                 self._world.clock.after(0, self._strike, fault)
 

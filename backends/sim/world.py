@@ -612,7 +612,7 @@ class SimWorld:
         self.recorder.restored(restored)
 
         host.loads += 1
-        empty_ns = self.disk.empty_ns()
+        empty_ns = self.disk.empty_ns(checkpoint)
 
         def finish() -> None:
             host.loads -= 1

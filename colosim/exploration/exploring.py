@@ -43,11 +43,12 @@ class Violation:
     found: Verdict
     minimal: Verdict
     trace: str
+    is_live: bool = False
 
     @property
     def command(self) -> str:
         """Runs the minimal point again, and shows the same trace."""
-        live = "--live " if self.minimal.point.base == "live" else ""
+        live = "--live " if self.is_live else ""
         return f"colosim explore {live}--point '{self.minimal.point}'"
 
     def lines(self) -> Iterator[str]:
@@ -106,6 +107,7 @@ def explore(
     seed: int = 1,
     occurrence: int = 3,
     replays: bool = False,
+    per_first: int | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -119,6 +121,7 @@ def explore(
     scenario: the base that faults are added to: "quick", or the path of a scenario file.
     occurrence: which time a step is entered, where it is entered again and again.
     replays: hold that each run's trace replays to the same decisions, not only each hundredth's.
+    per_first: of pairs, so many second faults of each first one, drawn from ``seed``; None: all.
     out: directory to write; one that holds part of this exploration is gone on with.
     jobs, progress: as for `colosim.simulate`.
 
@@ -128,7 +131,7 @@ def explore(
     if what not in WHATS:
         raise PointError(f"{what}: cannot be explored; give one of {', '.join(WHATS)}")
     patterns = [designs] if isinstance(designs, str) else designs
-    plan = plan_of(what, patterns, str(scenario), runs, seed, occurrence, replays)
+    plan = plan_of(what, patterns, str(scenario), runs, seed, occurrence, replays, per_first)
     place = None if out is None else Path(out)
     with kept(place, plan) as (done, keep):
         found = Found(plan)
@@ -150,10 +153,11 @@ def plan_of(
     seed: int = 1,
     occurrence: int = 3,
     replays: bool = False,
+    per_first: int | None = None,
 ) -> Plan:
     """A plan of what is asked for, if there is such a thing."""
-    for name, value in (("runs", runs), ("occurrence", occurrence)):
-        if value < 1:
+    for name, value in (("runs", runs), ("occurrence", occurrence), ("per_first", per_first)):
+        if value is not None and value < 1:
             raise PointError(f"{name}: {value} is too small; give 1 or more")
     every = space.all_designs()
     for pattern in patterns:
@@ -166,7 +170,7 @@ def plan_of(
     chosen = tuple(d for d in every if any(fnmatchcase(str(d), each) for each in patterns))
     for design in chosen:
         space.base_scenario(base).replace(design.changes, f"{base}, design {design}")
-    return Plan(what, chosen, seed, runs, base, occurrence, replays)
+    return Plan(what, chosen, seed, runs, base, occurrence, replays, per_first)
 
 
 def _first_of_each(violated: Sequence[Verdict]) -> list[Verdict]:

@@ -8,14 +8,14 @@ and at the trace lines only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 
 from backends.nodes import node_configs
 from colosim.exploration.loops import Loops
-from colosim.exploration.space import ARBITER, Point, is_harsh, is_lasting
-from colosim.model.results import RunRecord
+from colosim.exploration.space import ARBITER, Point, is_handed_over, is_harsh, is_lasting
+from colosim.model.results import Column, RunRecord
 from colosim.protocol import invariants
 from colosim.protocol import types as t
 from colosim.protocol.dialect import DIALECTS
@@ -47,28 +47,29 @@ class Claim(IntEnum):
     NOTHING = 0  # there is no protection
     SAFE = 1  # never two sides; nothing leaves that must not; checkpoints in order
     SURVIVES = 2  # moreover one side serves to the end, and nothing is lost
-    UNDISTURBED = 3  # moreover nothing happens, for nothing failed
+    UNDISTURBED = 3  # moreover nothing happens, for nothing failed or was asked for
 
 
 def claim_of(point: Point) -> Claim:
     """What is promised: two faults, a dialect without failover or settings that make healthy parts
     fail take the promise to survive away.  So does having no arbiter, and under a lease whatever
-    keeps the primary from its lock service.
+    keeps the primary from its lock service.  A planned switchover counts as a fault.
     """
     if not point.design.protects:
         return Claim.NOTHING
     survives = DIALECTS[point.design.dialect].failover and not any(
         is_harsh(name, value) for name, value in point.settings
     )
-    if point.faults and point.design.arbiter == "none":
+    happens = len(point.faults) + is_handed_over(point)
+    if happens and point.design.arbiter == "none":
         survives = False
     if point.design.arbiter == "lease":
         survives = survives and all(
             fault.target != ARBITER or fault.side == "secondary" for fault in point.faults
         )
-    if not survives or len(point.faults) > 1:
+    if not survives or happens > 1:
         return Claim.SAFE
-    return Claim.SURVIVES if point.faults else Claim.UNDISTURBED
+    return Claim.SURVIVES if happens else Claim.UNDISTURBED
 
 
 # --------------------------------------------------------------------------------------------
@@ -96,11 +97,17 @@ class Watcher:
         self.alone: list[str] = []
         self.exits: Counter[str] = Counter()
         self.reports: list[str] = []
+        self.handed_over_ns = -1  # when a protected side was told to let the other one go on
+        self.stepped_down: list[str] = []
+        self._protected: set[str] = set()
         self._seen: dict[type, Callable[[Line], None]] = {
             t.Promote: lambda line: self.promoted.append(line.node),
             t.Alone: lambda line: self.alone.append(line.node),
             t.Exit: lambda line: self.exits.update((line.node,)),
             t.Report: lambda line: self.reports.append(line.body.text),
+            t.Protected: lambda line: self._protected.add(line.node),
+            t.HandOver: self._hand_over,
+            t.SteppedDown: lambda line: self.stepped_down.append(line.node),
         }
 
     def see(self, line: Line) -> None:
@@ -112,6 +119,10 @@ class Watcher:
         seen = self._seen.get(type(line.body))
         if seen is not None:
             seen(line)
+
+    def _hand_over(self, line: Line) -> None:
+        if line.node in self._protected:
+            self.handed_over_ns = line.now_ns
 
 
 def _limits_ns(point: Point, scenario: Scenario) -> dict[tuple[str, str], int]:
@@ -135,6 +146,7 @@ class Run:
     record: RunRecord | None
     failed: str = ""
     differences: tuple[str, ...] = ()  # of a replay, where there was one
+    longer: RunRecord | None = None  # the same run continued, where that was asked for
 
     @property
     def struck(self) -> int:
@@ -147,23 +159,44 @@ class Run:
         assert self.record is not None
         return self.record.duration_ns - quiet_ns(self.scenario)
 
+    @property
+    def is_late(self) -> bool:
+        """Somebody waits longer than a pair needs: for what will never come, or for a guest that
+        hardly runs?  The same run continued can tell.
+        """
+        return self.record is not None and not (self.serves() and not self.unanswered())
+
     def serves(self) -> bool:
-        """Whether clients got answers to the end."""
+        """Whether clients got answers to the end, or would have a little later."""
         assert self.record is not None
-        released = self.record.responses["released_ns"]
+        released = (self.longer or self.record).responses["released_ns"]
         return bool((released > self.quiet_from_ns).any())
 
     def unanswered(self) -> int:
-        """Requests without an answer whose time for it was over, whatever the world says."""
+        """Requests without an answer whose time for it was over, whatever the world says.
+
+        Where checkpoints leave the guest hardly any time, its requests wait for that.  This is a
+        cost and no loss: what the guest had not made yet may come later.  What it had made may not.
+        """
         assert self.record is not None
-        columns = self.record.responses
-        due = columns["arrival_ns"] < self.quiet_from_ns
-        return int(((columns["released_ns"] < 0) & due).sum())
+        columns, from_ns = self.record.responses, self.quiet_from_ns
+        late = (columns["released_ns"] < 0) & (columns["arrival_ns"] < from_ns)
+        if self.longer is None or not late.any():
+            return int(late.sum())
+        held = late & (columns["served_ns"] >= 0) & (columns["served_ns"] < from_ns)
+        later = self.longer.responses
+        answered = {*_requests(later, later["released_ns"] >= 0)}
+        return len({*_requests(columns, held)} | ({*_requests(columns, late)} - answered))
 
     def lost(self) -> int:
         """Requests that nobody will ever answer, as the world counts."""
         assert self.record is not None
         return self.record.counters.get("lost_responses", 0)
+
+
+def _requests(columns: Mapping[str, Column], which: Column) -> Iterator[tuple[int, int]]:
+    """(client, request) of those rows."""
+    return zip(columns["client"][which].tolist(), columns["request"][which].tolist(), strict=True)
 
 
 # --------------------------------------------------------------------------------------------
@@ -190,8 +223,16 @@ def promises_one_side(run: Run) -> bool:
 _SINGLE_FAULT = tuple(i.__name__ for i in ALL if i.scope is Scope.SINGLE_FAULT)
 
 
-#: what two active sides do; NoLoss: they may say different things
+#: what two active sides do: they may say different things, and neither's disk has the other's
 _OF_TWO_SIDES = (invariants.OneActiveSide.__name__, invariants.NoLoss.__name__)
+_OF_TWO_DISKS = "Disk: "
+
+
+def _is_split(run: Run) -> bool:
+    """Both sides were active, whatever is promised."""
+    assert run.record is not None
+    spoke = any(v.startswith(invariants.OneActiveSide.__name__) for v in run.record.violations)
+    return spoke or len(set(run.watcher.promoted)) > 1
 
 
 def _of_invariants(single: bool) -> Callable[[Run], str]:
@@ -199,7 +240,8 @@ def _of_invariants(single: bool) -> Callable[[Run], str]:
         assert run.record is not None
         found = [v for v in run.record.violations if v.startswith(_SINGLE_FAULT) == single]
         if found and not promises_one_side(run):
-            found = [v for v in found if not v.startswith(_OF_TWO_SIDES)]
+            excused = (*_OF_TWO_SIDES, *([_OF_TWO_DISKS] if _is_split(run) else []))
+            found = [v for v in found if not v.startswith(excused)]
         return found[0] if found else ""
 
     return broken
@@ -255,6 +297,18 @@ def _one_goes_on(run: Run) -> str:
     return f"{alone[0]}, which failed, goes on alone" if alone[0] == fault.target else ""
 
 
+def _is_handed_over(run: Run) -> str:
+    """After a planned switchover the primary steps down, and the other side goes on alone."""
+    watcher = run.watcher
+    if run.point.faults or not 0 <= watcher.handed_over_ns < run.quiet_from_ns:
+        return ""
+    if watcher.stepped_down != [t.Role.PRIMARY]:
+        return "the primary did not step down: the other side had to miss its heartbeats"
+    if watcher.alone == watcher.promoted == [t.Role.SECONDARY]:
+        return ""
+    return f"alone: {watcher.alone or 'nobody'}; promoted: {watcher.promoted or 'nobody'}"
+
+
 def _undisturbed(run: Run) -> str:
     watcher = run.watcher
     said = [*watcher.exits, *watcher.promoted, *watcher.alone, *watcher.reports]
@@ -277,6 +331,7 @@ PROMISES: tuple[Promise, ...] = (
     Promise("serves to the end", Claim.SURVIVES, _serves),
     Promise("nothing lost", Claim.SURVIVES, _loses_nothing),
     Promise("one goes on", Claim.SURVIVES, _one_goes_on),
+    Promise("handed over", Claim.SURVIVES, _is_handed_over),
     Promise("undisturbed", Claim.UNDISTURBED, _undisturbed),
 )
 

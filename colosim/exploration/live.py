@@ -69,7 +69,7 @@ def explore_live(
             keep(number, [verdict])
             found.add(verdict)
             if verdict.violations:
-                told.append(Violation(verdict, verdict, trace_text(run, lines)))
+                told.append(Violation(verdict, verdict, trace_text(run, lines), is_live=True))
         result = Exploration(plan, found, told)
         if place is not None:
             write(place, result)

@@ -1,8 +1,8 @@
 """What was found, for people: a minimal trace of a violation, and tables.
 
-A trace begins with the last checkpoint that was complete before the first fault and ends shortly
-after the violation.  One line a step, signal or action that matters; heartbeats and repeated output
-are told once, with their number.
+A trace begins with the last checkpoint that was complete before the first fault (without one,
+before the violation) and ends shortly after the violation.  One line a step, signal or action that
+matters; heartbeats and repeated output are told once, with their number.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ def _rows(run: Run, lines: list[Line]) -> Iterator[_Row]:
     """World and nodes in the order of time, within the stretch that matters."""
     events = [] if run.record is None else run.record.events
     struck = [e["at_ns"] for e in events if e["what"] == "fault"]
-    first_ns = min(struck, default=run.watcher.now_ns)
+    last_ns = _last_ns(run)
+    first_ns = min([*struck, last_ns])
     from_ns = max(
         (x.now_ns for x in lines if isinstance(x.body, t.Completed) and x.now_ns < first_ns),
         default=0,
     )
-    to_ns = _last_ns(run) + _AFTER_NS
+    to_ns = last_ns + _AFTER_NS
     told = [
         _Row(e["at_ns"], e["node"], "", f"*** {e['what']} {e['detail']}".rstrip())
         for e in events

@@ -6,17 +6,28 @@ point, which is counted, written and forgotten; only violations are kept.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from backends.sim import run_replication
 from colosim import parallel
-from colosim.exploration.judging import EndlessTalk, Run, Verdict, Watcher, judge
-from colosim.exploration.space import Design, Entered, Point, followed, singles, swarm_point
+from colosim.exploration.judging import Claim, EndlessTalk, Run, Verdict, Watcher, claim_of, judge
+from colosim.exploration.space import (
+    ARBITER,
+    Design,
+    Entered,
+    Point,
+    followed,
+    singles,
+    swarm_point,
+)
 from colosim.model.errors import ModelError
+from colosim.model.results import RunRecord
 from colosim.progress import Progress
 from colosim.protocol.trace import Line, decode_line, encode_line, replay
+from colosim.units import TIME
 
 _BATCH = 20
 #: violations that are kept whole; more are only counted
@@ -47,10 +58,24 @@ def run_point(
     differences = tuple(
         f"node {d.node}, line {d.n}: recorded {d.recorded}, replayed {d.replayed}" for d in found
     )
-    return Run(point, scenario, watcher, record, "", differences)
+    run = Run(point, scenario, watcher, record, "", differences)
+    if run.is_late and claim_of(point) >= Claim.SURVIVES:
+        return replace(run, longer=_continued(run))
+    return run
 
 
-def entered_after(point: Point) -> tuple[Verdict, Entered]:
+def _continued(run: Run) -> RunRecord | None:
+    """The same run for twice as long, less a fault that has not struck; nothing if that fails."""
+    point = run.point if run.struck else replace(run.point, faults=())
+    twice = {"duration": TIME.format(2 * run.scenario.duration_ns)}
+    try:
+        scenario = point.scenario().replace(twice)
+        return run_replication(scenario, point.design.policy, point.seed, 0)
+    except Exception:  # such a defect is for a point of that length to find
+        return None
+
+
+def entered_after(point: Point, replays: bool = False) -> tuple[Verdict, Entered]:
     """A point's verdict, and every step that was entered since its fault struck."""
     log: list[tuple[int, str, str, int]] = []
     seen: dict[tuple[str, str], int] = {}
@@ -64,7 +89,7 @@ def entered_after(point: Point) -> tuple[Verdict, Entered]:
         seen[node, step] = seen.get((node, step), 0) + 1
         log.append((now_ns, node, step, seen[node, step]))
 
-    run = run_point(point, observers=[see], stepped=stepped)
+    run = run_point(point, replays, [see], stepped)
     record = run.record
     struck = [] if record is None else [e["at_ns"] for e in record.events if e["what"] == "fault"]
     if not struck:
@@ -83,6 +108,7 @@ class Plan:
     what: "singles", every fault at every step; "pairs", each of those with every second fault at
     every step that was still entered; "swarm", drawn from the seed.  runs: how many of a swarm.
     replays: every run's trace must replay to the same decisions; always so of each hundredth run.
+    per_first: of pairs, so many second faults of each first one, drawn from the seed; None: all.
     """
 
     what: str
@@ -92,6 +118,7 @@ class Plan:
     base: str = "quick"
     occurrence: int = 3
     replays: bool = False
+    per_first: int | None = None
 
     def batches(self) -> list[tuple[Plan, int]]:
         """(this plan, number of the batch); a batch is made by whoever runs it."""
@@ -115,6 +142,13 @@ class Plan:
         numbers = range(first, min(first + self.per_batch, self.runs))
         return [swarm_point(number, self.seed, self.designs, self.base) for number in numbers]
 
+    def drawn(self, first: Point, pairs: Sequence[Point]) -> Sequence[Point]:
+        """Those to run of the pairs that there are with a first fault, in their order."""
+        if self.per_first is None or len(pairs) <= self.per_first:
+            return pairs
+        draw = random.Random(f"{self.seed}/{first}")
+        return [pairs[n] for n in sorted(draw.sample(range(len(pairs)), self.per_first))]
+
     def _singles(self) -> Sequence[Point]:
         found = _singles(self.designs, self.base, self.seed, self.occurrence)
         if self.what == "pairs":
@@ -131,14 +165,18 @@ def _singles(designs: tuple[Design, ...], base: str, seed: int, occurrence: int)
 def run_batch(plan: Plan, number: int) -> tuple[int, list[Verdict]]:
     """Everything of one batch, judged."""
     verdicts = []
-    for place, point in enumerate(plan.points(number)):
+
+    def replays(place: int) -> bool:
+        return plan.replays or place % 100 == 0
+
+    for place, point in enumerate(plan.points(number), number * plan.per_batch):
         if plan.what == "pairs":
-            verdict, entered = entered_after(point)
+            verdict, entered = entered_after(point, replays(place))
             verdicts.append(verdict)
-            verdicts += [judge(run_point(both)) for both in followed(point, entered)]
+            pairs = plan.drawn(point, list(followed(point, entered)))
+            verdicts += [judge(run_point(p, replays(n))) for n, p in enumerate(pairs, place + 1)]
         else:
-            replays = plan.replays or (number * plan.per_batch + place) % 100 == 0
-            verdicts.append(judge(run_point(point, replays)))
+            verdicts.append(judge(run_point(point, replays(place))))
     return number, verdicts
 
 
@@ -175,7 +213,7 @@ def kinds_of(point: Point) -> str:
                 (
                     *(f.target, f.kind, f.scope, f.part),
                     f.sender and f"of {f.sender}",
-                    f.side and f"of {f.side}",
+                    f"of {f.side}" if f.target == ARBITER and f.side else None,
                 ),
             )
         )

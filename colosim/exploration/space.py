@@ -36,6 +36,7 @@ from colosim.units import BANDWIDTH, TIME, UnitError
 
 LINK = "link"
 ARBITER = "arbiter"
+SWITCHOVER = "manager.switchover_at"
 
 #: a failure is noticed within some tens of milliseconds, and a run takes as many to simulate
 
@@ -393,9 +394,15 @@ def all_steps(design: Design, side: Role) -> tuple[str, ...]:
     return tuple(state.value for state in entered if state is not machine.start)
 
 
-def side_of(target: str) -> Role:
-    """Whose steps a fault goes by."""
-    return Role.SECONDARY if target == Role.SECONDARY else Role.PRIMARY
+def by_steps(kind: Mapping[str, str]) -> Iterator[tuple[Role, Mapping[str, str]]]:
+    """Whose steps a fault of that kind can wait for, and what it is then: a link's both sides'."""
+    if kind["target"] == LINK:
+        yield Role.PRIMARY, kind  # as if the side were not given
+        yield Role.SECONDARY, {**kind, "side": str(Role.SECONDARY)}
+    elif kind["target"] != ARBITER:
+        yield Role(kind["target"]), kind
+    elif kind.get("side") != Role.SECONDARY:
+        yield Role.PRIMARY, kind
 
 
 def fault(**given: Any) -> Fault:
@@ -561,21 +568,29 @@ def singles(
     """Every kind of fault at every step that is entered without a fault, for good.
 
     occurrence: which time the step is entered, of those that are entered again and again.
-    First of each design there is a run without any fault.
+    First of each design there is a run without any fault, and some with a planned switchover.
     """
     for design in chosen:
         yield Point(design, (), seed, base)
+        if design.protects:
+            for at_ns in switchovers_ns(base):
+                yield Point(design, (), seed, base, ((SWITCHOVER, _word(TIME.format(at_ns))),))
         if not design.protects:
             for kind in kinds(base):
                 if kind["target"] == Role.PRIMARY:
                     yield Point(design, (fault(**kind, at="50 ms"),), seed, base)
             continue
         for kind in (*kinds(base), *arbiter_kinds(design)):
-            for step, again in steps(design, side_of(kind["target"])).items():
-                if "side" in kind and kind["side"] == Role.SECONDARY:
-                    continue  # steps are the primary's
-                struck = fault(**kind, step=step, occurrence=occurrence if again else 1)
-                yield Point(design, (struck,), seed, base)
+            for side, given in by_steps(kind):
+                for step, again in steps(design, side).items():
+                    struck = fault(**given, step=step, occurrence=occurrence if again else 1)
+                    yield Point(design, (struck,), seed, base)
+
+
+def switchovers_ns(base: str) -> list[int]:
+    """When to ask for a switchover: spread over the steps of a checkpoint."""
+    fifth_ns = base_scenario(base).duration_ns // 5
+    return [fifth_ns + number * fifth_ns // 10 // 1000 * 1000 for number in range(6)]
 
 
 #: (node, step, occurrence) in the order in which the steps were entered
@@ -592,9 +607,10 @@ def followed(point: Point, entered: Entered) -> Iterator[Point]:
     for node, step, occurrence in entered:
         first.setdefault((node, step), occurrence)
     for kind in (*kinds(point.base), *arbiter_kinds(point.design)):
+        sides = {str(side): given for side, given in by_steps(kind)}
         for (node, step), occurrence in first.items():
-            if node == side_of(kind["target"]) and kind.get("side") != Role.SECONDARY:
-                struck = fault(**kind, step=step, occurrence=occurrence)
+            if node in sides:
+                struck = fault(**sides[node], step=step, occurrence=occurrence)
                 if struck != point.faults[0]:
                     yield replace(point, faults=(*point.faults, struck))
 
@@ -646,7 +662,7 @@ HARSH: Mapping[str, Any] = {
     "manager.heartbeat_timeout": _ms(11, 60),
     "manager.vote_timeout": _ms(5.5, 40),
     "manager.fence_fails": _some(True),
-    "manager.switchover_at": _ms(10, 120),
+    SWITCHOVER: _ms(10, 120),
     "link.bandwidth": _some("20 Mbit/s", "100 Mbit/s", "300 Mbit/s", "10 Gbit/s"),
     "workload.response": _some("64 B", "16 kB", "64 kB"),
 }
@@ -658,13 +674,20 @@ def is_harsh(name: str, value: Any) -> bool:
     """Whether a setting may make healthy parts fail, so that one fault more is one too many."""
     if name.startswith("limits."):
         return TIME.parse(value) < LEAST_LIMIT_NS
-    return name in HARSH
+    return name in HARSH and name != SWITCHOVER
+
+
+def is_handed_over(point: Point) -> bool:
+    """Whether a switchover is planned, which is as much as a fault."""
+    if SWITCHOVER in dict(point.settings):
+        return True
+    return base_scenario(point.base).manager.switchover_at_ns is not None
 
 
 _CHANCE = {
     **{f"limits.{name}": 0.04 for name in QUICK["limits"]},
     "manager.fence_fails": 0.03,
-    "manager.switchover_at": 0.06,
+    SWITCHOVER: 0.06,
 }
 _LATEST_MS = 110.0
 
@@ -726,7 +749,7 @@ def _live_singles(design: Design, base: str) -> Sequence[Point]:
         point
         for point in singles((design,), base)
         for one in point.faults
-        if one.kind != "corrupt" and steps(design, side_of(one.target))[str(one.step)]
+        if one.kind != "corrupt" and steps(design, Role(one.steps_of))[str(one.step)]
     ]
 
 
@@ -740,6 +763,9 @@ def _drawn(draw: random.Random, design: Design, kind: Mapping[str, str]) -> Faul
     if not design.protects or "side" in kind or draw.random() < 0.4:
         given["at"] = _time(draw.uniform(0, _LATEST_MS) * 1e6)
     else:
-        given["step"] = draw.choice(all_steps(design, side_of(kind["target"])))
+        sides = [*by_steps(kind)]
+        side, known = sides[0] if len(sides) == 1 else draw.choice(sides)
+        given = {**known, **given}
+        given["step"] = draw.choice(all_steps(design, side))
         given["occurrence"] = draw.choice((1, 1, 2, 3, 4))
     return fault(**given)

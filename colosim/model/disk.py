@@ -242,10 +242,14 @@ class Overlaid:
         blocks = {*self.disk, *self.active}
         return {block: seen for block in blocks if (seen := self.view(block)) is not None}
 
-    def sizes(self) -> tuple[int, int]:
-        """Bytes of ``active`` and of ``hidden``."""
+    def sizes(self, checkpoint: int | None = None) -> tuple[int, int]:
+        """Bytes of ``active`` and ``hidden``: of the layers that a checkpoint empties, or all."""
         cluster = self._cluster_blocks * BLOCK_BYTES
-        hidden = sum(map(len, self.hidden_clusters.values()))
+        hidden = sum(
+            len(clusters)
+            for number, clusters in self.hidden_clusters.items()
+            if checkpoint is None or number <= checkpoint
+        )
         return len(self.active_clusters) * cluster, hidden * cluster
 
     def empty(self, checkpoint: int) -> None:

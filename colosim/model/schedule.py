@@ -43,6 +43,7 @@ class TimeChange:
         self._starts = [0.0, *accumulate(float(length_ns) for length_ns, _ in pieces)]
         self._done = [0.0, *accumulate(length_ns * factor for length_ns, factor in pieces)]
         self._whole_ns, self._whole_done = self._starts[-1], self._done[-1]
+        self._most_done = math.nextafter(self._whole_done, 0.0)  # of a round, less than whole
         if not repeats:  # the last piece has no end
             self._starts[-1] = self._done[-1] = math.inf
         self._arrays = tuple(map(np.array, (self._starts, self._done, self._factors)))
@@ -66,8 +67,11 @@ class TimeChange:
         """The time at which F is that, the last such; at most `NEVER_NS`."""
         if self._repeats and not self._whole_done:
             return NEVER_NS
-        rounds = math.floor(done_ns / self._whole_done) if self._repeats else 0
-        done_ns -= rounds * self._whole_done
+        rounds = 0
+        if self._repeats:
+            rounds = math.floor(done_ns / self._whole_done)
+            # rounded, it may lie a little outside of its round, in a piece where nothing is done
+            done_ns = min(max(done_ns - rounds * self._whole_done, 0.0), self._most_done)
         i = self._piece(self._done, done_ns)
         if not self._factors[i]:
             return NEVER_NS
@@ -81,6 +85,8 @@ class TimeChange:
             return np.full(done_ns.shape, float(NEVER_NS))
         rounds = np.floor(done_ns / self._whole_done) if self._repeats else np.zeros(done_ns.shape)
         rest = done_ns - rounds * self._whole_done
+        if self._repeats:
+            rest = np.clip(rest, 0.0, self._most_done)
         i = np.clip(done.searchsorted(rest, "right"), 1, len(factors)) - 1
         with np.errstate(divide="ignore", invalid="ignore"):
             t_ns = rounds * self._whole_ns + (starts[i] + (rest - done[i]) / factors[i])

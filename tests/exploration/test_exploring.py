@@ -5,25 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from colosim import explore
 from colosim.exploration import running
 from colosim.exploration.exploring import look, plan_of
-from colosim.exploration.judging import judge
-from colosim.exploration.running import entered_after, run_point
+from colosim.exploration.judging import Claim, claim_of, judge
+from colosim.exploration.running import entered_after, run_batch, run_point
 from colosim.exploration.space import (
     Point,
     PointError,
     all_steps,
     designs,
+    fault,
     followed,
     kinds,
     singles,
     steps,
     swarm_point,
 )
+from colosim.protocol.manager import M, MVerb
 from colosim.protocol.types import Role
 from tests.exploration import defects
 
@@ -88,6 +91,69 @@ def test_the_space_is_that_of_the_tables():
     assert len(designs()) == 54
 
 
+def test_a_link_fails_at_the_steps_of_both_sides():
+    """Every step x side x kind of fault: nothing of the product is left out."""
+    struck = {
+        (
+            fault.target,
+            fault.kind,
+            fault.scope,
+            fault.part,
+            fault.sender,
+            fault.steps_of,
+            fault.step,
+        )
+        for point in singles((REMUS,))
+        for fault in point.faults
+    }
+    whole = {
+        (*(kind.get(name) for name in ("target", "kind", "scope", "part", "sender")), side, step)
+        for kind in kinds()
+        for side in (Role if kind["target"] == "link" else [Role(kind["target"])])
+        for step in steps(REMUS, side)
+    }
+    assert struck == whole
+    point = Point.parse(f"{REMUS} seed=1: link cut side=secondary @load#3")
+    assert Point.parse(str(point)) == point
+    run = run_point(point)
+    assert run.record is not None
+    [cut_ns] = [event["at_ns"] for event in run.record.events if event["what"] == "fault"]
+    # the state is over, and the word that it was received is not
+    table = run.record.checkpoints
+    assert table["cut_ns"][2] < cut_ns
+    assert table["committed_ns"][2] < 0
+
+
+def test_a_switchover_is_a_promise_of_every_design_that_can_take_over():
+    planned = [p for p in singles((REMUS,)) if p.settings]
+    assert len(planned) == 6
+    for point in planned:
+        run = run_point(point)
+        assert claim_of(point) is Claim.SURVIVES
+        assert run.watcher.alone == ["secondary"]
+        assert judge(run).violations == ()
+    two = replace(planned[0], faults=(fault(target="link", kind="cut", at="60 ms"),))
+    assert claim_of(two) is Claim.SAFE
+    alone = replace(planned[0], design=replace(REMUS, arbiter="none"))
+    assert claim_of(alone) is Claim.SAFE
+    with defects.rows({(M.WATCH, MVerb.HAND_OVER): ((), M.WATCH)}):
+        names = [name for name, _ in judge(run_point(planned[0])).violations]
+    assert names == ["handed over"]
+
+
+def test_of_pairs_a_sample_can_be_run():
+    whole = plan_of("pairs", [str(REMUS)])
+    plan = plan_of("pairs", [str(REMUS)], per_first=2)
+    [first] = plan.points(40)
+    _, every = run_batch(whole, 40)
+    _, drawn = run_batch(plan, 40)
+    assert len(every) > len(drawn) == 3
+    assert drawn[0].point == every[0].point == first
+    assert {verdict.point for verdict in drawn} < {verdict.point for verdict in every}
+    assert run_batch(plan, 40)[1] == drawn
+    assert {len(verdict.point.faults) for verdict in drawn[1:]} == {2}
+
+
 def test_the_second_fault_strikes_where_the_first_led_to():
     first = Point.parse(f"{REMUS} seed=1: primary crash host @send#3")
     verdict, entered = entered_after(first)
@@ -148,6 +214,17 @@ def test_a_violation_is_small_readable_and_run_again_by_one_command(tmp_path):
     body = json.loads((tmp_path / "out" / "report.json").read_text())
     assert body["violated"] == found.found.violations
     assert body["violations"][0]["command"] == first.command
+
+
+def test_a_violation_without_any_fault_has_a_trace_too():
+    with defects.releases_at_the_cut():
+        verdict, _, trace = look(Point(REMUS))
+    [(promise, wrong)] = verdict.violations
+    assert promise == "invariants"
+    assert wrong.startswith("OutputCommit")
+    at_ms = int(wrong.rpartition(", ")[2].removesuffix(" ns)")) / 1e6
+    assert f"{at_ms:10.3f} ms  primary" in trace
+    assert "outputs released" in trace
 
 
 def test_an_exploration_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):

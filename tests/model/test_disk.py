@@ -145,6 +145,7 @@ def test_overlays_grow_by_clusters_and_once_each():
     assert chain.new_hidden(range(1), 2) == [0]  # the layer of the next checkpoint
     assert chain.new_active(range(8, 9)) == [2]
     assert chain.sizes() == (4 * BLOCK_BYTES, 3 * 4 * BLOCK_BYTES)
+    assert chain.sizes(1) == (4 * BLOCK_BYTES, 2 * 4 * BLOCK_BYTES)  # what this one empties
     chain.empty(1)
     assert chain.sizes() == (0, 4 * BLOCK_BYTES)
     chain.commit()

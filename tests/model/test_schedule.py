@@ -65,3 +65,17 @@ def test_a_schedule_that_changes_nothing_is_none():
 def test_what_makes_no_sense_is_refused(pieces):
     with pytest.raises(ModelError):
         TimeChange(pieces, repeats=True)
+
+
+@pytest.mark.parametrize("quiet_first", [True, False])
+def test_the_inverse_at_the_end_of_a_round_is_not_lost_to_rounding(quiet_first):
+    """A little less than so many rounds may be rounded into a phase where nothing is done."""
+    pieces = [(1_000_000_000, 0.0), (123_456_789, 0.7)]
+    change = TimeChange(pieces if quiet_first else pieces[::-1], True)
+    whole_ns = sum(length_ns for length_ns, _ in pieces)
+    whole = change.done(whole_ns)
+    ends = np.array([np.nextafter(number * whole, 0.0) for number in range(1, 500)])
+    whens = [change.when(float(done)) for done in ends]
+    assert max(whens) < 501 * whole_ns
+    assert (np.diff(whens) > 0).all()
+    assert (change.when_each(ends) == whens).all()

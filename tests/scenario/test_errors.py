@@ -249,7 +249,14 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ),
     ({"fault": [AWAY | {"kind": "slow"}]}, "fault.0.kind", "an arbiter is cut", "change kind or"),
     ({"fault": [AWAY | {"scope": "vm"}]}, "fault.0.scope", "nor has an arbiter", "leave it out"),
-    ({"fault": [CUT | {"side": "primary"}]}, "fault.0.side", "whose way", 'target = "arbiter"'),
+    ({"fault": [CRASH | {"side": "primary"}]}, "fault.0.side", "whose way", 'target = "arbiter"'),
+    ({"fault": [CUT | {"side": "secondary"}]}, "fault.0.side", "whose step", "give step"),
+    (
+        {"fault": [{"target": "link", "kind": "cut", "side": "secondary", "step": "save"}]},
+        "fault.0.step",
+        "save is no step there",
+        "use one of",
+    ),
     (
         {"fault": [AWAY], "manager.arbiter": "none"},
         "fault.0.target",

@@ -266,6 +266,18 @@ def test_writes_that_come_before_the_checkpoint_is_loaded(transfer):
         assert (undone > 0) == (step == "send" or transfer == "copy-then-send")
 
 
+@pytest.mark.parametrize("transfer", ["stop-and-send", "copy-then-send"])
+def test_emptying_takes_by_what_is_emptied(transfer):
+    """Not by what the primary writes for the checkpoint after this one."""
+    scenario = busy(transfer=transfer)
+    assert scenario.disk is not None
+    table = run_replication(scenario, "remus", 1, 0).overlays
+    clusters = (table["active_bytes"] + table["hidden_bytes"]) // scenario.disk.cluster_bytes
+    per_ns = scenario.disk.empty_per_cluster_ns
+    assert (table["empty_ns"] == scenario.disk.empty_fixed_ns + per_ns * clusters).all()
+    assert len(clusters) > 10
+
+
 def test_none_has_a_disk_too():
     run = run_replication(busy(), "none", 1, 0)
     check_served(run)

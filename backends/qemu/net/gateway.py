@@ -32,6 +32,9 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8916, 0x891C
 _IFF_UP = 1
 _NAME_BYTES = 15
+#: of a frame: IPv4 with a header of five words, TCP, and its flags SYN and ACK (and ECE)
+_PLAIN_IPV4, _TCP, _SYN_ACK = b"\x08\x00\x45", 6, (b"\x12", b"\x52")
+_MOST_ANSWERED = 4096  # connections
 
 
 def _nothing(*_: object) -> None:
@@ -66,11 +69,17 @@ class Gateway(Protocol):
 
 
 class Passt:
-    """A connection with passt."""
+    """A connection with passt.
+
+    A SYN-ACK that it has is left out: when two come together, passt (of 2023) repeats the client's
+    first segment without end, and serves nobody any more.  A guest whose output is held repeats its
+    own after a second; released, both come together.  Nothing is lost on the way to passt.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._splitter = Splitter()
+        self._answered: dict[bytes, None] = {}  # SYN-ACKs: addresses, ports, numbers
         self.received: Callable[[list[bytes]], None] = _nothing
         self.ended: Callable[[], None] = _nothing
         self.dropped: Counter[str] = Counter()
@@ -96,9 +105,22 @@ class Passt:
         return self._stream.backlog_bytes
 
     def write(self, frames: list[bytes]) -> int:
-        data = pack(frames)
+        data = pack([f for f in frames if f[47:48] not in _SYN_ACK or not self._has(f)])
         self._stream.write(data)
         return len(data)
+
+    def _has(self, frame: bytes) -> bool:
+        """Whether this SYN-ACK went there before."""
+        if frame[12:15] != _PLAIN_IPV4 or frame[23] != _TCP:
+            return False
+        key = frame[26:46]
+        if key in self._answered:
+            self.dropped["SYN-ACK that passt has"] += 1
+            return True
+        self._answered[key] = None
+        if len(self._answered) > _MOST_ANSWERED:
+            del self._answered[next(iter(self._answered))]
+        return False
 
     async def drained(self, limit_s: float) -> bool:
         return await self._stream.drained(limit_s)
