@@ -139,18 +139,18 @@ def _ranged(name: str, given: Range, base: Scenario, told: str) -> Axis:
         value = low * (high / low) ** u if given.scale == "log" else low + (high - low) * u
         return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
 
-    def at(u: float) -> Any:
+    def even(u: float) -> Any:
         return written(between(u))
 
-    stepped = at
+    def even_whole(u: float) -> Any:
+        return round(between(u))
+
+    at = stepped = even
     whole = isinstance(given.low, int) and isinstance(given.high, int)
     if whole and not _takes_fractions(base, name, low, high):
-
-        def stepped(u: float) -> int:
-            return round(between(u))
-
         # of whole numbers each has the same share, the first and the last too
-        at = stepped if given.scale == "log" else _pick(range(given.low, given.high + 1))
+        stepped = even_whole
+        at = _pick(range(given.low, given.high + 1)) if given.scale == "linear" else even_whole
     if given.steps is None:
         return Axis(name, None, at)
     values = [stepped(i / (given.steps - 1)) for i in range(given.steps)]

@@ -288,7 +288,7 @@ class _Dask(_Remote):
         while True:
             if self._client.status not in ("running", "connecting"):
                 raise self._gone(f"its client is {self._client.status}")
-            with suppress(TimeoutError), self._cancelled():
+            with suppress(TimeoutError), self._cancelled(), self._client.as_current():
                 found = self._dask.wait(
                     list(handles), timeout=_LOOK_S, return_when="FIRST_COMPLETED"
                 )
