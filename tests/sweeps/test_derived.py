@@ -69,7 +69,10 @@ def test_the_summary_has_the_intervals_and_paired_comparisons(tmp_path):
         "scenario": BASE,
         "policies": ["none", "remus"],
         "replications": 6,
-        "axes": {"workload.rate": ["100 /s", "200 /s"], "policy.remus.interval": ["40 ms", "80 ms"]},
+        "axes": {
+            "workload.rate": ["100 /s", "200 /s"],
+            "policy.remus.interval": ["40 ms", "80 ms"],
+        },
     }
     table = colosim.sweep(given, tmp_path / "out")
     found = sweeps.summary(tmp_path / "out")
