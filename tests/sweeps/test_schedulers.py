@@ -1,13 +1,18 @@
-"""Whoever runs a sweep, its dataset is the same; and a scheduler that cannot is told in one line."""
+"""Whoever runs a sweep, its dataset is the same; a scheduler that cannot is told in one line."""
 
+import asyncio
 import os
+import pickle
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +24,12 @@ from colosim.sweeps.dataset import Piece
 from colosim.sweeps.schedulers import WorkerLost
 from colosim.sweeps.working import OtherCode, run_pieces
 from tests.sweeps.workers import BASE, SWEEP, children, contents, die, square, wait_for
+
+DASK_SCHEDULER = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+DASK_WORKER = [
+    *(sys.executable, "-m", "distributed.cli.dask_worker"),
+    *("--nthreads", "1", "--no-dashboard"),
+]
 
 needs_dask = pytest.mark.skipif(not find_spec("distributed"), reason="there is no Dask")
 needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="there is no Ray")
@@ -140,7 +151,7 @@ def test_what_was_lost_with_a_worker_is_run_again(reference, tmp_path):
 
     def kill(done, total):
         if done == 1 and not killed:
-            killed.extend(wait_for(lambda: _workers()))
+            killed.extend(wait_for(_workers))
             os.kill(killed[0], signal.SIGKILL)
 
     outcome = sweeps.run(sweeps.plan(SWEEP), tmp_path / "out", 2, progress=kill)
@@ -155,6 +166,13 @@ def _workers():
     return [pid for pid, path in commands.items() if b"popen_loky_posix" in path.read_bytes()]
 
 
+@dataclass(eq=False)
+class _Handle:
+    function: Any
+    versions: Any
+    blob: bytes
+
+
 class _Losing:
     """A scheduler that loses the worker of every task that a point is in."""
 
@@ -165,25 +183,20 @@ class _Losing:
         self.lost = []
 
     def submit(self, function, versions, blob):
-        return function, versions, blob
+        return _Handle(function, versions, blob)
 
     def wait(self, handles):
         return handles[:1]
 
     def result(self, handle):
-        import pickle
-
-        function, versions, blob = handle
-        points = [piece.point for _, piece in pickle.loads(blob)[1]]
+        points = [piece.point for _, piece in pickle.loads(handle.blob)[1]]
         if self.point in points:
             self.lost.append(points)
             raise WorkerLost("killed")
-        return function(versions, blob)
+        return handle.function(handle.versions, handle.blob)
 
 
 def test_a_point_that_kills_its_worker_fails_alone(tmp_path, monkeypatch):
-    from contextlib import nullcontext
-
     losing = _Losing(3)
     monkeypatch.setattr(schedulers, "opened", lambda name, jobs: nullcontext(losing))
     outcome = sweeps.run(sweeps.plan(SWEEP), tmp_path / "out")
@@ -215,8 +228,7 @@ def test_a_dask_worker_with_other_code_is_refused(tmp_path):
         file.write("# another version\n")
     with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
-            + ["--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path / "w")],
+            [*DASK_WORKER, cluster.scheduler_address, "--local-directory", str(tmp_path / "w")],
             env=os.environ | {"PYTHONPATH": str(tmp_path / "other")},
             cwd=tmp_path,
             stderr=subprocess.DEVNULL,
@@ -299,7 +311,7 @@ def test_a_cluster_without_workers(tmp_path, monkeypatch):
     from distributed import LocalCluster
 
     monkeypatch.setattr(schedulers, "NO_WORKERS_S", 1.0)
-    with LocalCluster(n_workers=0, dashboard_address=None, processes=False) as cluster:
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster:
         text = refused(tmp_path / "out", cluster.scheduler_address)
     assert "no worker for 1 s; start some" in text
 
@@ -310,18 +322,14 @@ def test_a_scheduler_that_is_killed_half_way(tmp_path):
     """The client tries for half a minute to find it again."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    command = [sys.executable, "-m"]
     quiet = {"stderr": subprocess.DEVNULL, "cwd": tmp_path}
-    scheduler = subprocess.Popen(
-        [*command, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port)]
-        + ["--no-dashboard"],
-        **quiet,
-    )
     address = f"tcp://127.0.0.1:{port}"
+    scheduler = subprocess.Popen(
+        [*DASK_SCHEDULER, "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"], **quiet
+    )
+    path = os.pathsep.join(filter(None, sys.path))
     worker = subprocess.Popen(
-        [*command, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        **quiet,
+        [*DASK_WORKER, address], env=os.environ | {"PYTHONPATH": path}, **quiet
     )
     try:
         wait_for(lambda: _listens(port))
@@ -332,7 +340,7 @@ def test_a_scheduler_that_is_killed_half_way(tmp_path):
             if done == 2:
                 scheduler.kill()
 
-        with pytest.raises(sweeps.SweepError, match="was lost .* the finished points are kept"):
+        with pytest.raises(sweeps.SweepError, match=r"was lost .* the finished points are kept"):
             sweeps.run(plan, out, progress=kill, scheduler=address)
         kept = len(contents(out))
         assert kept >= 2
@@ -370,8 +378,6 @@ def test_no_ray_there(tmp_path):
 
 def test_a_notebook_with_a_loop_of_its_own_may_ask_for_dask(tmp_path, monkeypatch):
     """`asyncio.run` does not work where a loop runs already."""
-    import asyncio
-
     if not find_spec("distributed"):
         pytest.skip("there is no Dask")
     monkeypatch.setattr(schedulers, "CONNECT_S", 0.5)
