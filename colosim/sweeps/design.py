@@ -145,7 +145,8 @@ def _ranged(name: str, given: Range, base: Scenario, told: str) -> Axis:
     def even_whole(u: float) -> Any:
         return round(between(u))
 
-    at = stepped = even
+    at: Place = even
+    stepped: Place = even
     whole = isinstance(given.low, int) and isinstance(given.high, int)
     if whole and not _takes_fractions(base, name, low, high):
         # of whole numbers each has the same share, the first and the last too

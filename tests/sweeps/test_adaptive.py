@@ -1,6 +1,7 @@
 """Replications go where intervals are wide, and to the same places whatever happened meanwhile."""
 
 import tomllib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from colosim.sweeps.adaptive import Rule
 from tests.small import SCENARIO
 
 BASE = Scenario.from_mapping(tomllib.loads(SCENARIO))
-SWEEP = {
+SWEEP: dict[str, Any] = {
     "scenario": BASE,
     "policies": ["none", "remus"],
     "replications": 5,
@@ -41,7 +42,7 @@ def test_points_get_what_their_intervals_need(tmp_path):
         wide += is_wide
         assert not is_wide or sizes[point] == 20
     assert outcome.wide == wide
-    first = colosim.simulate(BASE, "remus", replications=5)  # the same draws as without a rule
+    # the same draws as without a rule
     mine = latency[(latency["point"] == 2) & (latency["replication"] < 5)]["value"]
     scenario = BASE.replace({"workload.rate": "50 /s"})
     first = colosim.simulate(scenario, "remus", replications=5).metrics
@@ -68,9 +69,8 @@ def test_a_resumed_one_decides_as_an_undisturbed_one(tmp_path):
 
 
 def rule(**more):
-    return Rule(
-        **{"first": 10, "metrics": ("m",), "relative": 0.1, "most": 100, "budget": None} | more
-    )
+    given: dict[str, Any] = {"relative": 0.1, "most": 100, "budget": None}
+    return Rule(first=10, metrics=("m",), **given | more)
 
 
 def sample(n, spread):

@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,17 +82,18 @@ def test_the_summary_has_the_intervals_and_paired_comparisons(tmp_path):
     pd.testing.assert_frame_equal(found[list(expected)], expected, check_dtype=False)
 
     values = wide(table)
-    for row in found[found["policy"] == "remus"].itertuples():
-        rate = row._2
-        of_point = values["point"] == row.point
-        baseline = found[(found["policy"] == "none") & (found["workload.rate_per_s"] == rate)]
+    rows: Any = found[found["policy"] == "remus"].to_dict("records")
+    for row in rows:
+        of_point = values["point"] == row["point"]
+        rates = found["workload.rate_per_s"] == row["workload.rate_per_s"]
+        baseline = found[(found["policy"] == "none") & rates]
         of_base = values["point"] == baseline["point"].iloc[0]
-        mine, other = values.loc[of_point, row.metric], values.loc[of_base, row.metric]
+        mine, other = values.loc[of_point, row["metric"]], values.loc[of_base, row["metric"]]
         _, *interval = paired(mine, other)
-        np.testing.assert_allclose([row.diff, row.diff_low, row.diff_high], interval)
+        np.testing.assert_allclose([row["diff"], row["diff_low"], row["diff_high"]], interval)
         if other.mean() > 0:
-            assert row.ratio == pytest.approx(mine.mean() / other.mean())
-            assert row.ratio_low <= row.ratio <= row.ratio_high
+            assert row["ratio"] == pytest.approx(mine.mean() / other.mean())
+            assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
     assert found.loc[found["policy"] == "none", "diff"].isna().all()
     written = pd.read_csv(tmp_path / "out" / "_summary.csv")
     pd.testing.assert_frame_equal(written, found, check_dtype=False)

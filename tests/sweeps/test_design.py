@@ -55,11 +55,12 @@ def test_a_list_takes_the_axes_side_by_side():
 
 @pytest.mark.parametrize("kind", ["latin-hypercube", "sobol"])
 def test_samples_fill_every_axis_evenly_and_come_from_their_seed(kind):
+    transfers = ["stop-and-send", "copy-then-send"]
     axes = {
         **INTERVAL,
         "divergence.probability": {"from": 0.0, "to": 1.0},
         "workload.connections": {"from": 1, "to": 4},
-        "transfer": ["stop-and-send", "copy-then-send"],
+        "transfer": transfers,
     }
     found = points(axes, {"kind": kind, "points": 16})
     for axis, place in (
@@ -69,7 +70,7 @@ def test_samples_fill_every_axis_evenly_and_come_from_their_seed(kind):
         cells = [int(place(point.axes[axis]) * 16) for point in found]
         assert sorted(cells) == list(range(16)), axis  # one in each sixteenth
     assert Counter(p.axes["workload.connections"] for p in found) == dict.fromkeys(range(1, 5), 4)
-    assert Counter(p.axes["transfer"] for p in found) == dict.fromkeys(axes["transfer"], 8)
+    assert Counter(p.axes["transfer"] for p in found) == dict.fromkeys(transfers, 8)
     again = points(axes, {"kind": kind, "points": 16})
     assert found == again
     assert found != points(axes, {"kind": kind, "points": 16, "seed": 2})

@@ -88,7 +88,7 @@ def test_a_dask_worker_that_is_killed_costs_nothing_but_time(dask, tmp_path):
 
     with Client(dask.scheduler_address, set_as_default=False) as client:
         pids = client.run(os.getpid)
-    killed = []
+    killed: list[int] = []
 
     def kill(done, total):
         if done == 2 and not killed:
@@ -147,7 +147,7 @@ def test_a_killed_process_is_a_lost_worker_and_another_takes_its_place():
 
 
 def test_what_was_lost_with_a_worker_is_run_again(reference, tmp_path):
-    killed = []
+    killed: list[int] = []
 
     def kill(done, total):
         if done == 1 and not killed:

@@ -6,12 +6,13 @@ import time
 import tomllib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from colosim.scenario import Scenario
 from tests.small import SCENARIO
 
 BASE = Scenario.from_mapping(tomllib.loads(SCENARIO))
-SWEEP = {
+SWEEP: dict[str, Any] = {
     "scenario": BASE,
     "policies": ["none", "remus"],
     "replications": 3,
@@ -36,7 +37,7 @@ def square(number):
 
 def children(pid):
     """All processes below one."""
-    below = {}
+    below: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, parent = path.read_text().rpartition(")")[2].split()[:2]
@@ -48,7 +49,7 @@ def children(pid):
     return found
 
 
-def wait_for(condition, limit_s=120.0):
+def wait_for(condition, limit_s=400.0):
     deadline_s = time.monotonic() + limit_s
     while not (found := condition()):
         assert time.monotonic() < deadline_s
