@@ -32,7 +32,7 @@ conformance: $(READY)  ## comparator and rewriter beside genuine QEMU objects at
 
 campaign: $(READY)  ## protocol, conformance, simulator, exploration and live tests at full counts; report in out/campaign
 	@mkdir -p out/campaign
-	@COLOSIM_PROFILE=campaign $(PYTEST) tests/protocol tests/conformance tests/sim tests/exploration tests/live -m "campaign or not campaign" --timeout=0 \
+	@COLOSIM_PROFILE=campaign $(PYTEST) tests/protocol tests/conformance tests/sim tests/sweeps tests/exploration tests/live -m "campaign or not campaign" --timeout=0 \
 		--junitxml=out/campaign/junit.xml --durations=20 | tee out/campaign/report.txt
 
 lint: $(READY)  ## ruff, mypy and the import contracts

@@ -1,0 +1,188 @@
+"""A sweep of the web server: 1,000 points of 20 replications, each 60 s of simulated time.
+
+    python -m benchmarks.sweeps [--points N] [--replications N] [--scheduler NAME] [--json FILE]
+
+Says how long it takes by the clock, how much of the CPU's time is simulation and how much the sweep
+itself (planning, metrics, fingerprints, Parquet, workers), and with --scheduler dask how well two
+workers of a local Dask cluster share the work: T1 / (2 T2), with T1 the time in this process alone.
+
+The web server is ``experiments/scenarios/webserver-redis.toml`` at fidelity ``epoch``: at least
+20,000 requests and 100 checkpoints a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from backends.sim import run_replication
+from benchmarks.rounds import context
+from benchmarks.speed import aligned
+from colosim import store, sweeps
+from colosim.scenario import load_scenario
+from colosim.sweeps.dataset import Dataset, Piece
+from colosim.sweeps.working import Job, packed, run_pieces
+
+SCENARIO = Path(__file__).parents[1] / "experiments/scenarios/webserver-redis.toml"
+#: values of the first axis; the second has the rest of the points
+RATES = 10
+LEAST_REQUESTS, LEAST_CHECKPOINTS = 20_000, 100
+
+
+def sweep(points: int, replications: int) -> dict[str, Any]:
+    """Remus at intervals that give 110 to 330 checkpoints, by rates of requests."""
+    base = load_scenario(SCENARIO).replace(
+        {"duration": "60 s", "warm_up": "5 s", "fidelity": "epoch", "policy.name": "remus"}
+        | {"memory.pages_per_request": 0.5}  # half of them write; the curve is of 500 requests/s
+    )
+    steps = max(points // RATES, 2)
+    return {
+        "scenario": base,
+        "replications": replications,
+        "axes": {
+            "workload.rate": {"from": "350 /s", "to": "700 /s", "steps": max(points // steps, 2)},
+            "policy.remus.interval": {"from": "180 ms", "to": "500 ms", "steps": steps},
+        },
+    }
+
+
+def measure(points: int, replications: int, scheduler: str) -> dict[str, Any]:
+    """Seconds of everything; see the module."""
+    start_s = time.perf_counter()
+    plan = sweeps.plan(sweep(points, replications))
+    planned_s = time.perf_counter() - start_s
+    checked = _cost_of_runs(plan)
+    runs = len(plan.points) * replications
+    with tempfile.TemporaryDirectory() as folder, _cluster(scheduler) as name:
+        jobs = 1 if scheduler == "here" else None
+        if scheduler != "here":  # workers that have imported everything
+            warm = sweeps.plan(sweep(4, 1))
+            sweeps.run(
+                warm, Path(folder, "warm"), 2 if name == "processes" else None, scheduler=name
+            )
+        start_s = time.perf_counter()
+        outcome = sweeps.run(
+            plan,
+            Path(folder, "out"),
+            jobs or (os.cpu_count() if name == "processes" else None),
+            scheduler=name,
+        )
+        took_s = time.perf_counter() - start_s
+        size = sum(path.stat().st_size for path in Path(folder, "out").glob("part-*"))
+    if outcome.failures:
+        raise RuntimeError(f"points failed: {outcome.failures}")
+    return {
+        "scheduler": scheduler,
+        "points": len(plan.points),
+        "replications": replications,
+        "plan_s": planned_s,
+        "took_s": took_s,
+        "runs_per_s": runs / took_s,
+        "dataset_bytes": size,
+        **checked,
+    }
+
+
+def overhead(points: int, replications: int) -> dict[str, Any]:
+    """CPU time of a sweep in this process beside that of its runs alone, in turns by points."""
+    start_s = time.process_time()
+    plan = sweeps.plan(sweep(points, replications))
+    plan_s = time.process_time() - start_s
+    job = Job(plan.base, plan.columns, plan.derived, plan.digest)
+    alone_s = swept_s = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = Dataset(Path(folder), plan.digest)
+        run_pieces(store.versions(), packed(job, [(plan.points[0], Piece(0, 0, 1))]))
+        for point in plan.points:
+            piece = Piece(point.number, 0, replications)
+            start_s = time.process_time()
+            for done in run_pieces(store.versions(), packed(job, [(point, piece)])):
+                dataset.write(done.piece, done.part)
+            swept_s += time.process_time() - start_s
+            scenario = point.scenario(plan.base)
+            start_s = time.process_time()
+            for i in range(replications):
+                run_replication(scenario, point.policy, scenario.seed, i)
+            alone_s += time.process_time() - start_s
+        start_s = time.process_time()
+        dataset.write_summary()
+        summary_s = time.process_time() - start_s
+    runs = len(plan.points) * replications
+    return {
+        "points": len(plan.points),
+        "replications": replications,
+        "run_ms": alone_s / runs * 1e3,
+        "sweep_ms": (swept_s - alone_s) / runs * 1e3,
+        "plan_ms": plan_s / runs * 1e3,
+        "summary_ms": summary_s / runs * 1e3,
+        "share": (swept_s - alone_s + plan_s + summary_s) / (swept_s + plan_s + summary_s),
+    }
+
+
+def _cost_of_runs(plan: sweeps.Plan) -> Mapping[str, Any]:
+    """What the smallest of the runs has, and that it is enough."""
+    counts = []
+    for point in (plan.points[0], plan.points[len(plan.points) // 2], plan.points[-1]):
+        record = run_replication(point.scenario(plan.base), point.policy, plan.base.seed, 0)
+        counts.append((len(record.responses["client"]), len(record.checkpoints["checkpoint"])))
+    requests, checkpoints = (min(each) for each in zip(*counts, strict=True))
+    if requests < LEAST_REQUESTS or checkpoints < LEAST_CHECKPOINTS:
+        raise RuntimeError(f"too little in a run: {requests} requests, {checkpoints} checkpoints")
+    return {"least_requests": requests, "least_checkpoints": checkpoints}
+
+
+@contextmanager
+def _cluster(scheduler: str) -> Iterator[str]:
+    if scheduler != "dask":
+        yield "processes" if scheduler == "here" else scheduler
+        return
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
+def table(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
+    """The result as rows of text."""
+    return [
+        (name, f"{value:,.4g}" if isinstance(value, float) else str(value))
+        for name, value in found.items()
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--points", type=int, default=1_000, metavar="N")
+    parser.add_argument("--replications", type=int, default=20, metavar="N")
+    parser.add_argument(
+        "--scheduler",
+        default="processes",
+        help="processes, here, dask (two local workers), tcp://HOST:PORT, ray",
+    )
+    parser.add_argument("--overhead", action="store_true", help="CPU time of the sweep itself")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    given = parser.parse_args(arguments)
+    if given.overhead:
+        found = overhead(given.points, given.replications)
+    elif given.scheduler == "dask":
+        one = measure(given.points, given.replications, "here")
+        two = measure(given.points, given.replications, "dask")
+        found = {**two, "here_s": one["took_s"], "efficiency": one["took_s"] / 2 / two["took_s"]}
+    else:
+        found = measure(given.points, given.replications, given.scheduler)
+    print(aligned(table(found)))
+    if given.json:
+        given.json.write_text(json.dumps({**context({}), **found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
