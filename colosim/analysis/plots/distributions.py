@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter
 
-from colosim.analysis.plots.style import COLOURS, Chart, Look, look_of, styled
+from colosim.analysis.plots.style import COLOURS, Chart, Look, gid, look_of, styled
 from colosim.analysis.stats import interval
 
 _LET_GO = {
@@ -77,7 +77,7 @@ def _weighted(held_ms: Any, frames: Any, x: Any) -> Any:
 
 def _log(axes: Axes) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
 
 
@@ -99,8 +99,8 @@ def _cdf(table: pd.DataFrame, column: str, x_label: str, y_label: str) -> Chart:
         ]
         _, mean, low, high = np.transpose([interval(y) for y in np.transpose(of_replications)])
         colour, dashes, _ = look[str(policy)]
-        axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0)
-        axes.plot(x, mean, color=colour, linestyle=dashes, label=str(policy))
+        axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0, gid=gid(policy))
+        axes.plot(x, mean, color=colour, linestyle=dashes, label=str(policy), gid=gid(policy))
     axes.legend(loc="best")
     _said(axes, measured)
     return chart

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from colosim.analysis.plots.style import Chart, look_of, styled
+from colosim.analysis.plots.style import Chart, gid, look_of, styled
 from colosim.analysis.summary import label
 
 
@@ -28,6 +28,8 @@ def comparison(
         colours = [look.colour for look in look_of(rows["policy"]).values()]
         spread = [rows["mean"] - rows["ci_low"], rows["ci_high"] - rows["mean"]]
         bars = axes.bar(rows["policy"], rows["mean"], 0.7, yerr=spread, color=colours, capsize=4)
+        for bar, policy in zip(bars, rows["policy"], strict=True):
+            bar.set_gid(gid(policy))
         axes.bar_label(bars, [f"{mean:.4g}" for mean in rows["mean"]], padding=2, fontsize=8)
         axes.set_ylabel(label(metric, rows["unit"].iloc[0]))
         axes.margins(y=0.15)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogFormatter
 
-from colosim.analysis.plots.style import COLOURS, Chart, look_of, styled
+from colosim.analysis.plots.style import COLOURS, Chart, gid, look_of, styled
 from colosim.analysis.stats import interval
 
 _MOST_POINTS = 3_000
@@ -38,13 +38,13 @@ def dirty_pages(seen: pd.DataFrame, curves: Mapping[str, pd.DataFrame] | None = 
         if len(rows) > _MOST_POINTS:
             rows = rows.sample(_MOST_POINTS, random_state=1)
         axes.scatter(
-            rows["exposure_ms"], rows["pages"], 9, look.colour, marker=look.marker, alpha=0.35,
-            linewidths=0, label=f"{policy}: each checkpoint",
+            rows["exposure_ms"], rows["pages"], 11, look.colour, marker=look.marker,
+            alpha=0.35 if len(rows) > 50 else 0.9, linewidths=0, label=f"{policy}: each checkpoint", gid=gid(policy),
         )  # fmt: skip
         _means(chart, rows, look.colour, look.marker)
     if len(seen):
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     axes.set_ylim(0, None)
     if axes.get_legend_handles_labels()[0]:

@@ -107,7 +107,7 @@ def _span(axes: Axes, times: tuple[float, float], y: float, kind: str) -> None:
 
 def _bounded(rows: pd.DataFrame) -> pd.DataFrame:
     """States that were never left last as long as anything was seen."""
-    last = max(rows["end_ns"].max(), rows["start_ns"].max()) if len(rows) else 0
+    last = rows[["start_ns", "end_ns"]].max().max() if len(rows) else 0
     return rows.assign(end_ns=rows["end_ns"].fillna(last))
 
 

@@ -86,6 +86,11 @@ def look_of(policies: Iterable[object]) -> dict[str, Look]:
     }
 
 
+def gid(policy: object) -> str:
+    """Name of what is drawn for one policy, by which a page can hide it."""
+    return f"series-{policy}"
+
+
 def name_of(column: str) -> str:
     """A column for people: "link.bandwidth_bps" is "link.bandwidth"; `ticks_of` has the unit."""
     return without_unit(column).replace("_", " ")
