@@ -125,6 +125,7 @@ def _client_figures(runs: Runs) -> Iterator[Figure]:
             plots.comparison(runs.summary, metrics),
             f"Bars of {', '.join(metrics)} for each policy with 95 % intervals.",
             "Means over replications; whiskers are 95 % intervals.",
+            is_wide=True,
         )
     if len(responses) and (responses["released_ns"] >= 0).any():
         yield Figure(

@@ -157,8 +157,8 @@ def _compared(runs: Runs) -> Iterator[str]:
     n = int(summary["n"].max()) if len(summary) else 0
     until = "until the fault, " if fault else ""
     yield (
-        f"Costs are {until}against {_who(baseline)}; in brackets 95 % intervals of paired differences "
-        f"over {n} replications."
+        f"Costs are {until}against {_who(baseline)}; in brackets 95 % intervals of paired "
+        f"differences over {n} replications."
     )
 
 

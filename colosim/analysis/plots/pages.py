@@ -39,7 +39,8 @@ def dirty_pages(seen: pd.DataFrame, curves: Mapping[str, pd.DataFrame] | None = 
             rows = rows.sample(_MOST_POINTS, random_state=1)
         axes.scatter(
             rows["exposure_ms"], rows["pages"], 11, look.colour, marker=look.marker,
-            alpha=0.35 if len(rows) > 50 else 0.9, linewidths=0, label=f"{policy}: each checkpoint", gid=gid(policy),
+            alpha=0.35 if len(rows) > 50 else 0.9, linewidths=0, gid=gid(policy),
+            label=f"{policy}: each checkpoint",
         )  # fmt: skip
         _means(chart, rows, look.colour, look.marker)
     if len(seen):
