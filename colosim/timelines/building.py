@@ -114,9 +114,12 @@ def build(
 
 
 def _put(sink: Sink, track: Track, slices: Iterable[Slice]) -> None:
-    """All slices of a track, in the order in which they begin and end."""
+    """All slices of a track, in the order in which they begin and end.
+
+    Of those that begin at once the first given is the outer one, unless it ends at once, too.
+    """
     open_ns: list[int] = []  # ends of those that were begun, the innermost last
-    for each in sorted(slices, key=lambda x: (x.start_ns, -x.end_ns)):
+    for each in sorted(slices, key=lambda x: x.start_ns):
         while open_ns and open_ns[-1] <= each.start_ns:
             sink.end(track, open_ns.pop())
         sink.begin(track, each.name, each.start_ns, each.notes, each.flow)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from colosim import store
 from colosim.timelines.building import Notes, Track, build
@@ -39,10 +39,11 @@ def write(directory: str | Path, out: str | Path | None, replication: int) -> Pa
     there = (place / f"trace-{replication}.jsonl.gz").exists()
     recording = of_run(place, manifest, replication) if there or protects else None
     target = Path(f"{place.resolve()}.perfetto-trace.gz" if out is None else out)
+    pb, builder = _library()
     shift_ns = max(0, -_earliest_ns(recording, tables))
     with store.explained(target), target.open("wb") as raw:
         packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if target.suffix == ".gz" else raw
-        build(recording, tables, PerfettoSink(packed, shift_ns))
+        build(recording, tables, PerfettoSink(pb, builder(packed), shift_ns))
         packed.close()
     return target
 
@@ -67,23 +68,27 @@ def _tables(place: Path, replication: int) -> dict[str, pd.DataFrame]:
     return found
 
 
+def _library() -> tuple[Any, Any]:
+    """Perfetto's schema, and what writes it; `StoreError` if its package is not installed."""
+    try:
+        from perfetto.protos.perfetto.trace import perfetto_trace_pb2
+        from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
+    except ImportError:
+        raise store.StoreError(
+            "the package perfetto is missing; install it: pip install 'colosim[perfetto]'"
+        ) from None
+    return perfetto_trace_pb2, StreamingTraceProtoBuilder
+
+
 class PerfettoSink:
     """Writes packets as they come.
 
-    shift_ns: added to all times, for Perfetto knows none before 0.  Raises StoreError if its
-    package is not installed.
+    pb: Perfetto's schema.  shift_ns: added to all times, for Perfetto knows none before 0.
     """
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, shift_ns: int = 0) -> None:
-        try:
-            from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
-            from perfetto.trace_builder.proto_builder import StreamingTraceProtoBuilder
-        except ImportError:
-            raise store.StoreError(
-                "the package perfetto is missing; install it: pip install 'colosim[perfetto]'"
-            ) from None
+    def __init__(self, pb: Any, builder: Any, shift_ns: int = 0) -> None:
         self._pb = pb
-        self._builder: Any = StreamingTraceProtoBuilder(file)
+        self._builder = builder
         self._shift_ns = shift_ns
         self._tracks = 0
         self._first = True
