@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from colosim.dependability import availability
     from colosim.exploration.exploring import explore
     from colosim.pcap import compare_pcap
+    from colosim.reporting import report
     from colosim.scenario import Scenario, ScenarioError, load_scenario
+    from colosim.timelines import export
 
 __version__ = "0.1.0"
 
@@ -31,6 +33,8 @@ _HOME = {
     "run_live": "colosim.api",
     "calibrate": "colosim.calibration",
     "explore": "colosim.exploration.exploring",
+    "export": "colosim.timelines",
+    "report": "colosim.reporting",
     "validate": "colosim.calibration",
     "compare_pcap": "colosim.pcap",
     "availability": "colosim.dependability",
@@ -48,9 +52,11 @@ __all__ = [
     "compare",
     "compare_pcap",
     "explore",
+    "export",
     "live",
     "load_scenario",
     "replay",
+    "report",
     "run_live",
     "simulate",
     "sweep",

@@ -168,6 +168,18 @@ class _Outcome:
 
         return plots.timeline(self.checkpoints, replication, **stretch)
 
+    def plot_throughput(self, bin_s: float | None = None) -> Chart:
+        """Answers over time, with 95 % bands; faults and takeovers are marked."""
+        from colosim.analysis import plots
+
+        return plots.throughput(self.responses, self.events, bin_s)
+
+    def report(self, path: str | Path = "report.html") -> Path:
+        """Write one self-contained HTML file: verdict, figures, tables, provenance."""
+        from colosim.reporting import report
+
+        return report(self, path)  # type: ignore[arg-type]
+
     def readable(self) -> list[pd.DataFrame]:
         """The summary as text for people: metrics as rows, policies as columns."""
         return [tables.readable(self.summary)]
@@ -219,8 +231,9 @@ class Result(_Outcome):
         records = [record.fingerprint() for record in self.records]
         return store.run_fingerprint(self.scenario, self.policy, records)
 
-    def _write(self, directory: Path) -> None:
-        manifest = {
+    def manifest(self) -> dict[str, Any]:
+        """What the result says of itself; `manifest.json` has it, too."""
+        return {
             "kind": "run",
             "policy": self.policy,
             "seed": self.scenario.seed,
@@ -241,6 +254,8 @@ class Result(_Outcome):
             "scenario": self.parameters,
             "sha256": self.inputs,
         }
+
+    def _write(self, directory: Path) -> None:
         contents = {
             "metrics.csv": self.metrics,
             "summary.csv": self.summary,
@@ -256,7 +271,7 @@ class Result(_Outcome):
             contents["disk.parquet"] = self.disk
         if len(self.overlays):
             contents["overlays.csv"] = self.overlays
-        store.write(directory, manifest, contents)
+        store.write(directory, self.manifest(), contents)
 
 
 @dataclass(eq=False, repr=False)
@@ -310,10 +325,9 @@ class Comparison(_Outcome):
         differences = tables.readable(self.summary, "diff", "diff_low", "diff_high")
         return [values, differences.add_suffix(f" - {self.baseline}")]
 
-    def _write(self, directory: Path) -> None:
-        for policy, result in self.results.items():
-            result._write(directory / policy)
-        manifest = {
+    def manifest(self) -> dict[str, Any]:
+        """What the comparison says of itself; `manifest.json` has it, too."""
+        return {
             "kind": "comparison",
             "policies": list(self.results),
             "baseline": self.baseline,
@@ -322,7 +336,11 @@ class Comparison(_Outcome):
             "flags": self.flags,
             "violations": self.violations,
         }
-        store.write(directory, manifest, {"summary.csv": self.summary})
+
+    def _write(self, directory: Path) -> None:
+        for policy, result in self.results.items():
+            result._write(directory / policy)
+        store.write(directory, self.manifest(), {"summary.csv": self.summary})
 
 
 class Interrupted(KeyboardInterrupt):

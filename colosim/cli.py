@@ -602,6 +602,45 @@ def explore(
     return 1 if found.found.violations else 0
 
 
+@cli.command(epilog="Example: colosim report out/web --out web.html")
+@click.argument("directory", metavar="DIR")
+@click.option("--out", metavar="FILE", help="File to write; default DIR-report.html.")
+def report(directory: str, out: str | None) -> int:
+    """Write one HTML file about a result: verdict, figures, tables, provenance.
+
+    DIR is what simulate, compare, live, sweep or explore wrote. The file needs no network and
+    nothing beside it; it can be read on a phone and printed.
+    """
+    from colosim.reporting import report as write
+
+    click.echo(f"written to {write(directory, out)}")
+    return 0
+
+
+@cli.command(epilog="Example: colosim export --perfetto out/live --out live.perfetto-trace.gz")
+@click.argument("directory", metavar="DIR")
+@click.option("--perfetto", is_flag=True, required=True, help="For ui.perfetto.dev.")
+@click.option(
+    "--replication",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Which one; it must have a trace.",
+)
+@click.option("--out", metavar="FILE", help="File to write; default DIR.perfetto-trace.gz.")
+def export(directory: str, perfetto: bool, replication: int, out: str | None) -> int:
+    """Write a run as a timeline of both guests, the link and the clients.
+
+    DIR is what simulate or live wrote with a trace. Needs the package perfetto:
+    pip install 'colosim[perfetto]'.
+    """
+    from colosim.timelines import export as write
+
+    click.echo(f"written to {write(directory, out, replication)}; open it in ui.perfetto.dev")
+    return 0
+
+
 @cli.command()
 def policies() -> None:
     """List the policies and their parameters."""

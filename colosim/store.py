@@ -282,6 +282,34 @@ def explained(where: str | Path) -> Iterator[None]:
 # Reading
 
 
+def read_manifest(directory: str | Path) -> dict[str, Any]:
+    """What a directory of results says of itself; `StoreError` if it holds none, or is damaged."""
+    path = Path(directory) / MANIFEST
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return {**found, "kind": str(found["kind"])}
+    except FileNotFoundError:
+        what = "holds no result" if path.parent.is_dir() else "is no directory"
+        raise StoreError(f"{directory}: {what}; give one that --out DIR wrote") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StoreError(f"{path}: cannot be read: {why}") from None
+
+
+def read_table(directory: str | Path, name: str) -> pd.DataFrame | None:
+    """One of a run's tables, such as "events.csv"; None if it has none, `StoreError` if damaged."""
+    import pandas as pd
+
+    path = Path(directory) / name
+    if not path.exists():
+        return None
+    try:
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are these, too
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StoreError(f"{path}: cannot be read: {why}") from None
+
+
 def traces(directory: str | Path) -> list[Path]:
     """Every trace below a directory; `StoreError` if there is none."""
     if not Path(directory).is_dir():

@@ -26,6 +26,7 @@ from colosim.calibration.runs import (
     traits,
 )
 from colosim.scenario import Scenario, Service, load_scenario
+from colosim.tomltext import toml
 from colosim.units import TIME, dimension_of, without_unit
 
 _HEAD = "Calibrated on live runs by `colosim calibrate`"
@@ -286,7 +287,7 @@ def _write(
         else json.loads(apart.hazards.to_json(orient="records", double_precision=15)),
     }
     with store.explained(path):
-        path.write_text(text.toml(written, notes, head), "utf-8")
+        path.write_text(toml(written, notes, head), "utf-8")
         sidecar(path).write_text(json.dumps(body, indent=2) + "\n", "utf-8")
     return load_scenario(path)
 

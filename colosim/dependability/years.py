@@ -127,7 +127,7 @@ class AvailabilityResult:
 
     def plot(self) -> Chart:
         """Downtime a year by policy, with intervals, and by what began the outages; log axes."""
-        from colosim.analysis.years import downtime
+        from colosim.analysis.plots import downtime
 
         return downtime(self.summary, self.causes)
 

@@ -218,6 +218,11 @@ class Node:
         return self.checkpointer.state.value
 
     @property
+    def manager_state(self) -> str | None:
+        """The manager's current state; None where the dialect knows no failover."""
+        return None if self._manager is None else self._manager.state.value
+
+    @property
     def gave_up(self) -> bool:
         """Its manager suspected the peer and will not go on alone: what is held stays held."""
         return self.manager is not None and self.manager.state in (M.YIELDED, M.STRANDED)

@@ -166,9 +166,12 @@ class Difference:
     replayed: str
 
 
-def replay(lines: Iterable[Line]) -> list[Difference]:
+def replay(
+    lines: Iterable[Line], seen: Callable[[Node, Line], None] | None = None
+) -> list[Difference]:
     """Feed the recorded events to new nodes; return every difference in signals and actions.
 
+    seen: called with the node after each of its events, in its order.
     Works feed by feed (an event with its consequences) and keeps no more than one of each node in
     memory.  Frames are not in a trace: what comparing them brought to light is taken from it.
     Raises `TraceError` for a header that no node can have.
@@ -179,22 +182,27 @@ def replay(lines: Iterable[Line]) -> list[Difference]:
     for line in lines:
         if line.kind == "node" and isinstance(line.body, NodeConfig):
             if line.node in nodes:
-                _again(nodes[line.node], feeds[line.node], differences)
+                _again(nodes[line.node], feeds[line.node], differences, seen)
             nodes[line.node] = _node(line.node, line.body)
             feeds[line.node] = []
             continue
         if line.node not in nodes:
             raise TraceError(f"node {line.node!r} has lines but no header")
         if line.kind == "event":
-            _again(nodes[line.node], feeds[line.node], differences)
+            _again(nodes[line.node], feeds[line.node], differences, seen)
             feeds[line.node] = []
         feeds[line.node].append(line)
     for name, feed in feeds.items():
-        _again(nodes[name], feed, differences)
+        _again(nodes[name], feed, differences, seen)
     return differences
 
 
-def _again(node: Node, feed: list[Line], differences: list[Difference]) -> None:
+def _again(
+    node: Node,
+    feed: list[Line],
+    differences: list[Difference],
+    seen: Callable[[Node, Line], None] | None,
+) -> None:
     """One recorded event and its consequences, compared with what the node does now."""
     if not feed:
         return
@@ -210,6 +218,8 @@ def _again(node: Node, feed: list[Line], differences: list[Difference]) -> None:
             differences.append(Difference(line.node, line.n, repr(line.body), repr(error)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise TraceError(f"line {line.n} of node {line.node!r}: {error!r}") from None
+        if seen is not None:
+            seen(node, line)
     replayed: list[tuple[str, Any]] = [("signal", signal) for signal in node.signals()]
     replayed += [("action", action) for action in node.actions()]
     for was, now in zip_longest(recorded, replayed):

@@ -1,0 +1,112 @@
+"""Distributions over replications, with bands: what clients wait, what the guest stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatter
+
+from colosim.analysis.plots.style import COLOURS, Chart, Look, gid, look_of, styled
+from colosim.analysis.stats import interval
+
+_LET_GO = {
+    "match": "equal output of the secondary",
+    "commit": "left with a checkpoint",
+    "alone": "of the survivor",
+}
+
+
+@styled
+def latency_cdf(responses: pd.DataFrame) -> Chart:
+    """Distribution of latency per policy, with 95 % bands over replications; warm-up removed."""
+    return _cdf(responses, "latency_ms", "Latency seen by the client (ms)", "Responses (fraction)")
+
+
+@styled
+def pause_cdf(checkpoints: pd.DataFrame) -> Chart:
+    """Distribution of checkpoint pauses per policy, with 95 % bands; warm-up removed."""
+    return _cdf(checkpoints, "pause_ms", "Pause of the guest (ms)", "Checkpoints (fraction)")
+
+
+@styled
+def hold_cdf(holds: pd.DataFrame) -> Chart:
+    """Distribution of how long frames were held, by what let them go; warm-up removed.
+
+    holds: table of `colosim.analysis.summary`; each frame counts.  A curve begins at the part of
+    its frames that left at once.  Mean over replications, with 95 % bands.
+    """
+    chart = Chart(figsize=(5.2, 3.4))
+    axes = chart.subplots()
+    axes.set(xlabel="Time a frame was held (ms)", ylabel="Frames (fraction)", ylim=(0, 1.02))
+    measured = holds[holds["measured"].astype(bool)]
+    later = measured[measured["hold_ms"] > 0]
+    if later.empty:
+        return chart
+    _log(axes)
+    x = np.geomspace(0.98 * later["hold_ms"].min(), 1.02 * later["hold_ms"].max(), 400)
+    names = (
+        measured["policy"] + ", " + measured["how"].map(_LET_GO).fillna(measured["how"])
+    ).rename("name")
+    for (name, rows), look in zip(measured.groupby(names, sort=False), _curves(), strict=False):
+        parts = [
+            _weighted(each["hold_ms"].to_numpy(), each["frames"].to_numpy(), x)
+            for _, each in rows.groupby("replication")
+        ]
+        _, mean, low, high = np.transpose([interval(y) for y in np.transpose(parts)])
+        axes.fill_between(x, low, high, color=look.colour, alpha=0.25, linewidth=0)
+        frames = int(rows["frames"].sum())
+        axes.plot(x, mean, color=look.colour, ls=look.dashes, label=f"{name}: {frames:,} frames")
+    axes.legend(loc="best")
+    _said(axes, measured)
+    return chart
+
+
+def _curves() -> Iterable[Look]:
+    return look_of(range(len(COLOURS))).values()
+
+
+def _weighted(held_ms: Any, frames: Any, x: Any) -> Any:
+    order = np.argsort(held_ms, kind="stable")
+    total = np.concatenate([[0], np.cumsum(frames[order])])
+    return total[np.searchsorted(held_ms[order], x, side="right")] / max(total[-1], 1)
+
+
+def _log(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+
+
+def _cdf(table: pd.DataFrame, column: str, x_label: str, y_label: str) -> Chart:
+    """Mean over replications of their distribution functions, and its interval at each x."""
+    chart = Chart(figsize=(5.2, 3.4))
+    axes = chart.subplots()
+    axes.set(xlabel=x_label, ylabel=y_label, ylim=(0, 1.02))
+    measured = table[table["measured"] & (table[column] > 0)]
+    if measured.empty:
+        return chart
+    _log(axes)
+    x = np.geomspace(0.98 * measured[column].min(), 1.02 * measured[column].max(), 400)
+    look = look_of(measured["policy"])
+    for policy, rows in measured.groupby("policy", sort=False):
+        of_replications = [
+            np.searchsorted(np.sort(values), x, side="right") / len(values)
+            for _, values in rows.groupby("replication")[column]
+        ]
+        _, mean, low, high = np.transpose([interval(y) for y in np.transpose(of_replications)])
+        colour, dashes, _ = look[str(policy)]
+        axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0, gid=gid(policy))
+        axes.plot(x, mean, color=colour, linestyle=dashes, label=str(policy), gid=gid(policy))
+    axes.legend(loc="best")
+    _said(axes, measured)
+    return chart
+
+
+def _said(axes: Axes, measured: pd.DataFrame) -> None:
+    replications = measured.groupby("policy")["replication"].nunique().max()
+    if replications > 1:
+        axes.set_title(f"mean of {replications} replications; band: 95 % interval")

@@ -1,0 +1,216 @@
+"""What a directory of results holds, or a result in memory: the same either way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from colosim import store
+from colosim.timelines.recording import Recording, of_run
+
+if TYPE_CHECKING:
+    from colosim.api import Comparison, Result
+
+_SWEEP, _EXPLORATION = "_sweep.json", "_explore.json"
+#: table -> the file that holds it
+_FILES = {
+    "metrics": "metrics.csv",
+    "summary": "summary.csv",
+    "responses": "responses.parquet",
+    "checkpoints": "checkpoints.parquet",
+    "events": "events.csv",
+    "phases": "phases.csv",
+    "holds": "holds.parquet",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One policy's replications, simulated or live.
+
+    manifest: what the directory says of itself.  tables: name -> table.  recording: of replication
+    0 where there is a trace.
+    """
+
+    manifest: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame]
+    directory: Path | None = None
+
+    @property
+    def policy(self) -> str:
+        return str(self.manifest["policy"])
+
+    @property
+    def is_live(self) -> bool:
+        return self.manifest.get("world") == "live"
+
+    @property
+    def scenario(self) -> Mapping[str, Any]:
+        """As in a scenario file."""
+        return self.manifest["scenario"]
+
+    @cached_property
+    def recording(self) -> Recording | None:
+        if self.directory is None or not (self.directory / "trace-0.jsonl.gz").exists():
+            return None
+        return of_run(self.directory, self.manifest)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A run alone (no baseline), or several on the same scenario: a comparison.
+
+    baseline: the policy that differences are taken from.  summary: as of `Result` or `Comparison`.
+    """
+
+    runs: Sequence[Run]
+    manifest: Mapping[str, Any]
+    summary: pd.DataFrame
+    baseline: str | None = None
+    command: str = ""
+
+    def table(self, name: str) -> pd.DataFrame:
+        """That table of all runs, one below the other; empty if none has it."""
+        parts = [run.tables[name] for run in self.runs if len(run.tables.get(name, ()))]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's dataset: tidy rows, and the columns that are its axes."""
+
+    manifest: Mapping[str, Any]
+    table: pd.DataFrame
+    axes: Sequence[str]
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Faults at steps, and what became of each: outcomes has design, faults, outcome, points."""
+
+    manifest: Mapping[str, Any]
+    outcomes: pd.DataFrame
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+
+Source = Runs | Sweep | Exploration
+
+
+def read(directory: str | Path) -> Source:
+    """What a directory holds; `StoreError`, one line, if that is no result that can be shown."""
+    place = Path(directory)
+    for name, reader in ((_SWEEP, _sweep), (_EXPLORATION, _exploration)):
+        if (place / name).exists():
+            return reader(place, _json(place / name))
+    manifest = store.read_manifest(place)
+    readers: dict[str, Callable[[Path, dict[str, Any]], Source]] = {
+        "run": _alone,
+        "comparison": _comparison,
+    }
+    if manifest["kind"] not in readers:
+        kinds = "a run, a comparison, a sweep or an exploration"
+        raise store.StoreError(f"{directory}: is of kind {manifest['kind']}; give {kinds}")
+    try:
+        return readers[manifest["kind"]](place, manifest)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, store.StoreError):
+            raise
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise store.StoreError(f"{directory}: is damaged: {why}") from None
+
+
+def _alone(place: Path, manifest: dict[str, Any]) -> Runs:
+    run = _run(place, manifest)
+    summary = run.tables["summary"]
+    verb = "live" if run.is_live else "simulate"
+    many = "" if run.is_live else f" --replications {manifest['replications']}"
+    command = (
+        f"colosim {verb} scenario.toml --policy {run.policy} --seed {manifest['seed']}{many} "
+        "--out DIR"
+    )
+    return Runs([run], manifest, summary, None, command)
+
+
+def _comparison(place: Path, manifest: dict[str, Any]) -> Runs:
+    runs = [_run(place / name, store.read_manifest(place / name)) for name in manifest["policies"]]
+    summary = store.read_table(place, "summary.csv")
+    if summary is None:
+        raise store.StoreError(f"{place}: has no summary.csv; it is not whole")
+    command = _compare_command(manifest["policies"], runs[0])
+    return Runs(runs, manifest, summary, manifest["baseline"], command)
+
+
+def _compare_command(policies: Sequence[str], first: Run) -> str:
+    return (
+        f"colosim compare scenario.toml --policies {','.join(policies)} "
+        f"--seed {first.manifest['seed']} --replications {first.manifest['replications']} --out DIR"
+    )
+
+
+def _run(place: Path, manifest: dict[str, Any]) -> Run:
+    tables = {name: store.read_table(place, file) for name, file in _FILES.items()}
+    there = {name: table for name, table in tables.items() if table is not None}
+    for name in ("metrics", "summary", "responses", "checkpoints", "events"):
+        if name not in there:
+            raise store.StoreError(f"{place}: has no {_FILES[name]}; it is not whole")
+    return Run(manifest, there, place)
+
+
+def _sweep(place: Path, manifest: dict[str, Any]) -> Sweep:
+    from colosim import sweeps
+
+    try:
+        table = sweeps.read(place)
+    except (OSError, ValueError) as error:
+        raise store.StoreError(f"{place}: cannot be read: {error}") from None
+    if table.empty:
+        raise store.StoreError(f"{place}: no point of this sweep is finished yet")
+    axes = [name for name in table if name not in _NO_AXES]
+    return Sweep(manifest, table, axes, place)
+
+
+_NO_AXES = (
+    "point", "policy", "seed", "replication", "metric", "value", "unit", "fingerprint", "flags",
+    "violations",
+)  # fmt: skip
+
+
+def _exploration(place: Path, manifest: dict[str, Any]) -> Exploration:
+    outcomes = store.read_table(place, "outcomes.csv")
+    if outcomes is None or not (place / "report.json").exists():
+        raise store.StoreError(
+            f"{place}: this exploration is not finished; run it again to its end"
+        )
+    return Exploration(manifest, outcomes, _json(place / "report.json"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise store.StoreError(f"{path}: cannot be read: {error}") from None
+
+
+def of_result(result: Result | Comparison) -> Runs:
+    """A result in memory; it has no trace."""
+    several = getattr(result, "results", None)
+    runs = [_of(each) for each in (several.values() if several else [result])]
+    manifest = {**result.manifest(), "versions": store.versions()}
+    if several:
+        command = _compare_command(list(several), runs[0])
+        return Runs(runs, manifest, result.summary, manifest["baseline"], command)
+    verb = "live" if runs[0].is_live else "simulate"
+    command = f"colosim {verb} scenario.toml --policy {runs[0].policy} --out DIR"
+    return Runs(runs, manifest, result.summary, None, command)
+
+
+def _of(result: Any) -> Run:
+    tables = {name: getattr(result, name) for name in _FILES}
+    return Run({**result.manifest(), "versions": store.versions()}, tables)

@@ -1,0 +1,370 @@
+"""What a result comes to, in a sentence or two, with intervals and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from scipy.special import betaincinv
+
+from colosim.analysis.stats import interval
+from colosim.analysis.summary import differences, summarise
+from colosim.analysis.winners import winners
+from colosim.reporting.reading import Exploration, Run, Runs, Sweep
+from colosim.units import TIME
+
+_SURE = 0.95
+_P99 = "latency_p99_ms"
+
+
+class Survival(NamedTuple):
+    """Of replications with a fault: how many, in how many clients had answers after it, ..."""
+
+    tried: int
+    served: int
+    lost: float  # responses, in all replications together
+    gap_ms: float  # longest silence, mean
+    gap_half_ms: float
+
+    def short(self) -> str:
+        """Did it, and how often."""
+        if self.served == self.tried:
+            return "survived" if self.tried == 1 else f"survived {self.tried} of {self.tried} times"
+        return f"did not survive {self.tried - self.served} of {self.tried} times"
+
+    def words(self) -> str:
+        """How often, how sure that is, and what clients saw."""
+        if not self.tried:
+            return "no fault was injected, so survival was not tried"
+        low, high = proportion(self.served, self.tried)
+        gap = f"{number(self.gap_ms)}{plus_minus(self.gap_half_ms)} ms"
+        lost = "no response lost" if self.lost == 0 else f"{self.lost:,.0f} responses lost"
+        if math.isnan(self.lost):
+            lost = "losses are not known"
+        return (
+            f"{self.short()} (chance of survival, 95 % interval: {percent(low, 0)} to "
+            f"{percent(high, 0)}); longest silence {gap}, {lost}"
+        )
+
+
+def proportion(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a chance (Clopper and Pearson, Biometrika 26, 1934)."""
+    low = float(betaincinv(successes, trials - successes + 1, 0.025)) if successes else 0.0
+    high = (
+        float(betaincinv(successes + 1, trials - successes, 0.975)) if successes < trials else 1.0
+    )
+    return low, high
+
+
+def survival(run: Run) -> Survival:
+    """What became of the replications of a run in which something failed."""
+    events, responses = run.tables["events"], run.tables["responses"]
+    faults = events[events["what"].isin(["fault"])]
+    metrics = run.tables["metrics"].pivot_table("value", "replication", "metric", aggfunc="mean")
+    first = faults.groupby("replication")["at_ns"].min()
+    last = responses[responses["released_ns"] >= 0].groupby("replication")["released_ns"].max()
+    served = [int(last.get(i, -1)) > at_ns for i, at_ns in first.items()]
+    gaps = metrics["longest_gap_ms"] if "longest_gap_ms" in metrics else pd.Series(dtype=float)
+    _, gap, low, _ = interval(gaps.reindex(first.index))
+    lost = metrics["lost_responses"].reindex(first.index).sum(min_count=1) if len(metrics) else 0.0
+    return Survival(len(first), sum(served), float(lost), gap, gap - low)
+
+
+# --------------------------------------------------------------------------------------------
+# Sentences
+
+
+def of_runs(runs: Runs) -> list[str]:
+    """A comparison's costs over its baseline, who survived, who is best; or what one run was."""
+    said = _of_one(runs.runs[0], runs.summary) if runs.baseline is None else _compared(runs)
+    first, *rest = said
+    return [first, *_interrupted(runs), *_broken(runs), *rest]
+
+
+def _interrupted(runs: Runs) -> Iterator[str]:
+    if runs.manifest.get("interrupted"):
+        yield "It was interrupted: what follows is of what was finished until then."
+
+
+def _broken(runs: Runs) -> Iterator[str]:
+    if broken := runs.manifest.get("violations"):
+        yield f"{len(broken)} broken invariants: the protocol did what it must not. See below."
+
+
+def _of_one(run: Run, summary: pd.DataFrame) -> Iterator[str]:
+    values = summary.set_index("metric")
+    cells = {
+        name: _cell(values.loc[name])
+        for name in values.index
+        if not math.isnan(float(values.loc[name, "mean"]))
+    }
+    n = int(values["n"].max()) if len(values) else 0
+    parts = []
+    if "throughput_per_s" in cells:
+        parts.append(f"answered {cells['throughput_per_s']} requests a second")
+    if _P99 in cells:
+        parts.append(f"99 % of them within {cells[_P99]} ms")
+    if "completion_time_s" in cells:
+        parts.append(f"was done after {cells['completion_time_s']} s")
+    if "checkpoints_per_s" in cells and "pause_mean_ms" in cells:
+        parts.append(
+            f"stood for {cells['pause_mean_ms']} ms at each of {cells['checkpoints_per_s']} "
+            "checkpoints a second"
+        )
+    world = "The live guest" if run.is_live else "The guest"
+    found = survival(run)
+    parts += (
+        [f"{found.short()} the fault" if found.tried == 1 else found.short()] if found.tried else []
+    )
+    yield f"{world} under {run.policy} {_listed(parts) or 'had nothing to measure'}."
+    yield f"Fault: it {found.words()}." if found.tried else f"{_upper(found.words())}."
+    if n < 2:
+        yield "This is one run, so there is no interval: another one may differ."
+    else:
+        yield f"Intervals are 95 %, over {n} replications."
+
+
+def _compared(runs: Runs) -> Iterator[str]:
+    """What each policy costs and whether it survived; then the details."""
+    baseline = str(runs.baseline)
+    tried = {run.policy: survival(run) for run in runs.runs}
+    fault = any(each.tried for each in tried.values())
+    metrics = _until_fault(runs) if fault else runs.table("metrics")
+    summary = _with_differences(metrics, baseline) if fault else runs.summary
+    rows = summary.set_index(["policy", "metric"])
+    parts = []
+    for policy, found in tried.items():
+        if policy == baseline:
+            continue
+        costs = [
+            _relative(rows, policy, baseline, "throughput_per_s")
+            or _relative(rows, policy, baseline, "completion_time_s"),
+            _absolute(rows, policy, _P99),
+            found.short() if found.tried else "",
+        ]
+        parts.append(f"{_who(policy)} {_listed([x for x in costs if x]) or 'cannot be compared'}")
+    if (found := tried.get(baseline, Survival(0, 0, 0, 0, 0))).tried:
+        parts.append(f"{_who(baseline)} {found.short()}")
+    yield f"{_upper('; '.join(parts))}."
+    yield from _best(metrics, [policy for policy in tried if policy != "none"])
+    for policy, found in tried.items():
+        if found.tried:
+            yield f"{_upper(_who(policy))} {found.words()}."
+    if not fault:
+        yield "No fault was injected, so survival was not tried."
+    n = int(summary["n"].max()) if len(summary) else 0
+    until = "until the fault, " if fault else ""
+    yield (
+        f"Costs are {until}against {_who(baseline)}; in brackets 95 % intervals of paired "
+        f"differences over {n} replications."
+    )
+
+
+def _until_fault(runs: Runs) -> pd.DataFrame:
+    """Throughput and p99 latency from the warm-up to the first fault, as a table of metrics.
+
+    With what a fault did to the baseline in it, the difference would not be the cost of protection.
+    """
+    warm_up_ns = TIME.parse(runs.runs[0].scenario["warm_up"])
+    events, responses = runs.table("events"), runs.table("responses")
+    first = events[events["what"] == "fault"].groupby("replication")["at_ns"].min()
+    rows = []
+    for (policy, replication), own in responses.groupby(["policy", "replication"], sort=False):
+        until_ns = first.get(replication)
+        if until_ns is None or until_ns <= warm_up_ns:
+            continue
+        released = own["released_ns"]
+        count = int(released.between(warm_up_ns, until_ns, inclusive="left").sum())
+        per_s = count / (until_ns - warm_up_ns) * 1e9
+        rows.append((policy, replication, "throughput_per_s", per_s, "1/s"))
+        begun = own["arrival_ns"].between(warm_up_ns, until_ns, inclusive="left")
+        waited = own.loc[begun & (released >= 0) & (released < until_ns), "latency_ms"]
+        p99 = float(waited.quantile(0.99)) if len(waited) else math.nan
+        rows.append((policy, replication, _P99, p99, "ms"))
+    return pd.DataFrame(rows, columns=["policy", "replication", "metric", "value", "unit"])
+
+
+def _with_differences(metrics: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    found = summarise(metrics)
+    if baseline not in set(metrics["policy"]):
+        return found.assign(diff=math.nan, diff_low=math.nan, diff_high=math.nan)
+    return found.merge(differences(metrics, baseline), "left", ["policy", "metric"])
+
+
+def _who(policy: str) -> str:
+    return "the unprotected guest" if policy == "none" else policy
+
+
+def _relative(rows: pd.DataFrame, policy: str, baseline: str, metric: str) -> str:
+    if (policy, metric) not in rows.index or (baseline, metric) not in rows.index:
+        return ""
+    row, base = rows.loc[(policy, metric)], float(rows.loc[(baseline, metric), "mean"])
+    values = [
+        float(row[name]) / base if base else math.nan for name in ("diff", "diff_low", "diff_high")
+    ]
+    if math.isnan(values[0]):
+        return ""
+    what = "throughput" if metric.startswith("throughput") else "time to finish"
+    if metric.startswith("throughput"):
+        values = [-values[0], -values[2], -values[1]]
+    mean, low, high = values
+    if math.isnan(low):
+        return (
+            f"costs {percent(mean)} of {what} (no interval)"
+            if what == "throughput"
+            else (f"takes {percent(mean)} longer (no interval)")
+        )
+    if low <= 0 <= high:
+        return f"costs no {what} that can be told ({percent(low)} to {percent(high)})"
+    if what == "throughput":
+        if mean < 0:
+            return f"has {percent(-mean)} more throughput ({percent(-high)} to {percent(-low)})"
+        return f"costs {percent(mean)} of throughput ({percent(low)} to {percent(high)})"
+    return f"takes {percent(mean)} longer to finish ({percent(low)} to {percent(high)})"
+
+
+def _absolute(rows: pd.DataFrame, policy: str, metric: str) -> str:
+    if (policy, metric) not in rows.index:
+        return ""
+    mean, low, high = (
+        float(rows.loc[(policy, metric), x]) for x in ("diff", "diff_low", "diff_high")
+    )
+    if math.isnan(mean):
+        return ""
+    if math.isnan(low):
+        return f"adds {number(mean)} ms to p99 latency (no interval)"
+    brackets = f"({number(low)} to {number(high)} ms)"
+    if low <= 0 <= high:
+        return f"adds no p99 latency that can be told {brackets}"
+    verb = "adds" if mean > 0 else "takes"
+    where = "to" if mean > 0 else "off"
+    if mean < 0:
+        brackets = f"({number(-high)} to {number(-low)} ms)"
+    return f"{verb} {number(abs(mean))} ms {where} p99 latency {brackets}"
+
+
+def _best(metrics: pd.DataFrame, policies: Sequence[str]) -> Iterator[str]:
+    """Who has the lowest p99 of those that protect."""
+    if len(policies) < 2 or metrics.loc[metrics["metric"] == _P99, "value"].isna().all():
+        return
+    won = winners(metrics.assign(everywhere=0), ["everywhere"], _P99, policies)
+    if won.empty:
+        return
+    [row] = won.to_dict("records")
+    sure = float(row["confidence"])
+    how = "one replication, so not sure" if math.isnan(sure) else f"{sure_of(sure)} sure"
+    yield (
+        f"Of those that protect, {row['policy']} has the lowest p99 latency, "
+        f"{percent(float(row['margin']), 0)} below {row['runner_up']} ({how})."
+    )
+
+
+def of_sweep(sweep: Sweep) -> list[str]:
+    """Which policy wins in how many points; or between what a metric lies."""
+    table = sweep.table
+    metric = metric_of(table)
+    rivals = [policy for policy in pd.unique(table["policy"]) if policy != "none"]
+    if sweep.axes and len(rivals) > 1:
+        won = winners(table, sweep.axes, metric, rivals)
+        said = []
+        for policy, rows in won.groupby("policy", sort=False):
+            sure = int((rows["confidence"] >= _SURE).sum())
+            said.append(
+                f"{policy} in {len(rows)} ({sure} of them at least {percent(_SURE, 0)} sure)"
+            )
+        where = f"Of {len(won)} combinations, the lowest {_name(metric)} has {_listed(said)}."
+        return [where, *_failures(table)]
+    rows = table[table["metric"] == metric]
+    means = rows.groupby([*sweep.axes, "policy"], dropna=False)["value"].mean().dropna()
+    if means.empty:
+        return [f"No point has a {_name(metric)}.", *_failures(table)]
+    low, high = means.idxmin(), means.idxmax()
+    return [
+        f"Mean {_name(metric)} goes from {number(means.min())} ms ({_place(low)}) to "
+        f"{number(means.max())} ms ({_place(high)}) over {len(means)} points.",
+        *_failures(table),
+    ]
+
+
+def _failures(table: pd.DataFrame) -> Iterator[str]:
+    if "violations" in table and (broken := int((table["violations"] > 0).sum())):
+        yield f"Invariants were broken in {broken} rows."
+
+
+def _place(key: object) -> str:
+    return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def metric_of(table: pd.DataFrame) -> str:
+    """What a sweep is judged by: p99 latency where it has any, else what it has first."""
+    measured = table[table["value"].notna()]
+    there = list(pd.unique(measured["metric"]))
+    return next(
+        (name for name in (_P99, "completion_time_s") if name in there), there[0] if there else _P99
+    )
+
+
+def of_exploration(found: Exploration) -> list[str]:
+    """How many points, and whether any broke a promise."""
+    points, broken = int(found.found["points"]), int(found.found["violated"])
+    if broken:
+        first = f"{broken} of {points:,} points broke a promise; the smallest of each are below."
+    else:
+        high = proportion(0, points)[1] if points else 1.0
+        first = (
+            f"None of {points:,} points broke a promise of its design (if points were drawn alike, "
+            f"at most {percent(high, 2)} of all would, 95 % sure)."
+        )
+    partly = ["It was interrupted."] if found.found.get("interrupted") else []
+    return [first, *partly]
+
+
+# --------------------------------------------------------------------------------------------
+# Numbers
+
+
+def number(value: float) -> str:
+    """Three digits that count, and no more decimals than that."""
+    if math.isnan(value):
+        return "?"
+    if value == 0:
+        return "0"
+    decimals = min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def percent(value: float, decimals: int = 1) -> str:
+    """Of a part; a decimal that is 0 is left out."""
+    text = f"{100 * value:,.{decimals}f}".removesuffix(".0")
+    return f"{'0' if text == '-0' else text.replace('-', '−')} %"
+
+
+def sure_of(confidence: float) -> str:
+    """Never more sure than 99.9 %."""
+    return "more than 99.9 %" if confidence > 0.999 else percent(confidence)
+
+
+def plus_minus(half: float) -> str:
+    """An interval's half, where there is one."""
+    return "" if math.isnan(half) else f" ± {number(half)}"
+
+
+def _cell(row: pd.Series) -> str:
+    half = (float(row["ci_high"]) - float(row["ci_low"])) / 2
+    return number(float(row["mean"])) + plus_minus(half)
+
+
+def _name(metric: str) -> str:
+    return "p99 latency" if metric == _P99 else metric.replace("_", " ")
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _listed(parts: Sequence[str]) -> str:
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,184 @@
+"""What a report says is what the result says; what it refuses; that it needs nothing else."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import colosim
+from colosim import cli, store
+from colosim.reporting import report
+from colosim.reporting import verdicts as v
+from colosim.reporting.page import inline
+from colosim.reporting.reading import read
+from colosim.scenario import Scenario
+from tests.report.conftest import SMALL, quiet
+
+
+def test_costs_are_the_paired_differences_of_the_comparison(results):
+    runs = read(results / "whole")
+    first, *rest = v.of_runs(runs)
+    rows = runs.summary.set_index(["policy", "metric"])
+    row = rows.loc[("colo", "latency_p99_ms")]
+    low, high = (v.number(row[name]) for name in ("diff_low", "diff_high"))
+    assert f"({low} to {high} ms)" in first
+    assert "No fault was injected, so survival was not tried." in rest
+    assert any("over 3 replications" in each for each in rest)
+
+
+def test_with_a_fault_costs_are_those_until_it_and_survival_has_an_interval(results):
+    runs = read(results / "struck")
+    first, *rest = v.of_runs(runs)
+    assert "the unprotected guest did not survive 3 of 3 times" in first
+    assert first.count("survived 3 of 3 times") == 2
+    assert any("Costs are until the fault" in each for each in rest)
+    responses = runs.table("responses")
+    p99 = {}
+    for key, own in responses.groupby(["policy", "replication"]):
+        early = own[own["arrival_ns"].between(500_000_000, 1_399_999_999)]
+        early = early[early["released_ns"].between(0, 1_399_999_999)]
+        p99[key] = np.quantile(early["latency_ms"], 0.99)
+    adds = [p99["remus", i] - p99["none", i] for i in range(3)]
+    low, high = stats.t.interval(0.95, 2, np.mean(adds), stats.sem(adds))
+    assert f"adds {v.number(float(np.mean(adds)))} ms to p99 latency" in first
+    assert f"({v.number(low)} to {v.number(high)} ms)" in first
+    [low, high] = stats.binomtest(3, 3).proportion_ci(method="exact")
+    said = f"chance of survival, 95 % interval: {v.percent(low, 0)} to {v.percent(high, 0)}"
+    assert sum(said in each for each in rest) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1234.5, "1,234"), (12.345, "12.3"), (0.012345, "0.0123"), (-2.5, "−2.50")],
+)
+def test_numbers_have_three_digits_that_count(value, text):
+    assert v.number(value) == text
+
+
+def test_of_a_sweep_it_says_who_wins_where(results):
+    [said] = v.of_sweep(read(results / "sweep"))
+    counts = [int(each) for each in re.findall(r"in (\d+) \(", said)]
+    assert sum(counts) == 4
+    assert said.startswith("Of 4 combinations, the lowest p99 latency has ")
+
+
+class Page(HTMLParser):
+    """Names of elements that are there, what they refer to, and whether all were closed."""
+
+    EMPTY = frozenset(("meta", "link", "input", "br", "path", "use", "rect"))
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.references, self.alts, self.open = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.ids += [given["id"]] if "id" in given else []
+        self.references += [given[x] for x in ("href", "src", "xlink:href") if given.get(x)]
+        if given.get("role") == "img":
+            self.alts.append(given["aria-label"])
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.EMPTY:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("name", ["struck", "whole", "sweep", "whole/colo"])
+def test_a_report_is_whole_html_and_refers_to_nothing_else(results, tmp_path, name):
+    target = report(results / name, tmp_path / "report.html")
+    text = target.read_text("utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert all(each.startswith(("#", "data:")) for each in page.references)
+    assert {each[1:] for each in page.references if each.startswith("#")} <= set(page.ids)
+    assert "Content-Security-Policy" in text
+    assert all(page.alts)
+    assert page.alts
+    fetched = re.findall(r'(?:src|href)="https?:|url\(["\']?https?:|@import', text)
+    assert fetched == []
+    if name != "sweep":
+        assert store.read_manifest(results / name)["fingerprint"] in text
+
+
+def test_the_scenario_in_a_report_is_one_that_runs_to_the_same_numbers(results, tmp_path):
+    text = report(results / "whole" / "colo", tmp_path / "report.html").read_text("utf-8")
+    [scenario] = re.findall(r'id="scenario">(.*?)</pre>', text, flags=re.DOTALL)
+    file = tmp_path / "scenario.toml"
+    file.write_text(scenario.replace("&#34;", '"').replace("&lt;", "<"))
+    again = colosim.simulate(file, progress=quiet, jobs=1)
+    assert again.fingerprint == store.read_manifest(results / "whole" / "colo")["fingerprint"]
+
+
+def test_names_that_are_markup_stay_text(tmp_path):
+    name = "<script>alert(1)</script>"
+    scenario = Scenario.from_mapping({**SMALL, "name": name, "replications": 1})
+    result = colosim.simulate(scenario, progress=quiet, jobs=1)
+    text = result.report(tmp_path / "report.html").read_text("utf-8")
+    assert name not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "so there is no interval" in text
+    assert result.fingerprint in text
+
+
+def test_figures_in_one_page_have_names_of_their_own():
+    from colosim.analysis.plots import latency_cdf
+
+    table = pd.DataFrame(
+        {"policy": "colo", "replication": 0, "measured": True, "latency_ms": [1.0, 2.0]}
+    )
+    one, two = (inline(latency_cdf(table), prefix) for prefix in ("f1", "f2"))
+    ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in (one, two)]
+    assert not ids[0] & ids[1]
+    assert 'data-series="colo"' in one
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(map(str, arguments)))
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert said.out == ""
+    [line] = said.err.splitlines()
+    assert line.startswith("colosim: ")
+    return line
+
+
+def test_what_holds_no_result_is_one_line_and_status_2(results, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert "holds no result" in refused(capsys, "report", tmp_path / "empty")
+    assert "is no directory" in refused(capsys, "report", tmp_path / "nothing")
+    broken = tmp_path / "broken"
+    shutil.copytree(results / "whole" / "colo", broken)
+    (broken / "events.csv").unlink()
+    assert "has no events.csv; it is not whole" in refused(capsys, "report", broken)
+    (broken / "responses.parquet").write_bytes(b"PAR1 and no more")
+    assert "responses.parquet: cannot be read" in refused(capsys, "report", broken)
+    (broken / "manifest.json").write_text("{")
+    assert "manifest.json: cannot be read" in refused(capsys, "report", broken)
+    (broken / "manifest.json").write_text(json.dumps({"kind": "years"}))
+    assert "is of kind years; give a run" in refused(capsys, "report", broken)
+    target = tmp_path / "no" / "such.html"
+    assert "cannot be written" in refused(
+        capsys, "report", results / "whole" / "colo", "--out", target
+    )
+
+
+def test_an_exploration_says_what_was_broken(tmp_path):
+    place = tmp_path / "explored"
+    colosim.explore("swarm", designs="colo/upstream/*", runs=3, out=place, jobs=1, progress=quiet)
+    text = report(place, tmp_path / "report.html").read_text("utf-8")
+    assert "None of 3 points broke a promise of its design" in text
