@@ -6,6 +6,7 @@ import json
 
 import colosim
 from colosim import store
+from colosim.protocol.trace import encode_line
 from colosim.watching.recording import RECORDED, TRACE
 
 
@@ -16,7 +17,7 @@ def test_the_recorded_run_is_the_one_that_its_manifest_tells_of(tmp_path):
     assert result.fingerprint == manifest["fingerprint"]
     assert result.records[0].fingerprint() == manifest["finished"][0]["fingerprint"]
     trace = tmp_path / "run" / f"{TRACE}.gz"
-    written = [store.encode_line(line) + "\n" for line in store.read_trace(trace)]
+    written = [encode_line(line) + "\n" for line in store.read_trace(trace)]
     assert "".join(written) == (RECORDED / TRACE).read_text()
     [replay] = colosim.replay(tmp_path / "run")
     assert (replay.lines, replay.differences, replay.violations) == (901, [], [])
