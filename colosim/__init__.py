@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from colosim.pcap import compare_pcap
     from colosim.scenario import Scenario, ScenarioError, load_scenario
     from colosim.watching.recording import recorded_run
+    from colosim.watching.widget import watch
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _HOME = {
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
     "recorded_run": "colosim.watching.recording",
+    "watch": "colosim.watching.widget",
 }
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "simulate",
     "sweep",
     "validate",
+    "watch",
 ]
 
 

@@ -551,10 +551,10 @@ async def run_live(
 
     One run in real time; `live` is the form that blocks.  say: called with what goes on.
     watch: called twice a second with (seconds, seconds in all, a few words); None draws a bar on
-    stderr if that is a terminal.  looker: looks at the run as it goes on, such as `colosim.watch()`;
-    then there is no bar.  Otherwise like `simulate`.  ``out`` also gets the guests'
-    consoles and logs.  Raises besides `LiveError`, one line, for what cannot be done on this
-    machine.
+    stderr if that is a terminal.  looker: looks at the run as it goes on, such as a
+    `colosim.watch()`; then there is no bar.  Otherwise like `simulate`.  ``out`` also gets the
+    guests' consoles and logs.  Raises besides `LiveError`, one line, for what cannot be done on
+    this machine.
     """
     from backends.qemu.live import run_live as run
 

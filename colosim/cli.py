@@ -301,8 +301,8 @@ def doctor(file: Path | None, qemus: Sequence[str], no_test: bool, as_json: bool
 def watch(run: Path, speed: str, from_s: float, policy: str | None, seed: int | None) -> int:
     """Show a run again: checkpoints, pauses, dirty pages, held output, faults and failover.
 
-    RUN is a directory that 'colosim live --out' or 'colosim simulate --out' wrote, a trace in it, or
-    a scenario in TOML, which is then simulated. For a run that goes on: colosim live --watch.
+    RUN is a directory that 'colosim live --out' or 'colosim simulate --out' wrote, a trace in it,
+    or a scenario in TOML, which is then simulated. For a run that goes on: colosim live --watch.
     """
     from colosim.watching.command import watch as show
 

@@ -53,7 +53,7 @@ def watch(directory: Path, rows: Rows, view: View, show: Show) -> None:
     """Until the runner says no more."""
     tail = Tail(directory)
     due_s = 0.0
-    while not rows.is_over:
+    while True:
         next_s = time.monotonic() + _READ_S
         found = rows.read(_READ_S)
         came_ns = time.monotonic_ns()
@@ -66,8 +66,9 @@ def watch(directory: Path, rows: Rows, view: View, show: Show) -> None:
         if now_s >= due_s or rows.is_over or any(told.what == END for _, told in found):
             due_s = now_s + _SHOW_S
             show(view, view.at_ns if view.is_over else tail.place(_RUNNER, came_ns, came_ns))
-        if not rows.is_over:
-            time.sleep(max(0.0, next_s - now_s))
+        if rows.is_over:
+            break
+        time.sleep(max(0.0, next_s - now_s))
     tail.close()
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from colosim.protocol.types import Role
 from colosim.watching.model import HELD_STEP_NS, NodeView, Service, Tone, View
 
 NS_PER_S = 1_000_000_000
 _NS_PER_MS = 1_000_000
+WINDOW_NS = 20 * NS_PER_S
+_LEAST_WINDOW_NS = 5 * NS_PER_S
 _MIB = 1 << 20
 _LONGEST = 72
 _BEYOND_USE = frozenset(("dead", "broken"))
@@ -30,10 +33,12 @@ def ms(value_ns: float) -> str:
 
 
 def seconds(value_ns: float) -> str:
+    """A time of the axis."""
     return f"{value_ns / NS_PER_S:.1f} s"
 
 
 def ago(then_ns: int, now_ns: int) -> str:
+    """How long ago something was."""
     return "never" if then_ns < 0 else f"{max(0, now_ns - then_ns) / NS_PER_S:.1f} s ago"
 
 
@@ -163,7 +168,8 @@ def _last_pause(view: View) -> str:
 class Lanes:
     """A stretch of time in equal pieces: the largest of each, 0 where there was none.
 
-    faults: pieces in which something went wrong. services: the last of each piece, None before the run.
+    faults: pieces in which something went wrong. services: the last of each piece, None before the
+    run.
     """
 
     pause_ms: Sequence[float]
@@ -173,33 +179,33 @@ class Lanes:
     faults: Sequence[bool]
 
 
+def window(view: View, now_ns: int) -> int:
+    """Where the last seconds begin that a front end draws: not long before the run."""
+    begin_ns = view.begin_ns if view.begin_ns is not None else now_ns - WINDOW_NS
+    return max(now_ns - WINDOW_NS, min(begin_ns, now_ns - _LEAST_WINDOW_NS))
+
+
 def lanes(view: View, from_ns: int, to_ns: int, pieces: int) -> Lanes:
     """What there was between two times."""
     length_ns = max(1, to_ns - from_ns)
 
-    def piece(at_ns: int) -> int:
-        return (at_ns - from_ns) * pieces // length_ns
+    def place(values: list[Any], found: Iterable[tuple[int, Any]]) -> None:
+        """The largest of each piece; found: latest first."""
+        for at_ns, value in found:
+            i = (at_ns - from_ns) * pieces // length_ns
+            if i < 0:
+                break
+            if i < pieces:
+                values[i] = max(values[i], value)
 
     pause, pages, held, faults = [0.0] * pieces, [0] * pieces, [0] * pieces, [False] * pieces
-    for checkpoint in reversed(view.checkpoints):
-        if checkpoint.at_ns < from_ns - length_ns:
-            break
-        at_ns = checkpoint.stopped_at_ns if checkpoint.stopped_at_ns >= 0 else checkpoint.at_ns
-        if 0 <= (i := piece(at_ns)) < pieces:
-            pause[i] = max(pause[i], checkpoint.pause_ns / _NS_PER_MS)
-            pages[i] = max(pages[i], checkpoint.pages)
-    for step, count in reversed(view.held):
-        if (i := piece(step * HELD_STEP_NS)) < 0:
-            break
-        if i < pieces:
-            held[i] = max(held[i], count)
-    for note in reversed(view.notes):
-        if note.at_ns < from_ns:
-            break
-        if note.tone is Tone.BAD and (i := piece(note.at_ns)) < pieces:
-            faults[i] = True
+    done = [each for each in reversed(view.checkpoints) if each.stopped_at_ns >= 0]
+    place(pause, ((each.stopped_at_ns, each.pause_ns / _NS_PER_MS) for each in done))
+    place(pages, ((each.stopped_at_ns, each.pages) for each in done))
+    place(held, ((step * HELD_STEP_NS, count) for step, count in reversed(view.held)))
+    place(faults, ((note.at_ns, note.tone is Tone.BAD) for note in reversed(view.notes)))
     services: list[Service | None] = [None] * pieces
     for at_ns, service in view.services:
-        for i in range(max(0, piece(at_ns)), pieces):
-            services[i] = service
+        begin = max(0, (at_ns - from_ns) * pieces // length_ns)
+        services[begin:] = [service] * max(0, pieces - begin)
     return Lanes(pause, pages, held, services, faults)

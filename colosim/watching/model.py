@@ -1,12 +1,13 @@
 """What is to be seen of a run: a reducer of what happened to what a front end shows.
 
-`View.see` takes one `Moment` after the other. It reads no clock and does no I/O, so the same moments
-give the same view, whether they come from a run that goes on, a run directory or a simulation, and
-however fast they are played. A front end asks a `View` what to draw, at a time that it names.
+`View.see` takes one `Moment` after the other. It reads no clock and does no I/O, so the same
+moments give the same view, whether they come from a run that goes on, a run directory or a
+simulation, and however fast they are played. A front end asks a `View` what to draw, at a time that
+it names.
 
-Two kinds of time: ``at_ns`` is a moment's place on the view's axis, which its source gives; how long
-something took (a pause, a hold) is the difference of two times of one node's own clock. Clocks of
-different hosts are never compared.
+Two kinds of time: ``at_ns`` is a moment's place on the view's axis, which its source gives; how
+long something took (a pause, a hold) is the difference of two times of one node's own clock. Clocks
+of different hosts are never compared.
 """
 
 from __future__ import annotations
@@ -269,7 +270,8 @@ class View:
     @property
     def shown(self) -> list[NodeView]:
         """The nodes of the present pair, the primary first."""
-        return [node for node in self.nodes.values() if node.pair == self.pair]
+        present = [node for node in self.nodes.values() if node.pair == self.pair]
+        return sorted(present, key=lambda node: node.role is t.Role.SECONDARY)
 
     @property
     def service(self) -> Service:
@@ -332,7 +334,11 @@ class View:
         tone = _TONES.get(told.what)
         if tone is None:
             return
-        text = f"{told.what}: {told.detail}" if told.detail else told.what
+        text = (
+            told.detail
+            if told.what == "says"
+            else ": ".join(filter(None, (told.what, told.detail)))
+        )
         self._note(at_ns, told.node, text, tone)
         struck = self._struck(told)
         if struck is not None and not struck.gone:

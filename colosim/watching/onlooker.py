@@ -1,9 +1,10 @@
-"""Watching a live run from a process of its own, so that the run's hosts and clients are not disturbed.
+"""Watching a live run from a process of its own, so that hosts and clients are not disturbed.
 
 The runner has a loop that grants votes, fences and drives the clients; it must not wait for anybody
 who looks. So it starts a child that reads the run's files as they grow (`sources.Tail`) and draws.
-What is in no file (faults, processes that ended) goes to the child by a pipe, in rows of JSON; a row
-for which there is no room is dropped. The child ends when the pipe does, however the runner ended.
+What is in no file (faults, processes that ended) goes to the child by a pipe, in rows of JSON; a
+row for which there is no room is dropped. The child ends when the pipe does, however the runner
+ended.
 """
 
 from __future__ import annotations

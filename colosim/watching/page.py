@@ -1,15 +1,14 @@
-"""A view as HTML with a drawing in SVG: no script, no file and no network, so it prints as it is."""
+"""A view as HTML with a drawing in SVG: no script, file or network, so it prints as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from colosim.watching.facts import NS_PER_S, headline, lanes, node_facts, totals
+from colosim.watching.facts import NS_PER_S, headline, lanes, node_facts, totals, window
 from colosim.watching.model import Note, Service, Tone, View
 from colosim.watching.terminal import SIGNS
 
-WINDOW_NS = 20 * NS_PER_S
 _SHOWN_NOTES = 12
 _PIECES = 360
 #: Okabe and Ito's colours, which colour-blind readers tell apart; there are always words as well
@@ -27,7 +26,8 @@ _FONT = "font-family:sans-serif;font-size:13px;color:#222;background:#fff"
 
 def page(view: View, now_ns: int, from_ns: int | None = None) -> str:
     """The view at a time; from_ns: where the drawing begins, None for the last seconds."""
-    begin_ns = now_ns - WINDOW_NS if from_ns is None else min(from_ns, now_ns - NS_PER_S)
+    begin_ns = window(view, now_ns) if from_ns is None else min(from_ns, now_ns - NS_PER_S)
+    sums = [[f'<span style="color:#666">{label}</span>', escape(v)] for label, v in totals(view)]
     what, when, words, tone = headline(view, now_ns)
     badge = f'<b style="color:{_COLOURS[tone]}">{SIGNS[tone]} {escape(words)}</b>'
     parts = [
@@ -35,9 +35,7 @@ def page(view: View, now_ns: int, from_ns: int | None = None) -> str:
         f'<div style="margin-bottom:6px"><b>{escape(what)}</b> &nbsp; {when} &nbsp; {badge}</div>',
         _nodes(view, now_ns),
         drawing(view, begin_ns, now_ns),
-        _table(
-            [[f'<span style="color:#666">{escape(a)}</span>', escape(b)] for a, b in totals(view)]
-        ),
+        _table(sums),
         *(_note(view, note) for note in list(view.notes)[-_SHOWN_NOTES:]),
         "</div>",
     ]
@@ -62,7 +60,7 @@ def _table(rows: Sequence[Sequence[str]], labels: Sequence[str] = ()) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td {cell}>{each}</td>" for each in row) + "</tr>" for row in rows
     )
-    table = 'style="border-collapse:collapse;margin:4px 0;background:#fff;color:#222"'
+    table = 'style="border-collapse:collapse;margin:4px 0;{_FONT}"'
     return f"<table {table}>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
 
 
@@ -155,7 +153,12 @@ def _faults(faults: Sequence[bool], height: int) -> Iterator[str]:
             x = _x(i + 0.5)
             yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 24}" stroke="{_FAULT}" '
             yield 'stroke-width="1.5" stroke-dasharray="4 3"/>'
-            yield f'<text x="{x + 4:.1f}" y="{_LANE + 9}" fill="{_FAULT}">✖ fault</text>'
+            where = (
+                f'x="{x + 4:.1f}"'
+                if x < _LEFT + _WIDTH - 60
+                else (f'x="{x - 4:.1f}" text-anchor="end"')
+            )
+            yield f'<text {where} y="{_LANE + 9}" fill="{_FAULT}">✖ fault</text>'
         before = is_fault
 
 
@@ -165,7 +168,8 @@ def _axis(from_ns: int, to_ns: int, height: int) -> Iterator[str]:
     tick = -(-from_ns // round(step_s * NS_PER_S))
     while (at_ns := round(tick * step_s * NS_PER_S)) <= to_ns:
         x = _LEFT + (at_ns - from_ns) / (to_ns - from_ns) * _WIDTH
-        yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{height - 24}" y2="{height - 20}" stroke="#666"/>'
+        yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{height - 24}" y2="{height - 20}" '
+        yield 'stroke="#666"/>'
         yield f'<text x="{x:.1f}" y="{height - 7}" text-anchor="middle" fill="#444">'
         yield f"{at_ns / NS_PER_S:g} s</text>"
         tick += 1

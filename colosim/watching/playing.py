@@ -45,7 +45,7 @@ class Player:
         """See everything up to a time of the axis."""
         while self._next is not None and self._next.at_ns <= now_ns:
             self._take()
-        self.now_ns = max(self.now_ns, self.view.at_ns if self.is_over else now_ns)
+        self.now_ns = self.view.at_ns if self.is_over else max(self.now_ns, now_ns)
 
     def _take(self) -> None:
         assert self._next is not None

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from colosim.watching.facts import NS_PER_S, headline, lanes, node_facts, seconds, totals
+from colosim.watching.facts import NS_PER_S, headline, lanes, node_facts, seconds, totals, window
 from colosim.watching.model import Note, Service, Tone, View
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.text import Text
 
-WINDOW_NS = 20 * NS_PER_S
 SHOWN_NOTES = 7
 PLAIN_EVERY_NS = NS_PER_S
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -72,7 +71,8 @@ def _strip(view: View, now_ns: int, width: int) -> Group:
 
     label = 24
     pieces = max(10, width - label)
-    found = lanes(view, now_ns - WINDOW_NS, now_ns, pieces)
+    begin_ns = window(view, now_ns)
+    found = lanes(view, begin_ns, now_ns, pieces)
 
     def lane(name: str, values: Sequence[float], unit: str) -> Text:
         top = max(values, default=0)
@@ -82,9 +82,8 @@ def _strip(view: View, now_ns: int, width: int) -> Group:
     services = Text("service".ljust(label), "dim")
     for service, is_fault in zip(found.services, found.faults, strict=True):
         services.append(*(("✖", "bold red") if is_fault else _SERVICES[service]))
-    ends = Text(
-        " " * label + f"-{seconds(WINDOW_NS)}".ljust(pieces - 3) + "now", "dim", no_wrap=True
-    )
+    first = f"-{seconds(now_ns - begin_ns)}".ljust(pieces - 3)
+    ends = Text(" " * label + first + "now", "dim", no_wrap=True)
     return Group(
         services,
         lane("pause", found.pause_ms, " ms"),
@@ -145,9 +144,11 @@ class PlainLines:
     def since(self, view: View, now_ns: int) -> Iterator[str]:
         """Lines that are due."""
         for note in self._new(view):
-            yield f"{view.since_begin_ns(note.at_ns) / NS_PER_S:.3f} s {note.node}: {note.text}"
+            when = f"{view.since_begin_ns(note.at_ns) / NS_PER_S:.3f} s"
+            yield f"{'starting' if view.begin_ns is None else when} {note.node}: {note.text}"
         is_end = view.is_over and not self._ended
-        if is_end or self._due_ns is None or now_ns >= self._due_ns:
+        is_due = self._due_ns is None or now_ns >= self._due_ns
+        if is_end or (is_due and view.begin_ns is not None):
             self._ended = view.is_over
             self._due_ns = now_ns + PLAIN_EVERY_NS
             _, when, words, _ = headline(view, now_ns)
