@@ -11,6 +11,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -130,7 +131,8 @@ def recording(path: str | Path) -> Recording:
     directory = trace.parent
     manifest = _manifest(directory)
     scenario = manifest.get("scenario", {})
-    number = int(trace.name.removeprefix("trace-").partition(".")[0] or 0)
+    named = re.match(r"trace-(\d+)\.", trace.name)
+    number = int(named[1]) if named else 0
     rows = _rows(directory / "checkpoints.parquet", number)
     ahead_ns, begin_ns = _placed(trace, rows)
     told = _told(directory / "events.csv", number)

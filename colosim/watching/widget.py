@@ -45,7 +45,7 @@ def watch(
 
 def _in_notebook() -> bool:
     """Something here shows HTML."""
-    ipython = sys.modules.get("IPython")
+    ipython: Any = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and hasattr(shell, "kernel")
 
@@ -77,10 +77,12 @@ class LiveView(Onlooker):
         if _in_notebook():
             picture = _Picture(page(View(name, duration_ns, begin_ns=None), 0))
             loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-            # by the loop, in this context: so the cell that runs gets it
-            self._replace = lambda html: (
-                loop.call_soon_threadsafe(picture.replace, html, context=context) and None
-            )
+
+            def replace(html: str) -> None:
+                """By the loop, in this context: so the cell that runs gets it."""
+                loop.call_soon_threadsafe(picture.replace, html, context=context)
+
+            self._replace = replace
             with super().looking(directory, name, duration_ns):
                 yield
             picture.replace(self.html)
