@@ -65,7 +65,7 @@ def watch(directory: Path, rows: Rows, view: View, show: Show) -> None:
         now_s = time.monotonic()
         if now_s >= due_s or rows.is_over or any(told.what == END for _, told in found):
             due_s = now_s + _SHOW_S
-            show(view, view.at_ns if view.is_over else tail.place(_RUNNER, came_ns, came_ns))
+            show(view, view.at_ns if view.is_over else tail.now_ns(came_ns))
         if rows.is_over:
             break
         time.sleep(max(0.0, next_s - now_s))

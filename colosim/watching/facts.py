@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from colosim.protocol.types import Role
+from colosim.protocol.policies import POLICIES
+from colosim.protocol.types import Output, Role
 from colosim.watching.model import HELD_STEP_NS, NodeView, Service, Tone, View
 
 NS_PER_S = 1_000_000_000
@@ -74,7 +75,7 @@ def node_facts(view: View, node: NodeView, now_ns: int) -> NodeFacts:
         role="primary" if is_primary else "secondary",
         state=state,
         tone=tone,
-        step=node.step or "-",
+        step=f"was {node.step}" if node.gone and node.step else node.step or "-",
         heard="-" if node.gone or node.is_alone else ago(node.heard_at_ns, now_ns),
         beats=f"{node.beats_sent:,} sent, {node.beats_heard:,} heard",
         holds="lost with it" if node.gone and node.holding.count else held,
@@ -116,14 +117,15 @@ def totals(view: View) -> list[tuple[str, str]]:
     """Label and value, of the whole run."""
     sums, last = view.totals, view.last
     reasons = ", ".join(f"{name} {count:,}" for name, count in sums.reasons.most_common(3))
-    released = ", ".join(f"{how} {count:,}" for how, count in sums.released.most_common())
+    released = ", ".join(
+        f"{_how(view, how)} {count:,}" for how, count in sums.released.most_common()
+    )
     open_ = sums.checkpoints - sums.committed - sums.aborted
     rows = [
         ("checkpoints", f"{sums.checkpoints:,}" + (f" ({reasons})" if reasons else "")),
-        ("not committed", f"{open_:,}" + (f", aborted {sums.aborted:,}" if sums.aborted else "")),
+        *([("not committed", f"{open_:,}")] if open_ else []),
+        *([("aborted", f"{sums.aborted:,}")] if sums.aborted else []),
     ]
-    if not open_ and not sums.aborted:
-        rows.pop()
     if sums.pauses:
         rows.append(
             (
@@ -155,6 +157,12 @@ def totals(view: View) -> list[tuple[str, str]]:
     if sums.takeovers:
         rows.append(("takeovers", f"{sums.takeovers:,}"))
     return rows
+
+
+def _how(view: View, how: str) -> str:
+    """What let output go; where nobody compares, what did not wait for a commit left at once."""
+    compares = view.policy and POLICIES[view.policy].output is Output.WITNESS
+    return "at once" if how == "match" and not compares else how
 
 
 def _last_pause(view: View) -> str:

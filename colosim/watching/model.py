@@ -343,6 +343,8 @@ class View:
         struck = self._struck(told)
         if struck is not None and not struck.gone:
             struck.gone = told.what if told.what in _ENDS else told.detail
+            if struck.pair == self.pair:
+                self._fails(at_ns)
 
     def _struck(self, told: Told) -> NodeView | None:
         """Whom it ends: a fault of the simulator names a role, all else a node."""
@@ -363,6 +365,11 @@ class View:
     def _now(self, at_ns: int, service: Service) -> None:
         if not self.services or self.service is not service:
             self.services.append((at_ns, service))
+
+    def _fails(self, at_ns: int) -> None:
+        """Something that protection needs is no more, or is thought to be."""
+        if self.service is Service.PROTECTED:
+            self._now(at_ns, Service.TAKEOVER)
 
     def _note(self, at_ns: int, node: str, text: str, tone: Tone) -> None:
         self.notes.append(Note(at_ns, node, text, tone))
@@ -499,8 +506,7 @@ class View:
             self._note(moment.at_ns, node.id, "protected: both guests run in step", Tone.GOOD)
 
     def _exit(self, node: NodeView, body: t.Exit, moment: Moment) -> None:
-        if self.service is Service.PROTECTED:
-            self._now(moment.at_ns, Service.TAKEOVER)
+        self._fails(moment.at_ns)
         self._note(moment.at_ns, node.id, f"left the checkpoint loop: {body.why}", Tone.WARN)
 
     def _fence(self, node: NodeView, body: t.Fence, moment: Moment) -> None:
@@ -518,6 +524,8 @@ class View:
         self._note(moment.at_ns, node.id, "serves alone", Tone.GOOD)
 
     def _noted(self, node: NodeView, body: Any, moment: Moment) -> None:
+        if isinstance(body, t.VmGone | t.PeerGone | t.AskVote):
+            self._fails(moment.at_ns)
         text, tone = _NOTED[type(body)]
         self._note(moment.at_ns, node.id, text(body), tone)
 

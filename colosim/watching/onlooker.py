@@ -22,6 +22,7 @@ from typing import Any
 
 FRONTS = ("terminal", "page")
 _END_LIMIT_S = 5.0
+_LONGEST = 300  # of a detail: a row is written whole or not at all
 
 
 class Onlooker:
@@ -70,7 +71,8 @@ class Onlooker:
 
     def told(self, at_ns: int, node: str, what: str, detail: str) -> None:
         """What the world says; at_ns by the runner's clock."""
-        self._write({"at_ns": at_ns, "node": node, "what": what, "detail": detail})
+        row = {"at_ns": at_ns, "node": node, "what": what, "detail": detail[:_LONGEST]}
+        self._write(row)
 
     def say(self, text: str) -> None:
         """What goes on, for a person."""

@@ -21,6 +21,7 @@ _BANDS = {
 }
 _BAR, _FAULT = "#0072b2", "#d55e00"
 _LEFT, _WIDTH, _RIGHT, _LANE, _GAP = 150, 720, 12, 34, 10
+_SIGN = 60  # width of the sign of a fault
 _FONT = "font-family:sans-serif;font-size:13px;color:#222;background:#fff"
 
 
@@ -146,20 +147,20 @@ def _bars(row: int, values: Sequence[float], top: float) -> Iterator[str]:
 
 
 def _faults(faults: Sequence[bool], height: int) -> Iterator[str]:
-    """A line through all lanes; of faults that come together, the first has the sign."""
-    before = False
+    """A line through all lanes; of faults that come close together, the first has the sign."""
+    free_x = 0.0
     for i, is_fault in enumerate(faults):
-        if is_fault and not before:
-            x = _x(i + 0.5)
-            yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 24}" stroke="{_FAULT}" '
-            yield 'stroke-width="1.5" stroke-dasharray="4 3"/>'
-            where = (
-                f'x="{x + 4:.1f}"'
-                if x < _LEFT + _WIDTH - 60
-                else (f'x="{x - 4:.1f}" text-anchor="end"')
-            )
-            yield f'<text {where} y="{_LANE + 9}" fill="{_FAULT}">✖ fault</text>'
-        before = is_fault
+        if not is_fault or (i and faults[i - 1]):
+            continue
+        x = _x(i + 0.5)
+        yield f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 24}" stroke="{_FAULT}" '
+        yield 'stroke-width="1.5" stroke-dasharray="4 3"/>'
+        if x < free_x:
+            continue
+        free_x = x + _SIGN
+        anchor, at_x = ("start", x + 4) if x < _LEFT + _WIDTH - _SIGN else ("end", x - 4)
+        yield f'<text x="{at_x:.1f}" y="{_LANE + 9}" text-anchor="{anchor}" fill="{_FAULT}">'
+        yield "✖ fault</text>"
 
 
 def _axis(from_ns: int, to_ns: int, height: int) -> Iterator[str]:

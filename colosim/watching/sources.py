@@ -285,6 +285,10 @@ class Tail:
                 moments += self._moment(path.suffix, text, came_ns)
         return sorted(moments, key=lambda moment: moment.at_ns)
 
+    def now_ns(self, came_ns: int) -> int:
+        """Where on the axis the present time is."""
+        return self.place("", came_ns, came_ns)
+
     def place(self, node: str, now_ns: int, came_ns: int) -> int:
         """Where on the axis a node's time is."""
         if self._zero_ns is None:
@@ -308,8 +312,8 @@ class Tail:
             line = decode_line(text.decode())
             return [Moment(self.place(line.node, line.now_ns, came_ns), line)]
         row = json.loads(text)
-        at_ns = self.place("", came_ns, came_ns)
-        return [Moment(at_ns, Dirty(row["node"], row["checkpoint"], row["pages"]))]
+        dirty = Dirty(row["node"], row["checkpoint"], row["pages"])
+        return [Moment(self.now_ns(came_ns), dirty)]
 
 
 _KINDS = {".trace": "lines", ".saves": "pages"}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from colosim.watching.command import opened, speed_of
 from colosim.watching.facts import NS_PER_S
@@ -30,6 +30,10 @@ _FRAME_S = 0.2
 _SPEEDS = ("0.1x", "1x", "2x", "10x", "max")
 
 
+@overload
+def watch(run: None = None, policy: None = None, seed: None = None) -> LiveView: ...
+@overload
+def watch(run: str | Path, policy: str | None = None, seed: int | None = None) -> Played: ...
 def watch(
     run: str | Path | None = None, policy: str | None = None, seed: int | None = None
 ) -> Played | LiveView:
@@ -56,7 +60,7 @@ class _Picture:
     def __init__(self, html: str) -> None:
         from IPython.display import HTML, display
 
-        self._of = HTML
+        self._of: Any = HTML
         self._handle: Any = display(HTML(html), display_id=True)  # type: ignore[no-untyped-call]
 
     def replace(self, html: str) -> None:

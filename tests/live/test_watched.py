@@ -69,7 +69,7 @@ def test_a_watched_run_shows_its_failover_and_ends_by_ctrl_c(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     assert runner.stderr is not None
-    said = []
+    said: list[str] = []
     end_s = time.monotonic() + LIMIT_S
     while not said or "secondary: serves alone" not in said[-1]:
         said.append(runner.stderr.readline())

@@ -13,7 +13,7 @@ import pytest
 
 import colosim
 from colosim import cli
-from colosim.protocol.trace import encode_line
+from colosim.protocol.trace import Line, encode_line
 from colosim.watching.errors import WatchError
 from colosim.watching.model import View
 from colosim.watching.onlooker import Onlooker
@@ -44,10 +44,11 @@ def player(run, at_s: float) -> Player:
 def test_a_screen_of_any_width_at_any_time(run, width, at_s):
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=width, force_terminal=True)
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True)
     at = player(run, at_s)
     console.print(drawn(at.view, at.now_ns, width))
-    text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+    text = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
     assert all(len(line) <= width for line in text.splitlines())
     if (width, at_s) == (200, 11):
         assert all(each in text for each in TELLS)
@@ -59,7 +60,7 @@ def test_a_screen_of_any_width_at_any_time(run, width, at_s):
 
 def test_plain_lines_say_each_thing_once(run):
     at, lines = player(run, -1), PlainLines()
-    said = []
+    said: list[str] = []
     for tenth in range(-10, 112):
         at.until(tenth * 100_000_000)
         said += lines.since(at.view, at.now_ns)
@@ -99,7 +100,7 @@ def test_what_a_run_says_is_shown_as_text(run):
 def test_growing_files_give_what_the_whole_does(run, tmp_path):
     """In pieces that end anywhere, hosts one after the other."""
     found = recording(run)
-    lines = [each.what for each in found.moments() if hasattr(each.what, "step")]
+    lines = [each.what for each in found.moments() if isinstance(each.what, Line)]
     by_host = {"a": ["primary"], "b": ["secondary", "primary.2"], "c": ["secondary.2"]}
     view, tail = View(begin_ns=None), Tail(tmp_path)
     texts = {
