@@ -12,6 +12,7 @@ import contextvars
 import math
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -108,6 +109,7 @@ class Played:
     def __init__(self, run: str | Path, policy: str | None = None, seed: int | None = None) -> None:
         self._opened = opened(run, policy, seed)  # a simulation is there as long as this
         self.recording: Recording = self._opened.__enter__()
+        weakref.finalize(self, self._opened.__exit__, None, None, None)
         self._picture: _Picture | None = None
         self._playing: asyncio.Task[None] | None = None
 

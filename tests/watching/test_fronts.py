@@ -176,6 +176,10 @@ def test_a_recorded_and_a_simulated_run_are_played(run, tmp_path, colosim_main):
     count = len(result.records[0].checkpoints["checkpoint"])
     assert f"checkpoints {count:,} (interval {count:,})" in out.splitlines()[-1]
     assert colosim_main("watch", tmp_path / "small", "--speed", "max")[1] == out
+    played = colosim.watch(scenario, "remus")
+    assert played.view().totals.checkpoints == count
+    assert 0 < played.view(1.0).totals.checkpoints < count
+    assert played.page() == colosim.watch(tmp_path / "small").page()
 
 
 @pytest.mark.parametrize(
