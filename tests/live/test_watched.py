@@ -97,7 +97,7 @@ def test_a_watched_run_shows_its_failover_and_ends_by_ctrl_c(tmp_path):
     ):
         assert text.count(each) == 1, text
     kept = pd.read_parquet(out / "checkpoints.parquet")
-    [last] = [line for line in said if "over;" in line]
+    [last] = [line for line in said if "; over;" in line]
     assert f"checkpoints {len(kept)} (interval {len(kept)})" in last
     mean_ms = kept["pause_ms"].mean()
     assert f"mean {mean_ms:.1f} ms" in last
