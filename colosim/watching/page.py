@@ -61,7 +61,7 @@ def _table(rows: Sequence[Sequence[str]], labels: Sequence[str] = ()) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td {cell}>{each}</td>" for each in row) + "</tr>" for row in rows
     )
-    table = 'style="border-collapse:collapse;margin:4px 0;{_FONT}"'
+    table = f'style="border-collapse:collapse;margin:4px 0;{_FONT}"'
     return f"<table {table}>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
 
 
