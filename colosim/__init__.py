@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from colosim.reporting import report
     from colosim.scenario import Scenario, ScenarioError, load_scenario
     from colosim.timelines import export
+    from colosim.watching.recording import recorded_run
+    from colosim.watching.widget import watch
 
 __version__ = "0.1.0"
 
@@ -41,6 +43,8 @@ _HOME = {
     "Scenario": "colosim.scenario",
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
+    "recorded_run": "colosim.watching.recording",
+    "watch": "colosim.watching.widget",
 }
 
 __all__ = [
@@ -55,12 +59,14 @@ __all__ = [
     "export",
     "live",
     "load_scenario",
+    "recorded_run",
     "replay",
     "report",
     "run_live",
     "simulate",
     "sweep",
     "validate",
+    "watch",
 ]
 
 

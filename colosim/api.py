@@ -23,7 +23,7 @@ import pandas as pd
 from colosim import holds, parallel, phases, store
 from colosim.analysis import summary as tables
 from colosim.model.results import HOLD_COLUMNS, PHASE_COLUMNS, RunRecord, columns
-from colosim.progress import Progress, Watch, watcher
+from colosim.progress import Looker, Progress, Watch, watcher
 from colosim.protocol import invariants
 from colosim.protocol import trace as protocol_trace
 from colosim.protocol.policies import POLICIES
@@ -558,14 +558,16 @@ async def run_live(
     out: str | Path | None = None,
     say: Callable[[str], None] = lambda text: None,
     watch: Watch | None = None,
+    looker: Looker | None = None,
 ) -> Result:
     """Put a scenario to two real QEMU guests; for a loop that runs already, as in a notebook.
 
     One run in real time; `live` is the form that blocks.  say: called with what goes on.
     watch: called twice a second with (seconds, seconds in all, a few words); None draws a bar on
-    stderr if that is a terminal.  Otherwise like `simulate`.  ``out`` also gets the guests'
-    consoles and logs.  Raises besides `LiveError`, one line, for what cannot be done on this
-    machine.
+    stderr if that is a terminal.  looker: looks at the run as it goes on, such as a
+    `colosim.watch()`; then there is no bar.  Otherwise like `simulate`.  ``out`` also gets the
+    guests' consoles and logs.  Raises besides `LiveError`, one line, for what cannot be done on
+    this machine.
     """
     from backends.qemu.live import run_live as run
 
@@ -577,8 +579,12 @@ async def run_live(
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="colosim-")))
         else:
             directory = stack.enter_context(store.new_directory(out))
+        if looker is not None:
+            stack.enter_context(looker.looking(directory, loaded.name, loaded.duration_ns))
+            watch = watch or (lambda elapsed_s, duration_s, words: None)
         shown = stack.enter_context(watcher(watch, loaded.name))
-        outcome = await run(loaded, name, directory, say, shown)
+        heard = None if looker is None else looker.told
+        outcome = await run(loaded, name, directory, say, shown, heard)
         result = Result(loaded, name, [outcome.record], outcome.interrupted, inputs, outcome.about)
         if out is not None:
             if outcome.lines:
@@ -598,11 +604,12 @@ def live(
     seed: int | None = None,
     out: str | Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    looker: Looker | None = None,
 ) -> Result:
     """Like `run_live`, for code without a loop: returns when the run is over."""
     import asyncio
 
-    return asyncio.run(run_live(scenario, policy, seed, out, say))
+    return asyncio.run(run_live(scenario, policy, seed, out, say, looker=looker))
 
 
 # --------------------------------------------------------------------------------------------

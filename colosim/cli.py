@@ -186,7 +186,8 @@ def availability(file: Path, policies: str, as_json: bool, **options: Any) -> in
 )
 @click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def live(file: Path, as_json: bool, out: str | None, **options: Any) -> int:
+@click.option("--watch", is_flag=True, help="Show on stderr what happens, as it happens.")
+def live(file: Path, as_json: bool, out: str | None, watch: bool, **options: Any) -> int:
     """Run a scenario on two real QEMU guests of this machine.
 
     One protects the other by the same state machines, over COLO's own wire protocol. Needs no
@@ -195,7 +196,13 @@ def live(file: Path, as_json: bool, out: str | None, **options: Any) -> int:
     """
     from colosim import api
 
-    return _run(lambda: api.live(file, out=out, say=_say, **options), as_json, out, phases=True)
+    options["say"] = _say
+    if watch:
+        from colosim.watching.onlooker import Onlooker
+
+        looker = options["looker"] = Onlooker()
+        options["say"] = looker.say
+    return _run(lambda: api.live(file, out=out, **options), as_json, out, phases=True)
 
 
 @cli.command(
@@ -270,6 +277,37 @@ def doctor(file: Path | None, qemus: Sequence[str], no_test: bool, as_json: bool
     else:
         click.echo("\n".join(lines_of(findings)) or "nothing unsafe was found")
     return 1 if any(finding.status == "fail" for finding in findings) else 0
+
+
+@cli.command(epilog="Example: colosim watch out/live --speed 10x --from 4s")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--speed",
+    metavar="N|max",
+    default="1x",
+    show_default=True,
+    help="Times as fast as it was: 10x, 0.1x, or max for as fast as can be.",
+)
+@click.option(
+    "--from", "from_s", metavar="TIME", callback=_seconds, default="0 s", help="Where to begin."
+)
+@click.option("--policy", metavar="NAME", help="Of a scenario: instead of its own.")
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0, 2**63 - 1),
+    help="Of a scenario: instead of its own.",
+)
+def watch(run: Path, speed: str, from_s: float, policy: str | None, seed: int | None) -> int:
+    """Show a run again: checkpoints, pauses, dirty pages, held output, faults and failover.
+
+    RUN is a directory that 'colosim live --out' or 'colosim simulate --out' wrote, a trace in it,
+    or a scenario in TOML, which is then simulated. For a run that goes on: colosim live --watch.
+    """
+    from colosim.watching.command import watch as show
+
+    show(run, speed, from_s, policy, seed)
+    return 0
 
 
 _LIVE_RUNS = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
@@ -938,6 +976,7 @@ def _is_expected(error: Exception) -> bool:
     from colosim.scenario import ScenarioError
     from colosim.store import StoreError
     from colosim.sweeps import SweepError
+    from colosim.watching.errors import WatchError
 
     expected = (
         CalibrationError,
@@ -949,6 +988,7 @@ def _is_expected(error: Exception) -> bool:
         StoreError,
         SweepError,
         TraceError,
+        WatchError,
         OSError,
     )
     return isinstance(error, expected)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -15,6 +16,18 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 #: told how a live run goes: (seconds since its begin, seconds that it lasts, a few words)
 Watch = Callable[[float, float, str], None]
+
+
+class Looker(Protocol):
+    """Who looks at a live run as it goes on (`colosim.watching.onlooker`)."""
+
+    def looking(self, directory: Path, name: str, duration_ns: int) -> AbstractContextManager[None]:
+        """Around a run whose files grow in ``directory``."""
+        ...
+
+    def told(self, at_ns: int, node: str, what: str, detail: str) -> None:
+        """An event of the run; at_ns by the runner's clock."""
+        ...
 
 
 @contextmanager

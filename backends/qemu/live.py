@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ _BLOCK_BYTES = 4096
 
 Say = Callable[[str], None]
 Watch = Callable[[float, float, str], None]
+#: told (the runner's time, node, what, detail) of each event of the run as it happens
+Heard = Callable[[int, str, str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,12 @@ async def run_live(
     scratch: Path,
     say: Say,
     watch: Watch = lambda elapsed_s, duration_s, words: None,
+    heard: Heard | None = None,
 ) -> LiveOutcome:
     """Run a scenario on real guests; what is kept of them (consoles, logs) goes to ``scratch``.
 
-    watch: called now and then with how it goes.
+    watch: called now and then with how it goes.  heard: told what is in the record's events, and at
+    the end of the run proper, before its hosts are ended, of an event "end".
 
     Raises `LiveError`, one line, for what cannot be done here.  Ctrl-C ends the run early: what
     was recorded until then is the outcome.
@@ -76,6 +80,8 @@ async def run_live(
     if scenario.guest.engine == "native" and POLICIES[policy].protects():
         refuse(scenario, plan)
         run = NativeRun(plan, scratch, say)
+    if heard is not None:
+        run.heard = lambda told: heard(*astuple(told))
     load: Load | None = None
     interrupted = True
     async with run.running():
@@ -87,6 +93,8 @@ async def run_live(
             load = _load(run, scenario, start_ns)
             await _work(run, scenario, policy, start_ns, load, watch)
             interrupted = False
+        if heard is not None:
+            heard(time.monotonic_ns(), "run", "end", "")
         if load is not None:
             await load.stop()
         duration_ns = time.monotonic_ns() - start_ns

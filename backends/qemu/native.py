@@ -116,6 +116,7 @@ class NativeRun:
     def __init__(self, plan: LivePlan, scratch: Path, say: Callable[[str], None]) -> None:
         self.plan = plan
         self.events: list[Told] = []
+        self.heard: Callable[[Told], object] = lambda told: None  # of each, at once
         self.promoted: str | None = None
         a, b = plan.hosts
         self.primary: str | None = a.name
@@ -431,6 +432,7 @@ class NativeRun:
         """A row of the run's events."""
         node = next((name for name, host in self.nodes.items() if host == node), node)
         self.events.append(Told(time.monotonic_ns(), node, what, detail))
+        self.heard(self.events[-1])
         self._changed.set()
         self._changed = asyncio.Event()
 

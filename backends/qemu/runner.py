@@ -84,6 +84,7 @@ class LiveRun:
     def __init__(self, plan: LivePlan, scratch: Path, say: Callable[[str], None]) -> None:
         self.plan = plan
         self.events: list[Told] = []
+        self.heard: Callable[[Told], object] = lambda told: None  # of each, at once
         self.promoted: str | None = None
         self.primary = plan.hosts[0].name  # who clients talk to
         self.secondary: str | None = None  # who protects it
@@ -616,6 +617,7 @@ class LiveRun:
         host = self._hosts.get(node)
         label = node if host is None else host.plan.node.id
         self.events.append(Told(time.monotonic_ns(), label, what, detail))
+        self.heard(self.events[-1])
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -1,0 +1,230 @@
+"""What is drawn, written and followed: terminal, plain lines, HTML, growing files, the command."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+import time
+from xml.etree import ElementTree as ET
+
+import pytest
+
+import colosim
+from colosim import cli
+from colosim.protocol.trace import Line, encode_line
+from colosim.watching.errors import WatchError
+from colosim.watching.model import View
+from colosim.watching.onlooker import Onlooker
+from colosim.watching.page import drawing, page
+from colosim.watching.playing import Player, to_end
+from colosim.watching.recording import RECORDED, TRACE
+from colosim.watching.sources import Tail, recording
+from colosim.watching.terminal import PlainLines, drawn
+from tests.small import write
+
+TELLS = ("checkpoint-delay 6, mismatch 1", "longest 34.6 ms", "mean 139", "match 42")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("recorded") / "run"
+    colosim.recorded_run(out)
+    return out
+
+
+def player(run, at_s: float) -> Player:
+    found = recording(run)
+    return Player(View(found.name, found.duration_ns), found.moments(), from_ns=int(at_s * 1e9))
+
+
+@pytest.mark.parametrize("width", [30, 80, 200])
+@pytest.mark.parametrize("at_s", [-20, 0.1, 1.34, 4.05, 11])
+def test_a_screen_of_any_width_at_any_time(run, width, at_s):
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True)
+    at = player(run, at_s)
+    console.print(drawn(at.view, at.now_ns, width))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+    assert all(len(line) <= width for line in text.splitlines())
+    if (width, at_s) == (200, 11):
+        assert all(each in text for each in TELLS)
+        assert "✔ protected, pair 2; over" in text
+    if (width, at_s) == (200, 4.05):
+        assert "✖ gone (host crash)" in text
+        assert "✖ failing over" in text
+
+
+def test_plain_lines_say_each_thing_once(run):
+    at, lines = player(run, -1), PlainLines()
+    said: list[str] = []
+    for tenth in range(-10, 112):
+        at.until(tenth * 100_000_000)
+        said += lines.since(at.view, at.now_ns)
+    notes = [line for line in said if re.match(r"-?\d+\.\d{3} s ", line)]
+    assert len(notes) == len(at.view.notes)
+    assert len(set(said)) == len(said)
+    assert 11 <= len(said) - len(notes) <= 13
+    assert "checkpoints 7 (checkpoint-delay 6, mismatch 1)" in said[-1]
+
+
+def test_a_page_needs_no_script_and_no_network(run):
+    found = recording(run)
+    view = to_end(View(found.name, found.duration_ns), found.moments())
+    html = page(view, view.at_ns, 0)
+    assert all(each in html for each in TELLS)
+    assert not re.search(r"<script|src=|href=|url\(|@import", html)
+    assert set(re.findall(r"https?://[^\"'<]*", html)) == {"http://www.w3.org/2000/svg"}
+    svg = ET.fromstring(drawing(view, 0, view.at_ns))
+    texts = [each.text for each in svg.iter() if each.tag.endswith("text")]
+    assert {"service", "pause", "dirty pages", "output held", "protected", "✖ fault"} <= {*texts}
+    bars = [each for each in svg.iter() if each.get("fill") == "#0072b2"]
+    assert len(bars) > 14  # seven pauses, seven times pages, and what was held
+
+
+def test_what_a_run_says_is_shown_as_text(run):
+    at = player(run, 1)
+    at.view.name = "<b>&"
+    at.view._note(0, "<i>", "<script>alert(1)</script>", next(iter(at.view.notes)).tone)
+    html = page(at.view, at.now_ns)
+    assert "<script" not in html
+    assert "{" not in html
+    assert "&lt;b&gt;&amp;" in html
+
+
+# -- files that grow -----------------------------------------------------------------------------
+
+
+def test_growing_files_give_what_the_whole_does(run, tmp_path):
+    """In pieces that end anywhere, hosts one after the other."""
+    found = recording(run)
+    lines = [each.what for each in found.moments() if isinstance(each.what, Line)]
+    by_host = {"a": ["primary"], "b": ["secondary", "primary.2"], "c": ["secondary.2"]}
+    view, tail = View(begin_ns=None), Tail(tmp_path)
+    texts = {
+        host: "".join(encode_line(line) + "\n" for line in lines if line.node in nodes)
+        for host, nodes in by_host.items()
+    }
+    saves = {host: (RECORDED / f"{host}.saves").read_text() for host in "ab"}
+    came_ns = 1_000_000
+    for host, text in texts.items():
+        for at in range(0, len(text), 9_999):
+            with (tmp_path / f"{host}.trace").open("a") as file:
+                file.write(text[at : at + 9_999])
+            for moment in tail.read(came_ns):
+                view.see(moment)
+            came_ns += 100_000_000
+        (tmp_path / f"{host}.saves").write_text(saves.get(host, ""))
+        for moment in tail.read(came_ns):
+            view.see(moment)
+    tail.close()
+    whole = to_end(View(), found.moments())
+    assert view.totals == whole.totals
+    assert view.serving == whole.serving
+
+
+def test_the_child_that_looks_sees_all_and_ends_with_its_runner(run, tmp_path):
+    shown: list[str] = []
+    looker = Onlooker("page", shown.append)
+    begin_s = time.monotonic()
+    with looker.looking(tmp_path, "followed", 11_000_000_000):
+        looker.told(time.monotonic_ns(), "run", "begin", "")
+        (tmp_path / "a.trace").write_text((RECORDED / TRACE).read_text())
+        while not any("pair 2" in html for html in shown):
+            assert time.monotonic() < begin_s + 60
+            time.sleep(0.05)
+        looker.say("nearly done")
+        looker.told(time.monotonic_ns(), "secondary", "fault", "host crash")
+    assert "checkpoint-delay 6, mismatch 1" in shown[-1]
+    assert "fault: host crash" in shown[-1]
+    assert "run: nearly done" in shown[-1]
+    looker.told(0, "run", "begin", "")  # nobody looks any more: no harm
+
+
+def test_whoever_does_not_read_is_not_waited_for(tmp_path, monkeypatch):
+    looker = Onlooker("page", lambda html: None)
+    with looker.looking(tmp_path, "slow", 0):
+        for _ in range(20_000):  # more than a pipe holds
+            looker.told(0, "run", "says", "x" * 100)
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def colosim_main(capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(map(str, arguments)))
+        return (ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def test_a_recorded_and_a_simulated_run_are_played(run, tmp_path, colosim_main):
+    status, out, err = colosim_main("watch", run, "--speed", "max")
+    assert (status, err) == (0, "")
+    assert "4.105 s secondary: serves alone" in out
+    trace = run / f"{TRACE}.gz"
+    assert colosim_main("watch", trace, "--speed", "max")[:2] == (0, out)
+    scenario = write(tmp_path / "small.toml")
+    status, out, err = colosim_main("watch", scenario, "--policy", "remus", "--speed", "max")
+    assert (status, err) == (0, "")
+    result = colosim.simulate(scenario, "remus", replications=1, out=tmp_path / "small")
+    count = len(result.records[0].checkpoints["checkpoint"])
+    assert f"checkpoints {count:,} (interval {count:,})" in out.splitlines()[-1]
+    assert colosim_main("watch", tmp_path / "small", "--speed", "max")[1] == out
+    played = colosim.watch(scenario, "remus")
+    assert played.view().totals.checkpoints == count
+    assert 0 < played.view(1.0).totals.checkpoints < count
+    assert played.page() == colosim.watch(tmp_path / "small").page()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("watch {run} --speed 0", "speed '0': expected a number above 0, such as 10x, or max"),
+        ("watch {run} --speed quick", "speed 'quick': expected a number above 0"),
+        ("watch {run} --from 12s", "--from 12 s: is after the end of the run, 11 s"),
+        ("watch {run} --from 1", "1: "),
+        ("watch {run} --seed 1", "was run already; policy and seed are for a scenario"),
+        ("watch {tmp}/none", "none: not there; give a run directory, a trace, or a scenario"),
+        ("watch {tmp}", "holds no trace; run with --out"),
+        ("watch {tmp}/none.toml", "none.toml: No such file"),
+        ("watch {tmp}/odd.gz", "odd.gz: is no trace, or damaged"),
+    ],
+)
+def test_errors_are_one_line(run, tmp_path, colosim_main, arguments, says):
+    (tmp_path / "odd.gz").write_text("{}")
+    status, out, err = colosim_main(*arguments.format(run=run, tmp=tmp_path).split())
+    assert (status, out) == (2, "")
+    [line] = err.splitlines()
+    assert says in line
+
+
+def test_a_comparison_says_which_runs_it_holds(tmp_path, colosim_main):
+    colosim.compare(write(tmp_path / "small.toml"), ["none", "colo"], out=tmp_path / "both")
+    status, _, err = colosim_main("watch", tmp_path / "both")
+    assert status == 2
+    assert "holds 2 traces; give one of " in err
+    assert "both/colo/trace-0.jsonl.gz" in err
+
+
+def test_an_interrupted_live_run_ends_where_its_record_does(run, tmp_path):
+    """Its hosts' end is in the trace and is no failure."""
+    copy = tmp_path / "interrupted"
+    colosim.recorded_run(copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "interrupted": True}))
+    view = to_end(View(), recording(copy).moments())
+    assert view.nodes["primary.2"].step == "run"
+
+
+def test_speeds_and_times_that_cannot_be_are_refused(run):
+    with pytest.raises(WatchError, match="expected a number above 0"):
+        asyncio.run(colosim.watch(run).play("-1x"))
+    with pytest.raises(WatchError, match="policy and seed are for a scenario"):
+        colosim.watch(run, seed=1)
