@@ -76,7 +76,7 @@ class Unknown:
 
             u = min(max(0.5 + float(ndtri(u)) / (2 * 1.96), -0.25), 1.25)
         if self.low > 0:
-            return self.low * (self.high / self.low) ** u
+            return self.low * math.exp(math.log(self.high / self.low) * u)
         return max(self.low + (self.high - self.low) * u, 0.0)
 
     def shown(self, value: float) -> str:
@@ -217,9 +217,10 @@ class Basis:
 
     def forget(self, table: str) -> None:
         """No unknowns and facts of a table any more: a source says it anew."""
-        for keep in (self.facts, self.unknowns):
-            for key in [k for k in keep if k == table or k.startswith(f"{table}.")]:
-                keep.pop(key)  # type: ignore[attr-defined]
+        for key in [*self.facts, *self.unknowns]:
+            if key == table or key.startswith(f"{table}."):
+                self.facts.pop(key, None)
+                self.unknowns.pop(key, None)
 
     def scenario(self, place: Path, values: Mapping[str, float] | None = None) -> Scenario:
         """The scenario with such values of unknowns; files of it go to ``place``."""

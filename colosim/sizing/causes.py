@@ -282,9 +282,9 @@ def _token(place: Place, otherwise: str) -> str:
         lead + (found[0] if (found := _TOKEN.match(side)) else b"")
         for side in (place.ours, place.theirs)
     )
-    context = place.before[-64:] + place.ours[:32]
+    line = place.before[-64:].rpartition(b"\n")[2] + place.ours[:32].partition(b"\n")[0]
     forms: Iterable[tuple[bool, str]] = (
-        (_is_time(ours, theirs) or _RFC_DATE.search(context) is not None, "timestamp"),
+        (_is_time(ours, theirs) or _RFC_DATE.search(line) is not None, "timestamp"),
         (_PID.search(place.before[: len(place.before) - len(lead)][-32:]) is not None, "pid"),
         (_UUID.search(ours) is not None or _UUID.search(lead + place.ours[:40]) is not None,
          "random-id"),
@@ -377,10 +377,12 @@ class _Row(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> _Row:
-        numbers = (row[key] for key in ("primary_frame", "secondary_frame", "offset"))
-        sides = (bytes.fromhex(row[key].replace(" ", "")) for key in ("ours", "theirs"))
-        known = (int(each) if pd.notna(each) else -1 for each in numbers)
-        return cls(row["why"], row["connection"], *known, *sides)
+        first, second, offset = (
+            int(row[key]) if pd.notna(row[key]) else -1
+            for key in ("primary_frame", "secondary_frame", "offset")
+        )
+        ours, theirs = (bytes.fromhex(row[key].replace(" ", "")) for key in ("ours", "theirs"))
+        return cls(row["why"], row["connection"], first, second, offset, ours, theirs)
 
     def place(self, ours: _Seen, theirs: _Seen) -> Place:
         """Both sides to the ends of their frames, where the frames are what was compared."""

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from colosim import store
-from colosim.sizing.sizing import GOALS, NONE, Sizing, scenario_text
+from colosim.sizing.sizing import AS_GOOD, GOALS, NONE, Sizing, scenario_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-_WIDTH = 110
+_WIDTH = 120
 _CURVE = "pages.csv"
 #: columns that say nothing of no protection itself
-_AGAINST_NONE = ("added p50", "added p99", "longer", "capacity lost")
+_AGAINST_NONE = ("added", "added ", "longer", "capacity lost")
 _WORDS = {
     "latency_p99_ms": "99 % latency",
     "latency_p50_ms": "median latency",
@@ -34,17 +34,21 @@ def _ms(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3g} ms"
 
 
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
 def _percent(value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}"
 
 
-def _between(row: Mapping[str, Any], name: str, shown: Callable[[float], str]) -> str:
+def _between(row: Mapping[Any, Any], name: str, shown: Callable[[float], str]) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     if math.isnan(low):
         return shown(row[name])
-    return f"{shown(row[name])} ({shown(low)} to {shown(high)})"
+    return f"{shown(row[name])} ({shown(low).removesuffix(' ms')} to {shown(high)})"
 
 
 def _bytes(value: float) -> str:
@@ -67,7 +71,7 @@ def _rate(bps: float) -> str:
 
 def verdict(found: Sizing) -> str:
     """A few sentences: which policy, what it costs, how sure, what it needs."""
-    return " ".join([_what(found), _sure(found), _needs(found), *_gains(found)])
+    return "\n".join([_what(found), _sure(found), _needs(found), *_gains(found)])
 
 
 def _what(found: Sizing) -> str:
@@ -99,13 +103,19 @@ def _sure(found: Sizing) -> str:
         f" {wins} of {draws} draws ({_percent(low)} to {_percent(high)})"
     )
     if wins < draws:
-        often = found.draws.loc[found.draws["behind"] > 0.05, "best"].mode().iloc[0]
-        more = "without limit" if math.isinf(found.regret) else f"up to {found.regret:.0%}"
-        text += f"; in the others it is {more} worse, mostly than {often}"
+        others = found.draws.loc[found.draws["behind"] > AS_GOOD, "best"].value_counts()
+        more = (
+            "does not keep up" if math.isinf(found.regret) else f"is up to {found.regret:.0%} worse"
+        )
+        named = ", ".join(f"{label} ({count})" for label, count in others.items())
+        text += f"; in others it {more}, and best are {named}"
     borders = found.sensitivity[found.sensitivity["border"] != ""]
     if len(borders):
         first = borders.iloc[0]
-        text += f". The choice hangs on {first['what']}: it changes at {first['border']}"
+        text += (
+            f". The choice hangs on {first['what']}: {first['best_at_low']} is best below"
+            f" {first['border']}, {first['best_at_high']} above"
+        )
     return f"{text}."
 
 
@@ -175,17 +185,17 @@ def _candidates(found: Sizing) -> pd.DataFrame:
             }
         else:
             cells |= {
-                "p50": _ms(row["latency_p50_ms"]),
-                "added p50": _between(row, "added_p50_ms", _ms),
-                "p99": _ms(row["latency_p99_ms"]),
-                "added p99": _between(row, "added_p99_ms", _ms),
+                "answers (1/s)": f"{row['throughput_per_s']:.4g}",
+                "p50 (ms)": _number(row["latency_p50_ms"]),
+                "added": _between(row, "added_p50_ms", _number),
+                "p99 (ms)": _number(row["latency_p99_ms"]),
+                "added ": _between(row, "added_p99_ms", _number),
                 "capacity lost": _percent(row["capacity_lost"]),
-                "answers/s": f"{row['throughput_per_s']:.4g}",
             }
         cells |= {
-            "stands still": _percent(row["stopped_share"]),
-            "checkpoints/s": f"{row['checkpoints_per_s']:.3g}",
-            "link": f"{row['link_mbit_per_s']:.3g} Mbit/s",
+            "stopped": _percent(row["stopped_share"]),
+            "checkpoints (1/s)": f"{row['checkpoints_per_s']:.3g}",
+            "link (Mbit/s)": f"{row['link_mbit_per_s']:.3g}",
         }
         if row["candidate"] == NONE:
             cells |= {name: "" for name in _AGAINST_NONE if name in cells}
@@ -199,11 +209,11 @@ def _open(found: Sizing) -> pd.DataFrame:
             "what": row["what"],
             "": row["kind"],
             "taken": row["value"],
-            "range": f"{row['low']} to {row['high']}",
-            "at the low end": _goal(found, row["goal_at_low"]),
-            "at the high end": _goal(found, row["goal_at_high"]),
-            "best there": _there(row),
-            "changes at": row["border"],
+            "from": row["low"],
+            "then": _goal(found, row["goal_at_low"]),
+            "to": row["high"],
+            "then ": _goal(found, row["goal_at_high"]),
+            "best": _there(row),
         }
         for row in found.sensitivity.to_dict("records")
     ]
@@ -212,7 +222,7 @@ def _open(found: Sizing) -> pd.DataFrame:
 
 def _there(row: Mapping[Any, Any]) -> str:
     low, high = row["best_at_low"], row["best_at_high"]
-    return str(low) if low == high else f"{low}; {high}"
+    return str(low) if low == high else f"{low} below {row['border']}, {high} above"
 
 
 def _changes(found: Sizing) -> pd.DataFrame:
@@ -221,10 +231,10 @@ def _changes(found: Sizing) -> pd.DataFrame:
             "what": row["what"],
             "share": "" if pd.isna(row["share"]) else _percent(row["share"]),
             "here and there": _sides(row),
-            "without it, checkpoints/s": f"{row['checkpoints_per_s']:.3g}",
-            "p99": _ms(row["p99_ms"]),
-            "gain": _between({**row, "gain": row["p99_gain_ms"]}, "gain", _ms),
-            "best then": row["best"],
+            "without: checkpoints/s": f"{row['checkpoints_per_s']:.3g}",
+            "p99 (ms)": _number(row["p99_ms"]),
+            "gain (ms)": _between(row | {"gain": row["p99_gain_ms"]}, "gain", _number),
+            "best": row["best"],
             "how": row["advice"],
         }
         for row in found.changes.to_dict("records")

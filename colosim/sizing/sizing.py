@@ -15,11 +15,13 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import pandas as pd
@@ -55,7 +57,7 @@ GOALS: Mapping[str, str] = {
 _OF_A_JOB = "completion_time_s"
 #: a candidate that answers less than this part of what is asked has no latency worth the name
 _LEAST_THROUGHPUT = 0.95
-_AS_GOOD = 0.05
+AS_GOOD = 0.05
 _CONTENDERS = 3
 _BISECTIONS = 3
 _LINK_FACTORS = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1 / 2, 1.0, 4.0)
@@ -77,18 +79,20 @@ _DIVERGENCE: Mapping[str, tuple[str, str]] = {
 class Effort:
     """How much is simulated.
 
-    replications: of each candidate; draws: of all that is not known at once; short: replications
-    of each draw, of each end of a range and of each change.
+    replications: of each candidate.  draws: of all that is not known at once; per_draw: their
+    replications.  short: those of each end of a range and of each change.  requests: of a run, at
+    least about; short_requests: of all those but the first.
     """
 
     replications: int = 10
     draws: int = 24
     short: int = 3
+    per_draw: int = 2
     requests: int = 6_000
     short_requests: int = 2_000
 
 
-QUICK = Effort(3, 6, 2, 1_500, 600)
+QUICK = Effort(3, 8, 2, 1, 1_500, 600)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -213,7 +217,7 @@ def size(
     if replications is not None:
         if replications < 2:
             raise SizingError("replications: 2 or more, or nothing can be said of how sure it is")
-        effort = Effort(replications, effort.draws, effort.short, effort.requests)
+        effort = replace(effort, replications=replications)
     _check(goal, policies, intervals)
     parallel.check_jobs(jobs)
     given = sorted_sources(
@@ -226,17 +230,20 @@ def size(
         changes=changes if isinstance(changes, Mapping) else texts(changes),
         **_of_captures(compare),
     )
-    with (
-        TemporaryDirectory(prefix="colosim-") as place,
-        nullcontext() if out is None else store.new_directory(out) as directory,
-    ):
-        basis = basis_of(given, Path(place), say)
-        work = _Work(basis, Path(place), goal, effort, seed, jobs, progress, say)
-        found = work.answer(policies, intervals)
-        if directory is not None:
-            from colosim.sizing import report
+    place = Path(mkdtemp(prefix="colosim-"))
+    try:
+        with nullcontext() if out is None else store.new_directory(out) as directory:
+            basis = basis_of(given, place, say)
+            work = _Work(basis, place, goal, effort, seed, jobs, progress, say)
+            found = work.answer(policies, intervals)
+            if directory is not None:
+                from colosim.sizing import report
 
-            report.write(found, directory)
+                report.write(found, directory)
+    except BaseException:
+        rmtree(place, ignore_errors=True)
+        raise
+    finalize(found, rmtree, place, True)  # its scenario's curve is there
     return found
 
 
@@ -481,7 +488,7 @@ class _Work:
         most_per_s = workload.vcpus / (workload.service_time_ns / 1e9)
         asked_per_s = _OVERLOAD * most_per_s
         seconds = min(max(self._effort.short_requests / most_per_s, 2.0), 20.0)
-        mapping = self._scenario._given()
+        mapping = self._scenario.to_mapping()
         mapping["workload"] = {
             key: value
             for key, value in mapping["workload"].items()
@@ -616,7 +623,7 @@ class _Work:
             for row in sample
         ]
         tasks = [
-            self._task((str(i),), self._at(drawn), candidate, self._effort.short)
+            self._task((str(i),), self._at(drawn), candidate, self._effort.per_draw)
             for i, drawn in enumerate(values)
             for candidate in tried.values()
         ]
@@ -627,7 +634,7 @@ class _Work:
             best = _best(scores)
             least = scores[best]
             behind = scores[choice] / least - 1 if least > 0 and not math.isinf(least) else 0.0
-            wins += behind <= _AS_GOOD
+            wins += behind <= AS_GOOD
             regret = max(regret, behind)
             added = scores[choice] - lab.means(table, [(str(i), NONE)], self._metric)[0]
             rows.append({**drawn, "best": best, "behind": behind, "added": added, **scores})

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -80,7 +80,7 @@ class Given:
     memory: str | None = None
     link: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
-    offset: float | str = "auto"
+    offset: float | Literal["auto"] = "auto"
     guest: str | None = None
     compare: Mapping[str, Any] = field(default_factory=dict)
 
@@ -100,8 +100,7 @@ def sorted_sources(paths: Sequence[str | Path], **more: Any) -> Given:
     if len(by_kind["logs"]) > 2:
         raise SizingError(f"{by_kind['logs'][2]}: give one pair's logs, the primary's first")
     one = by_kind["scenario"][0] if by_kind["scenario"] else None
-    rest = {key: by_kind[key] for key in ("runs", "logs", "captures")}
-    return Given(one, **rest, **more)
+    return Given(one, by_kind["runs"], by_kind["logs"], by_kind["captures"], **more)
 
 
 def _kind(path: Path) -> str:
@@ -159,7 +158,7 @@ def _begin(path: Path | None) -> Basis:
     if path is None:
         return Basis(json.loads(json.dumps(_SKELETON)))
     scenario = load_scenario(path)
-    basis = Basis(scenario._given())
+    basis = Basis(scenario.to_mapping())
     basis.knows |= {"memory", "load", "service", "divergence", "link", "costs"}
     basis.sources.append(f"scenario {path}")
     for table in ("workload", "memory", "divergence", "link", "cost"):
@@ -181,7 +180,7 @@ def _live(basis: Basis, paths: Sequence[Path], place: Path) -> None:
     protected = [run for run in runs if run.protects]
     bare = [run for run in runs if not run.protects]
     names = ", ".join(f"{run.name} ({run.policy})" for run in runs)
-    kept = {}
+    kept: dict[str, Any] = {}
     if basis.sources:  # a scenario beside runs says over what link, and how policies are set
         kept = {key: basis.mapping[key] for key in ("link", "policy") if key in basis.mapping}
     basis.sources.append(f"live runs {names}")
@@ -202,7 +201,7 @@ def _live(basis: Basis, paths: Sequence[Path], place: Path) -> None:
 
 
 def _calibrated(basis: Basis, scenario: Scenario, hazards: pd.DataFrame, names: str) -> None:
-    basis.mapping = scenario._given()
+    basis.mapping = scenario.to_mapping()
     basis.knows |= {"memory", "load", "service", "costs", "link"}
     for table in ("memory", "cost", "workload", "link"):
         basis.forget(table)
@@ -271,12 +270,12 @@ def _causes(protected: Sequence[MeasuredRun], notes: list[str]) -> list[Cause]:
     """Of runs that compared, from the frames that they kept."""
     found: list[Cause] = []
     for run in protected:
-        captures = [run.path / f"{host}.frames.pcap" for host in "ab"]
-        if not run.compares or not all(path.exists() for path in captures):
+        ours, theirs = (run.path / f"{host}.frames.pcap" for host in "ab")
+        if not (run.compares and ours.exists() and theirs.exists()):
             continue
         timeout_s = run.scenario.policy_params(run.policy).compare_timeout_ns / 1e9
         try:
-            compared = compare_pcap(*captures, compare_timeout_s=timeout_s, progress=_quiet)
+            compared = compare_pcap(ours, theirs, compare_timeout_s=timeout_s, progress=_quiet)
         except CaptureError as error:
             notes.append(f"why the guests differed is not known: {error}")
             continue
