@@ -113,9 +113,11 @@ def size(sources: tuple[str, ...], as_json: bool, **options: Any) -> int:
         body = {"colosim": __version__, **found.to_mapping(), "out": options["out"]}
         click.echo(json.dumps(body, allow_nan=False))
         return 0
+    import sys
+
     from rich.console import Console
 
-    report.show(found, Console())
+    report.show(found, Console(width=None if sys.stdout.isatty() else report.WIDTH))
     click.echo(f"\nfingerprint {found.fingerprint}")
     out = options["out"]
     click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the tables")

@@ -18,8 +18,9 @@ from colosim.sizing.sizing import AS_GOOD, GOALS, NONE, Sizing, scenario_text
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-_WIDTH = 120
+WIDTH = 120
 _CURVE = "pages.csv"
+_DIFFER = "What makes the guests differ, and what is gained without it"
 #: columns that say nothing of no protection itself
 _AGAINST_NONE = ("added", "added ", "longer", "capacity lost")
 _WORDS = {
@@ -49,6 +50,12 @@ def _between(row: Mapping[Any, Any], name: str, shown: Callable[[float], str]) -
     if math.isnan(low):
         return shown(row[name])
     return f"{shown(row[name])} ({shown(low).removesuffix(' ms')} to {shown(high)})"
+
+
+def _half(row: Mapping[Any, Any], name: str) -> str:
+    """A mean and half of its 95 % interval."""
+    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+    return _number(row[name]) + ("" if math.isnan(half) else f" ± {half:.2g}")
 
 
 def _bytes(value: float) -> str:
@@ -144,6 +151,8 @@ def _gains(found: Sizing) -> Iterator[str]:
             f" {_ms(best['p99_ms'])}, {_ms(best['p99_gain_ms'])} less, with"
             f" {best['checkpoints_per_s']:.3g} checkpoints/s for {table.attrs['before']:.3g}."
         )
+    else:
+        yield f"What makes the guests differ costs {one} nothing that could be told from chance."
 
 
 # --------------------------------------------------------------------------------------------
@@ -152,11 +161,14 @@ def _gains(found: Sizing) -> Iterator[str]:
 
 def parts(found: Sizing) -> Iterator[tuple[str, pd.DataFrame]]:
     """Heading and table of text, in the order in which a reader wants them."""
-    yield "What each candidate costs (95 % intervals over replications)", _candidates(found)
+    yield (
+        "What each candidate costs (± half of the 95 % interval over replications)",
+        _candidates(found),
+    )
     if len(found.sensitivity):
         yield f"What is not known, one by one: {_words(found)} of {found.choice}", _open(found)
     if len(found.changes):
-        yield "What makes the guests differ, and what is gained without it", _changes(found)
+        yield _DIFFER, _changes(found)
     yield f"The link: {_words(found)} of {found.choice} by bandwidth", _links(found)
     yield "Memory that protection needs", _memory(found)
     yield "Where the numbers are from", found.facts.rename(columns={"key": "what"})
@@ -187,9 +199,9 @@ def _candidates(found: Sizing) -> pd.DataFrame:
             cells |= {
                 "answers (1/s)": f"{row['throughput_per_s']:.4g}",
                 "p50 (ms)": _number(row["latency_p50_ms"]),
-                "added": _between(row, "added_p50_ms", _number),
+                "added": _half(row, "added_p50_ms"),
                 "p99 (ms)": _number(row["latency_p99_ms"]),
-                "added ": _between(row, "added_p99_ms", _number),
+                "added ": _half(row, "added_p99_ms"),
                 "capacity lost": _percent(row["capacity_lost"]),
             }
         cells |= {
@@ -233,13 +245,19 @@ def _changes(found: Sizing) -> pd.DataFrame:
             "here and there": _sides(row),
             "without: checkpoints/s": f"{row['checkpoints_per_s']:.3g}",
             "p99 (ms)": _number(row["p99_ms"]),
-            "gain (ms)": _between(row | {"gain": row["p99_gain_ms"]}, "gain", _number),
+            "gain (ms)": _half(row | {"gain": row["p99_gain_ms"]}, "gain"),
             "best": row["best"],
-            "how": row["advice"],
         }
         for row in found.changes.to_dict("records")
     ]
     return pd.DataFrame(rows)
+
+
+def _advice(found: Sizing) -> Iterator[str]:
+    """What to do about each cause, a line each."""
+    for row in found.changes.to_dict("records"):
+        if row["advice"]:
+            yield f"{row['what']}: {row['advice']}"
 
 
 def _sides(row: Mapping[Any, Any]) -> str:
@@ -291,6 +309,9 @@ def _rendered(found: Sizing) -> Iterator[RenderableType]:
             drawn.add_row(*(str(each) for each in row.values()))
         yield Text("")
         yield drawn
+        if heading == _DIFFER:
+            for line in _advice(found):
+                yield Text(line)
 
 
 def _notes(found: Sizing) -> list[str]:
@@ -308,7 +329,7 @@ def plain(found: Sizing) -> str:
     from rich.console import Console
 
     into = StringIO()
-    show(found, Console(file=into, width=_WIDTH, color_system=None))
+    show(found, Console(file=into, width=WIDTH, color_system=None))
     return "\n".join(line.rstrip() for line in into.getvalue().splitlines()) + "\n"
 
 
@@ -319,7 +340,9 @@ def html(found: Sizing) -> str:
         f"<p><b>{escape(heading)}</b></p>{table.to_html(index=False)}"
         for heading, table in parts(found)
     )
-    return f"<p><b>{escape(verdict(found))}</b></p>{notes}{body}"
+    said = "".join(f"<p><b>{escape(line)}</b></p>" for line in verdict(found).splitlines())
+    advice = "".join(f"<p>{escape(line)}</p>" for line in _advice(found))
+    return f"{said}{notes}{body}{advice}"
 
 
 def mapping(found: Sizing) -> dict[str, Any]:
