@@ -109,3 +109,7 @@ def means(table: pd.DataFrame, keys: Iterable[tuple[str, ...]], metric: str) -> 
     """Mean of a metric under each key; NaN where it was never measured."""
     by_key = table.groupby("key")[metric].mean()
     return [float(by_key.get(key, np.nan)) for key in keys]
+
+
+def quiet(done: int, total: int) -> None:
+    """No bar, for what is short."""

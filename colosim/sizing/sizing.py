@@ -602,7 +602,7 @@ class _Work:
             scenario = self._at({each.key: middle})
             name = (f"border {step}",)
             tasks = [self._task(name, scenario, one, self._effort.short) for one in tried.values()]
-            scores = self._scores(lab.run(tasks, self._jobs, _quiet, ""), name, labels)
+            scores = self._scores(lab.run(tasks, self._jobs, lab.quiet, ""), name, labels)
             if _best(scores) == first:
                 low = middle
             else:
@@ -774,10 +774,6 @@ _SHOWN = (
 def _best(scores: Mapping[str, float]) -> str:
     """The least; the first of equal ones."""
     return min(scores, key=lambda label: scores[label])
-
-
-def _quiet(done: int, total: int) -> None:
-    """No bar: there is one of the whole."""
 
 
 def _load_per_s(scenario: Scenario) -> float:

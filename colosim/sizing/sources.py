@@ -41,6 +41,7 @@ from colosim.sizing.basis import (
 )
 from colosim.sizing.causes import Cause, causes_of
 from colosim.sizing.errors import SizingError
+from colosim.sizing.lab import quiet
 from colosim.sizing.traffic import traffic_of
 from colosim.units import SIZE, TIME, UnitError, without_unit
 
@@ -159,16 +160,17 @@ def _begin(path: Path | None) -> Basis:
     if path is None:
         return Basis(json.loads(json.dumps(_SKELETON)))
     scenario = load_scenario(path)
-    basis = Basis(scenario.to_mapping())
+    mapping = scenario.to_mapping()
+    basis = Basis(mapping)
+    if mapping.pop("fault", None):
+        basis.notes.append(f"{path}: its faults are left out: what is sized is every day")
     basis.knows |= {"memory", "load", "service", "divergence", "link", "costs"}
     basis.sources.append(f"scenario {path}")
     for table in ("workload", "memory", "divergence", "link", "cost"):
-        if table in basis.mapping:
+        if table in scenario.model_fields_set:
             basis.say(table, f"as in {path.name}", "given", str(path))
-    if "cost" not in scenario.model_fields_set:
-        basis.knows.discard("costs")
-    if "divergence" not in scenario.model_fields_set:
-        basis.knows.discard("divergence")
+        else:
+            basis.knows.discard("costs" if table == "cost" else table)
     return basis
 
 
@@ -276,7 +278,7 @@ def _causes(protected: Sequence[MeasuredRun], notes: list[str]) -> list[Cause]:
             continue
         timeout_s = run.scenario.policy_params(run.policy).compare_timeout_ns / 1e9
         try:
-            compared = compare_pcap(ours, theirs, compare_timeout_s=timeout_s, progress=_quiet)
+            compared = compare_pcap(ours, theirs, compare_timeout_s=timeout_s, progress=quiet)
         except CaptureError as error:
             notes.append(f"why the guests differed is not known: {error}")
             continue
@@ -284,10 +286,6 @@ def _causes(protected: Sequence[MeasuredRun], notes: list[str]) -> list[Cause]:
         was_late = TIMEOUT in set(run.epochs["why"])
         found += [each for each in causes_of(compared) if was_late or each.kind.name != "late"]
     return _merged(found)
-
-
-def _quiet(done: int, total: int) -> None:
-    """No bar: there is one of the whole."""
 
 
 def _merged(causes: Sequence[Cause]) -> list[Cause]:

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from backends.qemu.qemu_log import phases
+from colosim.cli import main
 from colosim.sizing import SizingError
 from colosim.sizing.basis import BELOW, BEYOND, COSTS
 from colosim.sizing.sources import basis_of, sorted_sources
 from tests.calibration import as_live
 from tests.sizing.test_causes import http_pair
+from tests.small import SCENARIO, write
 
 LOGS = Path(__file__).parents[1] / "live" / "qemu_logs"
 
@@ -56,6 +58,27 @@ def test_logs_of_a_genuine_pair_say_costs_pages_and_differences(tmp_path, versio
     assert scenario.link.bandwidth_bps == 10_000_000_000
     assert "workload.rate_per_s" not in found.unknowns
     assert 0 < scenario.divergence.unprompted_per_s < 20
+
+
+def test_an_imported_pair_is_read_from_its_logs(tmp_path):
+    logs = [LOGS / f"7.2-{side}.log" for side in ("primary", "secondary")]
+    with pytest.raises(SystemExit):
+        main(["import-qemu-log", *map(str, logs), "--out", str(tmp_path / "pair")])
+    imported, read = basis(tmp_path, tmp_path / "pair"), basis(tmp_path, *logs)
+    assert imported.curve == read.curve
+    assert imported.mapping == read.mapping
+
+
+def test_what_a_scenario_does_not_say_is_assumed(tmp_path):
+    text = SCENARIO.replace("[divergence]\nprobability = 0.01\n", "")
+    fault = '[[fault]]\ntarget = "primary"\nkind = "crash"\nscope = "vm"\nat = "1 s"\n'
+    file = write(tmp_path / "small.toml", text + fault)
+    found = basis(tmp_path, file)
+    assert {*found.unknowns} == {COSTS, "divergence.unprompted_per_s"}
+    assert found.facts["link"].kind == "assumed"
+    assert found.facts["workload"].kind == "given"
+    assert not found.scenario(tmp_path).to_mapping().get("fault")
+    assert "faults are left out" in found.notes[0]
 
 
 def test_a_log_of_two_checkpoints_is_too_short(tmp_path):
