@@ -39,16 +39,16 @@ def _offset(context: click.Context, parameter: click.Parameter, text: str | None
     "dirty_rate",
     multiple=True,
     metavar="RATE",
-    help='Distinct bytes written, "40 MiB/s" (over 1 s) or "90 MiB/s over 100 ms"; again for more.',
+    help='Distinct bytes, "40 MiB/s" (over 1 s) or "90 MiB/s over 100 ms".',
 )
-@click.option("--dirty-csv", metavar="FILE", help="The same as a table: interval_ms, dirty_pages.")
+@click.option("--dirty-csv", metavar="FILE", help="A table: interval_ms, dirty_pages.")
 @click.option("--qmp", metavar="SOCKET", help="Ask a running VM: QEMU's calc-dirty-rate.")
 @click.option(
     "--qmp-mode",
     type=click.Choice(["page-sampling", "dirty-bitmap", "dirty-ring"]),
     default="page-sampling",
-    show_default=True,
-    help="How; the last two need KVM.",
+    metavar="MODE",
+    help="page-sampling; dirty-bitmap, dirty-ring: with KVM.",
 )
 @click.option(
     "--qmp-times",
@@ -66,7 +66,7 @@ def _offset(context: click.Context, parameter: click.Parameter, text: str | None
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
-    help='A field of the scenario, "workload.rate=200 /s"; may be given again.',
+    help='A field, "workload.rate=200 /s".',
 )
 @click.option(
     "--goal",
@@ -84,11 +84,10 @@ def _offset(context: click.Context, parameter: click.Parameter, text: str | None
 )
 @click.option("--offset", "offset_s", metavar="TIME", callback=_offset, help="As compare-pcap.")
 @click.option("--guest", metavar="MAC", help="As compare-pcap.")
-@click.option("--mode", type=click.Choice(["strict", "qemu"]), help="As compare-pcap.")
 @click.option("--quick", is_flag=True, help="Fewer and shorter runs.")
 @click.option("--seed", metavar="N", type=click.IntRange(0, 2**63 - 1), help="Of all chance.")
 @click.option("--replications", metavar="N", type=click.IntRange(2), help="Of each candidate.")
-@click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older one.")
+@click.option("--out", metavar="DIR", help="To write; new, empty, or an older one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--jobs", metavar="N", type=click.IntRange(1), help="Processes; default all cores.")
 def size(sources: tuple[str, ...], as_json: bool, **options: Any) -> int:
