@@ -305,8 +305,9 @@ def set_in(mapping: dict[str, Any], dotted: str, value: Any) -> None:
 def exponents(points: Iterable[CurvePoint]) -> tuple[tuple[float, float], tuple[float, float]]:
     """(at the short end, its range's low end) and (at the long end, its range's high end).
 
-    Curves of distinct pages bend downwards, so before the first point pages grow at least as they
-    do right after it, and at most linearly; beyond the last one at most as they did before it.
+    Before the first point pages are taken to go as they do right after it. Anything from a fixed
+    number, which every checkpoint brings along (nginx), to a straight line is possible. Beyond the
+    last point curves of distinct pages bend down, so they grow at most as they did before it.
     """
     means = [
         (point.exposure_ns, max(sum(point.samples) / len(point.samples), 1e-9))
@@ -318,4 +319,4 @@ def exponents(points: Iterable[CurvePoint]) -> tuple[tuple[float, float], tuple[
         min(max(math.log(d2 / d1) / math.log(t2 / t1), 0.0), 1.0)
         for (t1, d1), (t2, d2) in pairwise(means)
     ]
-    return ((slopes[0] + 1) / 2, slopes[0]), (slopes[-1] / 2, slopes[-1])
+    return (slopes[0], EXPONENTS[1]), (slopes[-1] / 2, slopes[-1])

@@ -102,6 +102,8 @@ def _s(value: float) -> str:
 def _sure(found: Sizing) -> str:
     certain = f"{found.certain:.0%}" if found.certain < 0.99 else "99 % or more"
     text = f"By chance alone that is sure to {certain}"
+    if found.runner_up:
+        text += f" (next is {found.runner_up})"
     wins, draws, low, high = found.best
     if not draws:
         return f"{text}; nothing else was left open."
@@ -169,7 +171,7 @@ def parts(found: Sizing) -> Iterator[tuple[str, pd.DataFrame]]:
         yield f"What is not known, one by one: {_words(found)} of {found.choice}", _open(found)
     if len(found.changes):
         yield _DIFFER, _changes(found)
-    yield f"The link: {_words(found)} of {found.choice} by bandwidth", _links(found)
+    yield f"{found.choice} by bandwidth of the link", _links(found)
     yield "Memory that protection needs", _memory(found)
     yield "Where the numbers are from", found.facts.rename(columns={"key": "what"})
 
@@ -304,7 +306,7 @@ def _rendered(found: Sizing) -> Iterator[RenderableType]:
             title=heading, title_justify="left", title_style="bold", box=None, pad_edge=False
         )
         for name in table.columns:
-            drawn.add_column(str(name), overflow="fold")
+            drawn.add_column(str(name), overflow="fold", no_wrap=name == "candidate")
         for row in table.to_dict("records"):
             drawn.add_row(*(str(each) for each in row.values()))
         yield Text("")
