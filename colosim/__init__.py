@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from colosim.timelines import export
     from colosim.watching.recording import recorded_run
     from colosim.watching.widget import watch
+    from colosim.sizing import size
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ _HOME = {
     "validate": "colosim.calibration",
     "compare_pcap": "colosim.pcap",
     "availability": "colosim.dependability",
+    "size": "colosim.sizing",
     "Scenario": "colosim.scenario",
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
@@ -64,6 +66,7 @@ __all__ = [
     "report",
     "run_live",
     "simulate",
+    "size",
     "sweep",
     "validate",
     "watch",
