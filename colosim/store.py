@@ -160,6 +160,8 @@ def resumable(
     ``manifest`` holds it.  Raises ``error``, one line, if the directory is in use or holds
     something else, or the same made by other code.
     """
+    if out.exists() and not out.is_dir():
+        raise error(f"{out}: is a file; give a directory")
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY)
