@@ -11,10 +11,10 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from pygments.lexers.special import TextLexer  # noqa: E402
-from reference import GENERATED  # noqa: E402
+from pygments.lexers.special import TextLexer
+from reference import GENERATED
 
-import colosim  # noqa: E402
+import colosim
 
 project = "colosim"
 author = copyright = "The colosim authors"  # noqa: A001
@@ -57,7 +57,9 @@ def _fill(_app: Any, docname: str, source: list[str]) -> None:
     here = (DOCS / docname).parent
     source[0] = re.sub(
         r"\[([^]]+)\]\((\.\.?/[^)#\s]+)[^)\s]*\)",
-        lambda link: link[0] if _is_page(here / link[2]) else f"{link[1]} (`{_name(here / link[2])}`)",
+        lambda link: (
+            link[0] if _is_page(here / link[2]) else f"{link[1]} (`{_name(here / link[2])}`)"
+        ),
         source[0],
     )
     source[0] = re.sub(

@@ -28,7 +28,7 @@ def scenario() -> str:
     """Every table and key of a scenario file."""
     lines = ["## Units\n", "| dimension | units | example |", "| --- | --- | --- |"]
     lines += (
-        f"| {each.name} | {', '.join(map(_code, each.units))} | `\"{each.example}\"` |"
+        f'| {each.name} | {", ".join(map(_code, each.units))} | `"{each.example}"` |'
         for each in DIMENSIONS.values()
     )
     for table in tables():

@@ -30,12 +30,12 @@ class Kind:
     faults: Sequence[Mapping[str, Any]] = ()
 
 
-_RUN = {"duration": "12 s", "warm_up": "2 s", "replications": 8}
+_RUN = {"duration": "12 s", "warm_up": "2 s", "replications": 5}
 _PROTECTED = {"policy.name": "colo", "policy.remus.interval": "50 ms"}
 _SERVICE = {
     "workload.kind": "service",
     "workload.load": "open",
-    "workload.rate": "300 /s",
+    "workload.rate": "200 /s",
     "workload.service_time": "1 ms",
     "workload.response": "8 KiB",
     "memory.kind": "uniform",
@@ -87,7 +87,7 @@ KINDS: Mapping[str, Kind] = {
             **_WEB,
             "manager.heartbeat_interval": "100 ms",
             "manager.heartbeat_timeout": "500 ms",
-            "manager.reprotect": True,
+            "manager.reprotect": False,
         },
         ("colosim simulate {file} --out out/{name}", "colosim replay out/{name}"),
         faults=({**_CRASH, "at": "6 s"},),
