@@ -93,9 +93,22 @@ def _escape(_app: Any, _context: Any, lines: list[str]) -> None:
     lines[:] = [re.sub(r"(?<!\*)\*(?!\*)", r"\\*", line) for line in lines]
 
 
+def _split(*given: Any) -> None:
+    """In docstrings each ``name: what it is`` is a paragraph of its own."""
+    lines = given[-1]
+    split = []
+    for line in lines:
+        if names := re.match(r"([a-z_]+(?:, [a-z_]+)*): (?=\S)", line):
+            split += ["", f"**{names[1]}**: {line[names.end() :]}"]
+        else:
+            split.append(line)
+    lines[:] = split
+
+
 def setup(app: Any) -> None:
     """Sphinx asks this file to hook itself in."""
     app.connect("source-read", _fill)
     app.connect("source-read", _list_others)
     app.add_lexer("mermaid", TextLexer)  # GitHub draws it; here its text is shown
     app.connect("sphinx-click-process-options", _escape)
+    app.connect("autodoc-process-docstring", _split)

@@ -74,8 +74,8 @@ _WHATS = {"STOP": "stop", "RESUME": "start", "COLO_EXIT": "exit"}
 class PairConfig:
     """What the runner tells the process: the nodes' headers by host, and where things are.
 
-    traces, phases, commands: files to write.  proxy_log: the primary's, of `proxy.arguments`.  delay_ms:
-    QEMU's x-checkpoint-delay.
+    traces, phases, commands: files to write.  proxy_log: the primary's, of `proxy.arguments`.
+    delay_ms: QEMU's x-checkpoint-delay.
     """
 
     directory: str

@@ -1,9 +1,9 @@
 """The examples of a page: fenced blocks, and what is done with each.
 
-``console``: lines after ``$`` are commands, lines after ``>`` go on with them, the rest is what they
-print (``...`` stands for anything; nothing: not compared).  ``pycon``: a session.  Those of a page
-are run in its order, in one directory and one session.  ``console notest``: only its commands'
-options are looked at.
+``console``: lines after ``$`` are commands, lines after ``>`` go on with them, the rest is what
+they print (``...`` stands for anything; nothing: not compared).  ``pycon``: a session.  Those of a
+page are run in its order, in one directory and one session.  ``console notest``: only its
+commands' options are looked at.
 """
 
 from __future__ import annotations
