@@ -162,6 +162,24 @@ def test_init_where_nothing_can_be_written(here, colosim_main, file):
     assert err.startswith(f"colosim: {file}: ")
 
 
+def test_init_leaves_nothing_half_written(here, colosim_main):
+    """A limit on the size of files stands for a full disk."""
+    import resource
+    import signal
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        status, _, err = colosim_main("init", "new.toml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert status == 2
+    assert err == "colosim: new.toml: cannot be written: File too large\n"
+    assert not (here / "new.toml").exists()
+
+
 def test_odd_file_names_are_quoted_and_make_a_name(here, colosim_main):
     status, out, _ = colosim_main("init", ".my web (2).toml", "--kind", "failover")
     assert status == 0
@@ -309,6 +327,17 @@ def test_a_full_disk_under_the_output_is_one_clear_line(here):
     assert done.returncode == 2
     assert done.stderr == "colosim: output: No space left on device\n"
     assert (here / "run" / "manifest.json").exists()  # what was computed is kept
+
+
+def test_a_full_disk_under_a_trace_is_told_with_its_place(here, colosim_main, monkeypatch):
+    def full(*_given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("colosim.store.encode_line", full)
+    status, out, err = colosim_main("simulate", "small.toml", "--jobs", "1", "--out", "run")
+    assert (status, out) == (2, "")
+    assert err == "colosim: run: cannot be written: No space left on device\n"
+    assert [path.name for path in here.iterdir()] == ["small.toml"]
 
 
 @pytest.mark.parametrize("name", ["schema", "policies", "simulate small.toml --out run"])

@@ -153,7 +153,12 @@ def write_scenario(path: Path, kind: str, everything: bool = False) -> None:
     text = scenario_text(kind, str(path), everything)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:  # half a scenario would only be in the way
+                path.unlink()
+                raise
     except FileExistsError:
         raise ScenarioError(f"{path}: is there already; give another name, or remove it") from None
     except OSError as error:
