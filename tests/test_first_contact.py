@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 
+import click
 import pytest
 
 from colosim import cli
@@ -74,6 +75,7 @@ def test_first_import_loads_nothing_heavy(what):
 
 def test_kinds_on_the_command_line_are_those_there_are():
     [kinds] = [each for each in cli.cli.commands["init"].params if each.name == "kind"]
+    assert isinstance(kinds.type, click.Choice)
     assert list(kinds.type.choices) == list(KINDS)
 
 
@@ -249,13 +251,17 @@ def test_commands_options_policies_and_keys_are_completed():
     assert asked("colosim simulate sm") == ["file,sm"]
 
 
+#: of which neither looks at the context, nor at the parameter
+ASKED = (click.Context(cli.cli), click.Argument(["any"]))
+
+
 def test_policies_that_were_named_are_not_offered_again():
-    offered = [each.value for each in shells.policy(None, None, "none,remus,")]
+    offered = [each.value for each in shells.policy(*ASKED, "none,remus,")]
     assert offered == [f"none,remus,{name}" for name in POLICIES if name not in ("none", "remus")]
 
 
 def test_keys_are_offered_a_part_at_a_time():
-    offered = [each.value for each in shells.key(None, None, "")]
+    offered = [each.value for each in shells.key(*ASKED, "")]
     assert offered == sorted({name.partition(".")[0] for name in names()})
 
 
@@ -382,3 +388,15 @@ def test_a_key_in_the_wrong_table_is_told_where_it_belongs(key, home):
     scenario = Scenario.from_mapping(tomllib.loads(scenario_text("web")))
     with pytest.raises(ScenarioError, match=f"{key}: unknown key here; .*{home}"):
         scenario.replace({key: "1 s"})
+
+
+def test_doctor_lists_all_that_only_the_simulator_has(here, colosim_main):
+    text = scenario_text("web").replace("[link]", '[link]\nblips = "1 /s"\nheartbeat_loss = 0.1')
+    write(here / "web.toml", f"{text}\n[clocks]\nprimary_rate = 1.1\n")
+    status, out, err = colosim_main("doctor", "web.toml")
+    assert (status, err) == (1, "")
+    found = re.findall(r"^fail +(\S+) +refused by a live run: (.*)\n +-> (.*)$", out, re.MULTILINE)
+    assert found == [
+        (key, "in simulation only", "leave it out")
+        for key in ("link.heartbeat_loss", "link.blips", "clocks")
+    ]

@@ -59,7 +59,7 @@ def test_what_a_page_shows_happens(here, page):
             test = doctest.DocTestParser().get_doctest(
                 block.text, session, where, str(page), block.number
             )
-            told = []
+            told: list[str] = []
             runner = doctest.DocTestRunner(verbose=False, optionflags=FLAGS)
             runner.run(test, out=told.append, clear_globs=False)
             session = test.globs

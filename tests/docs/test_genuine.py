@@ -4,11 +4,14 @@ import asyncio
 import json
 import re
 import shlex
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from backends.qemu import proxy
 from backends.qemu.genuine import CompareSettings
 from backends.qemu.launch import MAC, Machine, Paths, Qemu, argv
+from backends.qemu.tap import PRIMARY, SECONDARY
 from colosim.scenario import Scenario
 from tests.docs.examples import blocks
 from tests.live import native_pairs as native
@@ -65,17 +68,17 @@ class Monitor:
 
 
 def test_the_proxy_is_the_engines():
-    told = []
-    monitors = {proxy.PRIMARY: Monitor("a", told), proxy.SECONDARY: Monitor("b", told)}
+    told: list[tuple[str, dict]] = []
+    monitors: dict[str, Any] = {PRIMARY: Monitor("a", told), SECONDARY: Monitor("b", told)}
 
     async def run():
         joined = proxy.Proxy.__new__(proxy.Proxy)
         joined._directory = HOME
         joined._settings = CompareSettings(300_000_000, 75_000_000, 1024)
         await joined.join(monitors)
-        for side in (proxy.SECONDARY, proxy.PRIMARY):
-            monitor = monitors[side]
-            await joined.leave(side, monitor, lambda m=monitor: m.execute(proxy._LEAVE))
+        for side in (SECONDARY, PRIMARY):
+            leave = partial(monitors[side].execute, proxy._LEAVE)
+            await joined.leave(side, monitors[side], leave)
 
     asyncio.run(run())
     others = ("migrate", "stop")
@@ -120,7 +123,7 @@ def test_a_native_run_leaves_these_commands(tmp_path):
     found = found.replace(f"unix:{home}/tap", f"unix:{HOME}/b.mig").replace(home, str(HOME))
     said = [(line[0], json.loads(line[3:])) for line in found.splitlines() if line[1] == ":"]
     page = recorded()[1]
-    alone = len(proxy._ALONE[proxy.PRIMARY])  # which did not happen here
+    alone = len(proxy._ALONE[PRIMARY])  # which did not happen here
     assert said == page[:-alone]
     lines = [shlex.split(line[3:]) for line in found.splitlines() if line[1] == "$"]
     own = ("-kernel", "-initrd", "-append", "-D")
