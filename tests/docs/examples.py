@@ -70,7 +70,7 @@ def calls(text: str) -> Iterator[list[str]]:
     """The arguments of every ``colosim`` that lines of a shell call."""
     for line in text.splitlines():
         command = re.sub(r"^(\$ |# ?|  ?)", "", line.strip())
-        for part in re.split(r"&&|\|", command):
+        for part in re.split(r"&&|[|<>]", command):
             words = re.match(r"\s*(?:(?:ip netns exec \w+ )?[\w./]*bin/)?colosim (.*)", part)
             if words and not re.match(r"[:=]", words[1]):
                 try:
