@@ -37,6 +37,7 @@ autodoc_typehints = "none"  # the signatures have them, as text
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 default_role = "code"
+smartquotes = False  # what is shown is what is typed
 nitpicky = True
 nitpick_ignore_regex = [  # no network, so no other project's index; and what is not in `api.md`
     ("py:.*", r"(pd|pandas|np|numpy|collections|pathlib|types|typing|matplotlib)\b.*"),

@@ -30,7 +30,7 @@ class Kind:
     faults: Sequence[Mapping[str, Any]] = ()
 
 
-_RUN = {"duration": "12 s", "warm_up": "2 s", "replications": 5}
+_RUN = {"duration": "10 s", "warm_up": "2 s", "replications": 4}
 _PROTECTED = {"policy.name": "colo", "policy.remus.interval": "50 ms"}
 _SERVICE = {
     "workload.kind": "service",
