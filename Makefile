@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) -rs
 
-.PHONY: help demo test conformance campaign lint clean
+.PHONY: help demo test conformance campaign lint docs clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -40,6 +40,10 @@ lint: $(READY)  ## ruff, mypy and the import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: $(READY)  ## the documentation as a site in out/docs; a warning is an error
+	@$(BIN)/python -m sphinx -b html -W --keep-going -q -d out/docs/.doctrees docs out/docs
+	@echo "open out/docs/index.html"
 
 clean:  ## remove .venv, results and caches
 	rm -rf $(VENV) out build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -18,6 +18,7 @@ import click
 
 from colosim import __version__
 from colosim.sizing.command import size
+from colosim.starting import shells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,12 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return decorate
 
 
+_POLICY = click.option(
+    "--policy",
+    metavar="NAME",
+    shell_complete=shells.policy,
+    help="Instead of the scenario's policy.",
+)
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 _JOBS = click.option(
     "--jobs",
@@ -69,7 +76,12 @@ _RUN = _options(
         type=click.Choice(["response", "packet", "epoch"]),
         help="Instead of the scenario's fidelity.",
     ),
-    click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run."),
+    click.option(
+        "--out",
+        metavar="DIR",
+        shell_complete=shells.directory,
+        help="Directory to write; new, empty, or an older run.",
+    ),
     click.option(
         "--trace",
         type=click.Choice(["none", "first", "all"]),
@@ -108,12 +120,48 @@ def cli(context: click.Context) -> None:
     FILE is a scenario in TOML; 'colosim schema' lists all it may say.
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        click.echo(_NEXT)
+
+
+_NEXT = """\
+colosim: what would COLO, Remus or micro-checkpointing cost your workload, and does it survive?
+
+  colosim init web.toml         a scenario to begin with, every key explained; --kind for others
+  colosim compare web.toml      none, Remus and COLO side by side, simulated
+  colosim doctor                can this machine run real guests? it tries
+  colosim init --kind live pair.toml && colosim live pair.toml
+                                two real QEMU guests; one is killed, the other goes on
+  colosim --help                all commands; 'colosim COMMAND --help' has an example of each
+"""
+
+
+@cli.command(epilog="Example: colosim init web.toml --kind web")
+@click.argument("file", required=False, default="scenario.toml", type=click.Path(path_type=Path))
+@click.option(
+    "--kind",
+    type=click.Choice(["web", "batch", "disk", "failover", "live"]),
+    default="web",
+    show_default=True,
+    help="What it is about; live: two real guests.",
+)
+@click.option("--all", "everything", is_flag=True, help="Every key there is, with its default.")
+def init(file: Path, kind: str, everything: bool) -> int:
+    """Write a scenario to begin with, its keys explained; never over a file.
+
+    FILE is scenario.toml if none is given. It runs as it is; then put in your own numbers.
+    """
+    from colosim.starting.template import commands, write_scenario
+
+    write_scenario(file, kind, everything)
+    click.echo(f"written: {file}; next:")
+    for command in commands(str(file), kind):
+        click.echo(f"  {command}")
+    return 0
 
 
 @cli.command(epilog="Example: colosim simulate web.toml --policy remus --out out/web-remus")
 @_FILE
-@click.option("--policy", metavar="NAME", help="Instead of the scenario's policy.")
+@_POLICY
 @_RUN
 def simulate(file: Path, policy: str | None, as_json: bool, **options: Any) -> int:
     """Simulate a scenario under one policy."""
@@ -129,6 +177,7 @@ def simulate(file: Path, policy: str | None, as_json: bool, **options: Any) -> i
     metavar="NAMES",
     default="none,remus,colo",
     show_default=True,
+    shell_complete=shells.policy,
     help="Separated by commas; differences are taken from the first.",
 )
 @_RUN
@@ -147,6 +196,7 @@ def compare(file: Path, policies: str, as_json: bool, **options: Any) -> int:
     metavar="NAMES",
     default="none,remus,colo",
     show_default=True,
+    shell_complete=shells.policy,
     help="Separated by commas.",
 )
 @click.option(
@@ -160,7 +210,12 @@ def compare(file: Path, policies: str, as_json: bool, **options: Any) -> int:
     show_default=True,
     help="Simulated cycles of failure and recovery for each policy.",
 )
-@click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    shell_complete=shells.directory,
+    help="Directory to write; new, empty, or an older run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @_JOBS
 def availability(file: Path, policies: str, as_json: bool, **options: Any) -> int:
@@ -181,11 +236,16 @@ def availability(file: Path, policies: str, as_json: bool, **options: Any) -> in
 
 @cli.command(epilog="Example: colosim live experiments/live/ground.toml --out out/live")
 @_FILE
-@click.option("--policy", metavar="NAME", help="Instead of the scenario's policy.")
+@_POLICY
 @click.option(
     "--seed", metavar="N", type=click.IntRange(0, 2**63 - 1), help="Instead of the scenario's seed."
 )
-@click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    shell_complete=shells.directory,
+    help="Directory to write; new, empty, or an older run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--watch", is_flag=True, help="Show on stderr what happens, as it happens.")
 def live(file: Path, as_json: bool, out: str | None, watch: bool, **options: Any) -> int:
@@ -428,7 +488,7 @@ def _write_log_trace(
 
 
 @cli.command(epilog="Example: colosim replay out/web-remus")
-@click.argument("directory")
+@click.argument("directory", shell_complete=shells.directory)
 def replay(directory: str) -> int:
     """Feed the traces below a directory to the protocol core again.
 
@@ -493,7 +553,12 @@ def replay(directory: str) -> int:
     show_default=True,
     help="How many verdicts to show.",
 )
-@click.option("--out", metavar="DIR", help="Directory to write; new, empty, or an older run.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    shell_complete=shells.directory,
+    help="Directory to write; new, empty, or an older run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def compare_pcap(primary: Path, secondary: Path, first: int, as_json: bool, **options: Any) -> int:
     """Say when COLO would have released a guest's output or checkpointed, and why.
@@ -704,14 +769,33 @@ def policies() -> None:
             click.echo(f"    {line}")
 
 
-@cli.command()
-def schema() -> None:
-    """Print the JSON schema of a scenario: every field, its meaning and its unit."""
+@cli.command(epilog="Example: colosim schema policy.remus")
+@click.argument("key", required=False, shell_complete=shells.key)
+def schema(key: str | None) -> None:
+    """Explain a key or table of a scenario, such as link.bandwidth.
+
+    Without KEY: the JSON schema of a scenario, every field with its meaning and unit.
+    """
+    if key is not None:
+        from colosim.starting.keys import explained
+
+        click.echo(explained(key))
+        return
     import json
 
     from colosim.scenario import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
+
+
+@cli.command(epilog="Example: colosim completion bash")
+@click.argument("shell", type=click.Choice(list(shells.WHERE)))
+def completion(shell: str) -> None:
+    """Print the script that lets a shell complete commands, options, policies and keys.
+
+    Its first line says where it goes.
+    """
+    click.echo(shells.script(cli, shell))
 
 
 # --------------------------------------------------------------------------------------------
@@ -950,7 +1034,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; every error is a line on stderr for each problem."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        status = cli.main(given, "colosim", standalone_mode=False) or 0
+        status = cli.main(given, "colosim", standalone_mode=False, color=_colour()) or 0
     except (click.Abort, KeyboardInterrupt):
         status = _fail("interrupted", 130)
     except click.ClickException as error:
@@ -960,7 +1044,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = 1
     except Exception as error:
         if _is_expected(error):
-            status = _fail(str(error), 2)
+            status = _fail(_words(error), 2)
         elif "--debug" in given:
             raise
         else:
@@ -998,6 +1082,20 @@ def _is_expected(error: Exception) -> bool:
         OSError,
     )
     return isinstance(error, expected)
+
+
+def _words(error: Exception) -> str:
+    """What an expected error says; of the system's, what it is about."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' and '.join(named) or 'output'}: {error.strerror}"
+
+
+def _colour() -> bool | None:
+    """No colour where none is wanted, or understood; None: what a terminal understands."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return False if plain else None
 
 
 def _fail(text: str, status: int) -> int:

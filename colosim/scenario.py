@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field as DataclassField
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from pydantic import Field, ValidationError, create_model, model_validator
@@ -796,8 +796,10 @@ class Availability(Section):
     resync: TimeLaw | None = option(
         None, "until a survivor is protected again; default from guest_memory, load and link"
     )
-    fencing: bool = option(True, "a survivor fences the other side before it goes on")
-    fencing_fails: Ratio = option(0.001, "chance that fencing fails, so that nobody takes over")
+    fencing_fails: Ratio = option(
+        0.001,
+        "chance that fencing fails, so that nobody takes over (manager.fencing: if it is done)",
+    )
     standby: bool = option(
         True, "policy none: a guest that was lost is started on the other host, if that is up"
     )
@@ -900,6 +902,13 @@ class Scenario(Section):
         return self
 
     @classmethod
+    def _problems_of(cls, detail: Any) -> Iterator[Problem]:
+        """Told of a key that is known elsewhere: where."""
+        for key, text in super()._problems_of(detail):
+            homes = _homes(key) if text.startswith("unknown key") else []
+            yield key, f"unknown key here; did you mean {' or '.join(homes)}?" if homes else text
+
+    @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str = "scenario") -> Scenario:
         """The scenario of a mapping shaped like a file; ``where`` stands for the file in errors."""
         return validated(cls, mapping, where)
@@ -982,6 +991,32 @@ class Scenario(Section):
 
     def __reduce__(self) -> tuple[Any, ...]:  # the generated tables have no importable name
         return type(self).from_mapping, (self._given(),)
+
+
+def _homes(key: str) -> list[str]:
+    """Where in a scenario a key of this name is known, dotted; beside or below what was given."""
+    above, _, name = key.rpartition(".")
+    known = dict.fromkeys(_dotted(Scenario))
+    found = [dotted for dotted in known if dotted.rpartition(".")[2] == name]
+    return [dotted for dotted in found if dotted.startswith(f"{above}.")] or found[:3]
+
+
+def _dotted(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Keys of all tables; of a table with several forms more than once."""
+    for name, info in section._fields().items():
+        below = [*_sections(info.annotation)]
+        for table in below:
+            yield from _dotted(table, f"{prefix}{name}.")
+        if not below:
+            yield f"{prefix}{name}"
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """The tables that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)
 
 
 def _put(mapping: dict[str, Any], path: Sequence[str], value: Any, where: str) -> None:
@@ -1745,7 +1780,18 @@ def read_toml(path: Path, kind: str = "scenario") -> tuple[dict[str, Any], str]:
     ``kind`` is what the file should be, for messages.
     """
     where = str(path) if str(path).isprintable() else shown(str(path))
-    return _parse(_read(path, where, kind), where, kind), where
+    mapping = _parse(_read(path, where, kind), where, kind)
+    for other, keys, right in _OTHER_FILES:
+        if other != kind and keys <= mapping.keys():
+            raise ScenarioError(f"{where}: is a {other} file, not a {kind} file; {right}")
+    return mapping, where
+
+
+#: kind of a file, what tells it from others, and what to do with it
+_OTHER_FILES = (
+    ("scenario", {"workload", "memory"}, "a sweep file names it: scenario = ..., and has [axes]"),
+    ("sweep", {"scenario", "axes"}, "give it to colosim sweep, or give the scenario that it names"),
+)
 
 
 def _read(path: Path, where: str, kind: str) -> str:

@@ -15,6 +15,7 @@ A directory appears complete or not at all, and replaces nothing but an older ru
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -120,7 +121,8 @@ def new_directory(out: str | Path) -> Iterator[Path]:
     with explained(out):
         fresh.mkdir(parents=True)
     try:
-        yield fresh
+        with _explained_full(out):
+            yield fresh
         with explained(out):
             if final.exists():
                 old = fresh.with_name(f"{fresh.name}.old")
@@ -131,6 +133,17 @@ def new_directory(out: str | Path) -> Iterator[Path]:
                 fresh.rename(final)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _explained_full(out: str | Path) -> Iterator[None]:
+    """A disk that is full is so at any write, also of a trace, and does not say where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError(f"{out}: cannot be written: {error.strerror}") from None
         raise
 
 
@@ -175,6 +188,8 @@ def resumable(
     ``manifest`` holds it.  Raises ``error``, one line, if the directory is in use or holds
     something else, or the same made by other code.
     """
+    if out.exists() and not out.is_dir():
+        raise error(f"{out}: is a file; give a directory")
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import colosim
 from colosim import cli
 from colosim.dependability.takeovers import Seen, flags, see, takeovers
-from colosim.dependability.years import resync_of
+from colosim.dependability.years import plant_of, resync_of
 from colosim.model.availability import Fault
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import Scenario, ScenarioError
@@ -245,3 +246,17 @@ def test_an_error_is_one_clear_line(run, arguments, says):
 def test_the_example_is_a_scenario():
     path = Path(__file__).parents[1] / "experiments" / "availability" / "web.toml"
     assert colosim.load_scenario(path).availability.false_failovers_per_s > 0
+
+
+@pytest.mark.parametrize(
+    ("manager", "fences", "fails"),
+    [
+        ({}, True, 0.001),
+        ({"fencing": False}, False, 0.0),
+        ({"fencing": False, "arbiter": "lease"}, True, 0.0),  # without a lease nobody speaks
+    ],
+)
+def test_fencing_is_said_once_in_the_managers_table(manager, fences, fails):
+    mapping = {**tomllib.loads(SCENARIO), "manager": manager}
+    plant = plant_of(Scenario.from_mapping(mapping), 100.0)
+    assert (plant.fencing, plant.fencing_fails) == (fences, fails)

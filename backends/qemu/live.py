@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -302,8 +302,14 @@ _SIMULATED: tuple[tuple[str, Callable[[Scenario], bool], str], ...] = (
 
 def refuse_simulated(scenario: Scenario, policy: str) -> None:
     """`LiveError` in one line if a scenario asks for what only the simulator has."""
+    for key, why in simulated_only(scenario, policy):
+        raise LiveError(f"{scenario.name}: {key}: {why}")
+
+
+def simulated_only(scenario: Scenario, policy: str) -> Iterator[tuple[str, str]]:
+    """Everything that a scenario asks for and only the simulator has: key, why and what else."""
     if scenario.dialect != "upstream":
-        raise LiveError(f"dialect {scenario.dialect}: real QEMUs speak upstream")
+        yield "dialect", f'{scenario.dialect}: real QEMUs speak upstream; give "upstream"'
     away = (scenario.hosts.primary, scenario.hosts.secondary) != (None, None)
     choices = {
         **scenario.choices(policy),
@@ -313,12 +319,10 @@ def refuse_simulated(scenario: Scenario, policy: str) -> None:
         "hosts": "other machines" if away else "this machine",
     }
     for row in refusals(choices, NOT_LIVE):
-        raise LiveError(f"{scenario.name}: {row.key}: {row.what(choices)}: {row.why}")
+        yield row.key, f"{row.what(choices)}: {row.why}"
     if any(fault.kind == "corrupt" for fault in scenario.fault):
-        raise LiveError("a corrupt link is simulated only; give another kind of fault")
-    for key, given, why in _SIMULATED:
-        if given(scenario):
-            raise LiveError(f"{scenario.name}: {key}: {why}")
+        yield "fault.kind", "a corrupt link is simulated only; give another kind of fault"
+    yield from ((key, why) for key, is_given, why in _SIMULATED if is_given(scenario))
 
 
 async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -277,6 +278,11 @@ class NativeRun:
     def _proxy_log(self) -> Path:
         return self._scratch / f"{self.plan.hosts[0].name}.proxy.log"
 
+    @property
+    def _commands(self) -> Path:
+        """Kept with the run: both QEMUs' command lines, and what their monitors were told."""
+        return self._scratch / "commands.txt"
+
     async def _start_network(self) -> None:
         forwards = self.plan.forwards
         log = self._scratch / "network.log"
@@ -307,6 +313,7 @@ class NativeRun:
             "nodes": headers,
             "traces": {host.name: str(self._scratch / f"{host.name}.trace") for host in hosts},
             "phases": str(self._scratch / "phases.jsonl"),
+            "commands": str(self._commands),
             "proxy_log": str(self._proxy_log),
             "has_net": self.plan.machine.mac is not None,
             "has_return_path": self._has_return_path,
@@ -334,6 +341,8 @@ class NativeRun:
         command = argv(plan.qemu, self.plan.machine, paths, incoming)
         if self._has_proxy and not incoming:
             command += proxy.arguments(self._proxy_log)
+        with self._commands.open("a", encoding="utf-8") as file:
+            file.write(f"{plan.name}$ {shlex.join(command)}\n")
         log = self._scratch / f"{plan.name}.log"
         await self._supervisor.spawn(plan.name, "qemu", command, log)
         adopt = asyncio.create_task(self._ask("adopt", _UP_LIMIT_S, host=plan.name))

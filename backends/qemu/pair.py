@@ -23,7 +23,7 @@ import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -74,14 +74,15 @@ _WHATS = {"STOP": "stop", "RESUME": "start", "COLO_EXIT": "exit"}
 class PairConfig:
     """What the runner tells the process: the nodes' headers by host, and where things are.
 
-    traces, phases: files to write.  proxy_log: the primary's, of `proxy.arguments`.  delay_ms:
-    QEMU's x-checkpoint-delay.
+    traces, phases, commands: files to write.  proxy_log: the primary's, of `proxy.arguments`.
+    delay_ms: QEMU's x-checkpoint-delay.
     """
 
     directory: str
     nodes: dict[str, str]
     traces: dict[str, str]
     phases: str
+    commands: str
     proxy_log: str
     has_net: bool
     has_return_path: bool
@@ -260,9 +261,16 @@ class Pair:
         def lost(why: str) -> None:
             self._see(Seen(time.monotonic_ns(), node, "gone", why=why))
 
-        qmp = Qmp(f"QEMU of host {host}", heard, lost)
+        qmp = Qmp(f"QEMU of host {host}", heard, lost, partial(self._asked, host))
         await qmp.connect(self._paths[host].qmp)
         self._qmps[host] = qmp
+
+    def _asked(self, host: str, command: str, arguments: Mapping[str, Any] | None) -> None:
+        """Write down what a manager has to say; questions are not."""
+        if not command.startswith("query-"):
+            body = {"execute": command, **({"arguments": arguments} if arguments else {})}
+            with Path(self._config.commands).open("a", encoding="utf-8") as file:
+                file.write(f"{host}: {json.dumps(body)}\n")
 
     async def do_prepare(self) -> None:
         """Let both QEMUs know that COLO is wanted; the secondary waits for its first migration."""

@@ -42,7 +42,7 @@ class Qmp:
 
     name is what errors call it.  lost(why) is called once when the connection ends by itself;
     heard(event) for every event, in order and in the loop: what QEMU told before it answered was
-    heard before `execute` returns.
+    heard before `execute` returns.  asks(command, arguments) is called before each command.
     """
 
     def __init__(
@@ -50,10 +50,12 @@ class Qmp:
         name: str,
         heard: Callable[[Message], None] = lambda event: None,
         lost: Callable[[str], None] = lambda why: None,
+        asks: Callable[[str, Mapping[str, Any] | None], None] = lambda command, arguments: None,
     ) -> None:
         self.name = name
         self._heard = heard
         self._lost = lost
+        self._asks = asks
         self._client = _Client(name)
         # asked for every event as it comes: so it is handled at once, and not kept
         self._client.events.event_filter = self._dispatch
@@ -84,6 +86,7 @@ class Qmp:
     ) -> Any:
         """Run one command; `LiveError` names it where QEMU refuses, is silent or gone."""
         given = None if arguments is None else dict(arguments)
+        self._asks(command, given)
         try:
             async with asyncio.timeout(limit_s):
                 return await self._client.execute(command, given, oob=oob)

@@ -1,4 +1,4 @@
-"""What a scenario sets that is unsafe in a real run.
+"""What a scenario sets that is unsafe in a real run, or that no real run has.
 
 Knowledge is in tables: `_UNSAFE` (settings) and `_ARGUMENTS` (arguments of QEMU).
 """
@@ -19,6 +19,7 @@ from backends.qemu import proxy
 from backends.qemu.asking import release
 from backends.qemu.errors import LiveError
 from backends.qemu.findings import Finding, Status
+from backends.qemu.live import simulated_only
 from colosim.model.errors import ModelError
 from colosim.protocol.checkpoint import Quirks
 from colosim.protocol.dialect import DIALECTS, Message
@@ -550,9 +551,16 @@ def unsafe(scenario: Scenario) -> list[Finding]:
     ]
     return [
         *(_named(asked, each) for each in found),
+        *_not_live(scenario),
         *_no_native_pair(scenario),
         *_unsafe_arguments(scenario),
     ]
+
+
+def _not_live(scenario: Scenario) -> Iterator[Finding]:
+    for key, why in simulated_only(scenario, scenario.policy.name):
+        what, _, right = why.rpartition("; ")
+        yield Finding(key, "fail", f"refused by a live run: {what}", right)
 
 
 def _no_native_pair(scenario: Scenario) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from colosim.model.errors import ModelError
 from colosim.model.process import YEAR_S, Law, Process
 from colosim.progress import Progress
 from colosim.protocol.policies import POLICIES
+from colosim.protocol.types import Arbiter
 from colosim.scenario import MeasuredMemory, Scenario, ScenarioError, TimeLaw
 from colosim.units import without_unit
 
@@ -249,7 +250,8 @@ def resync_of(scenario: Scenario, throughput_per_s: float) -> Law:
 
 def plant_of(scenario: Scenario, throughput_per_s: float) -> states.Plant:
     """Rates and repairs as the model takes them."""
-    table = scenario.availability
+    table, manager = scenario.availability, scenario.manager
+    silent = manager.arbiter is Arbiter.LEASE  # who wakes up has no lease, so it says nothing
     given = {
         each.name: _law(getattr(table, each.name))
         for each in fields(states.Times)
@@ -258,8 +260,8 @@ def plant_of(scenario: Scenario, throughput_per_s: float) -> states.Plant:
     return states.Plant(
         rates_of(scenario),
         states.Times(**given, resync=resync_of(scenario, throughput_per_s)),
-        table.fencing,
-        table.fencing_fails,
+        manager.fencing or silent,
+        table.fencing_fails if manager.fencing else 0.0,
         table.standby,
         table.failure_exponent,
     )

@@ -117,7 +117,7 @@ def explore(
     what: "singles", every kind of fault at every step of both sides; "pairs", each of those with
     every second fault at every step that was still entered; "swarm", ``runs`` points of one to
     three faults and other settings, drawn from ``seed``.
-    designs: one pattern or several, such as "colo/*" or "*/rfc2014/*".
+    designs: one pattern or several, such as ``"colo/*"`` or ``"*/rfc2014/*"``.
     scenario: the base that faults are added to: "quick", or the path of a scenario file.
     occurrence: which time a step is entered, where it is entered again and again.
     replays: hold that each run's trace replays to the same decisions, not only each hundredth's.

@@ -1,0 +1,1 @@
+"""First contact: the keys of a scenario explained, one to begin with, and shell completion."""
