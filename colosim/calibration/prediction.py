@@ -89,7 +89,7 @@ class Validation:
 
     def plot(self) -> Chart:
         """Predicted over measured, a panel per metric."""
-        from colosim.analysis.agreement import agreement
+        from colosim.analysis.plots.agreement import agreement
 
         return agreement(self.table)
 

@@ -165,7 +165,7 @@ class PcapComparison:
 
     def plot(self) -> Chart:
         """Hold time over time, and the checkpoints by reason."""
-        from colosim.analysis.holds import hold_times
+        from colosim.analysis.plots.holds import hold_times
 
         return hold_times(self.frames, self.checkpoints)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from colosim.analysis.agreement import agreement
+from colosim.analysis.plots.agreement import agreement
 from experiments import output, validation
 from experiments.validation import colo as colo_runs
 from experiments.validation import report

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from colosim.analysis import holds
+from colosim.analysis.plots import holds
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter
 
-from colosim.analysis.plots import COLOURS, Chart, styled
+from colosim.analysis.plots.style import COLOURS, Chart, styled
 
 _OUTCOMES = {
     "equal": ("equal output of the secondary", COLOURS[0]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from colosim.analysis.plots import COLOURS, Chart, styled
+from colosim.analysis.plots.style import COLOURS, Chart, styled
 from colosim.analysis.summary import label
 
 _LOOKS = {"predicted": (COLOURS[0], "o"), "fitted": (COLOURS[5], "s"), "unknown": (COLOURS[6], "D")}

@@ -1,0 +1,114 @@
+"""The one style of all figures: colours, dashes, markers, and a figure that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Any, NamedTuple, ParamSpec
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from colosim.units import Dimension, dimension_of, without_unit
+
+#: Okabe and Ito, "Color Universal Design" (2008); lines differ in their dashes as well
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+#: look alike in every figure, also in one where the others are missing
+_KNOWN = ("none", "remus", "colo")
+MARKERS = "ov^sD*X"
+_STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": "medium",
+    "figure.constrained_layout.use": True,
+    "font.size": 9.0,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "colosim",  # the same figure is the same file
+}
+P = ParamSpec("P")
+
+
+class Chart(Figure):
+    """A matplotlib figure that knows its style when it is written or shown."""
+
+    def save(self, path: str | Path) -> tuple[Path, Path]:
+        """Write ``path`` with the suffixes .svg and .png in place of its own."""
+        svg, png = Path(path).with_suffix(".svg"), Path(path).with_suffix(".png")
+        with rc_context(_STYLE):
+            self.savefig(svg, metadata={"Date": None})
+            self.savefig(png)
+        return svg, png
+
+    def _repr_svg_(self) -> str:
+        from io import StringIO
+
+        text = StringIO()
+        with rc_context(_STYLE):
+            self.savefig(text, format="svg", metadata={"Date": None})
+        return text.getvalue()
+
+
+def styled(draw: Callable[P, Chart]) -> Callable[P, Chart]:
+    """Decorate a function that draws: it draws in the one style."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Chart:
+        with rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+class Look(NamedTuple):
+    """How one policy looks wherever it is drawn: told apart without colour, too."""
+
+    colour: str
+    dashes: Any
+    marker: str
+
+
+def look_of(policies: Iterable[object]) -> dict[str, Look]:
+    """The look of each policy, in the order given; the best known have theirs everywhere."""
+    wanted = [str(policy) for policy in dict.fromkeys(policies)]
+    others = [policy for policy in wanted if policy not in _KNOWN]
+    places = {policy: i % 7 for i, policy in enumerate((*_KNOWN, *others))}
+    return {
+        policy: Look(COLOURS[place], _DASHES[place], MARKERS[place])
+        for policy, place in ((policy, places[policy]) for policy in wanted)
+    }
+
+
+def name_of(column: str) -> str:
+    """A column for people: "link.bandwidth_bps" is "link.bandwidth"; `ticks_of` has the unit."""
+    return without_unit(column).replace("_", " ")
+
+
+def ticks_of(column: str, values: Iterable[Any]) -> list[str]:
+    """Values of a column as short text with the unit that its name carries: "2.5 Gbit/s"."""
+    dimension = dimension_of(column)
+    return [
+        value if isinstance(value, str)
+        else f"{value:.4g}" if dimension is None
+        else _quantity(dimension, value)
+        for value in values
+    ]  # fmt: skip
+
+
+def _quantity(dimension: Dimension, value: float) -> str:
+    """Exactly where that is short, else four digits in the largest unit that it has once."""
+    if not dimension.whole:
+        return f"{value:.4g} {next(iter(dimension.units))}"
+    exact = dimension.format(int(value))
+    if len(exact.split()[0]) <= 3:
+        return exact
+    fitting = {unit: float(size) for unit, size in dimension.units.items() if size <= int(value)}
+    unit = max(fitting, key=fitting.__getitem__)
+    return f"{value / fitting[unit]:.4g} {unit}"
