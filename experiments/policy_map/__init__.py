@@ -1,16 +1,18 @@
 """Which policy costs a service least, by how fast it dirties memory, how often its guests part, and
 the link.
 
-All policies meet the same requests (common random numbers), so policies are compared by paired
-differences.  A policy *wins* a cell if it is surely at most `MARGIN` dearer than every other
-(indifference zone: Bechhofer, Ann. Math. Stat. 25, 1954; paired t intervals, corrected for all
-pairs of policies of a cell after Bonferroni); of several it is the first of `POLICIES`, the simplest.
-Where none is, the cell is *not decided*, and the best in the mean is named.
+All policies meet the same requests (common random numbers), so they are compared by paired
+differences (`colosim.analysis.winners`).  Not in a cell's contest are
+
+* a policy that does not keep up: what is answered too late for the run is not counted, so it would
+  look quicker than it is.  Where none keeps up the cell is nobody's.
+* a policy that is as good as a simpler one of its kind: the paired difference is surely within
+  `MARGIN` of it.  Hybrid without a storm is COLO, to the nanosecond.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,19 +23,21 @@ from numpy.typing import NDArray
 import colosim
 from colosim import Scenario, load_scenario
 from colosim.analysis.stats import paired
+from colosim.analysis.winners import winners
 
+#: those to whom it is all the same whether the guests differ, and those to whom it is not; each
 #: from the simplest on
-POLICIES = ("remus", "microcheckpoint", "colo", "hybrid")
-#: those to whom it is all the same whether the guests differ
-_PERIODIC = ("remus", "microcheckpoint")
-CELL = ["bandwidth_bps", "touches_per_s", "hazard_per_s"]
-_COLUMNS = {
-    "link.bandwidth_bps": "bandwidth_bps",
-    "memory.touches_per_s": "touches_per_s",
-    "divergence.hazard_per_s": "hazard_per_s",
-}
-METRICS = ("latency_mean_ms", "latency_p99_ms", "latency_p50_ms")
-MARGIN = 0.02
+PERIODIC = ("remus", "microcheckpoint")
+COMPARING = ("colo", "hybrid")
+LINK, DIRTY, DIVERGENCE = CELL = (
+    "link.bandwidth_bps",
+    "memory.touches_per_s",
+    "divergence.hazard_per_s",
+)
+METRICS = ("latency_mean_ms", "latency_p99_ms")
+THROUGHPUT = "throughput_per_s"
+SURE = 0.95
+MARGIN = 0.01
 #: a policy keeps up if it answers so much of what is answered without protection
 KEEPS_UP = 0.98
 
@@ -45,6 +49,14 @@ class Grid(NamedTuple):
     hazards_per_s: Sequence[float]
     bandwidths: Sequence[str]
 
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """Link and dirty rate, as axes of a sweep."""
+        return {
+            "link.bandwidth": list(self.bandwidths),
+            "memory.touches": [f"{each:g} /s" for each in self.touches_per_s],
+        }
+
 
 QUICK = Grid(
     (100, 300, 1_000, 3_000, 10_000, 30_000),
@@ -52,8 +64,8 @@ QUICK = Grid(
     ("100 Mbit/s", "1 Gbit/s", "10 Gbit/s"),
 )
 FULL = Grid(
-    tuple(float(f"{each:.3g}") for each in np.geomspace(100, 100_000, 13)),
-    tuple(float(f"{each:.3g}") for each in np.geomspace(0.1, 1_000, 17)),
+    tuple(float(f"{each:.2g}") for each in np.geomspace(100, 100_000, 13)),
+    tuple(float(f"{each:.2g}") for each in np.geomspace(0.1, 1_000, 17)),
     ("100 Mbit/s", "1 Gbit/s", "10 Gbit/s", "25 Gbit/s"),
 )
 
@@ -70,18 +82,16 @@ def run(
     seed: int = 1,
     jobs: int | None = None,
 ) -> pd.DataFrame:
-    """policy, bandwidth_bps, touches_per_s, hazard_per_s, replication, metric, value; of `METRICS`
-    and throughput_per_s.  Policy ``none`` is in no cell: its rows are of all.
+    """policy, the columns of `CELL`, replication, metric, unit, value; of `METRICS` and throughput.
 
-    ``out`` keeps what has been run; a run that was stopped goes on there.
+    Where something does not concern a policy its column is null.  ``out`` keeps what has been run;
+    a run that was stopped goes on there.
     """
-    parts = {
+    hazards = [f"{each:g} /s" for each in grid.hazards_per_s]
+    parts: dict[str, tuple[Sequence[str], dict[str, list[str]]]] = {
         "none": (("none",), {}),
-        "periodic": (_PERIODIC, _axes(grid)),
-        "comparing": (
-            tuple(each for each in POLICIES if each not in _PERIODIC),
-            {**_axes(grid), "divergence.hazard": [f"{each:g} /s" for each in grid.hazards_per_s]},
-        ),
+        "periodic": (PERIODIC, grid.axes),
+        "comparing": (COMPARING, {**grid.axes, "divergence.hazard": hazards}),
     }
     tables = []
     for name, (policies, axes) in parts.items():
@@ -89,106 +99,88 @@ def run(
         if replications is not None:
             plan["replications"] = replications
         table = colosim.sweep({**plan, "axes": axes}, out / name, jobs)
-        table = table[table["metric"].isin([*METRICS, "throughput_per_s"])]
-        if name == "periodic":
-            hazards = pd.DataFrame({"divergence.hazard_per_s": grid.hazards_per_s}, dtype=float)
-            table = table.merge(hazards, "cross")
-        tables.append(table.rename(columns=_COLUMNS))
-    wanted = ["policy", *CELL, "replication", "metric", "value"]
-    return pd.concat([table.reindex(columns=wanted) for table in tables], ignore_index=True)
+        table = table[table["metric"].isin([*METRICS, THROUGHPUT])].astype({"policy": object})
+        wanted = ["policy", *CELL, "replication", "metric", "unit", "value"]
+        tables.append(table.reindex(columns=wanted).astype(dict.fromkeys(CELL, float)))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _axes(grid: Grid) -> dict[str, list[str]]:
-    return {
-        "link.bandwidth": list(grid.bandwidths),
-        "memory.touches": [f"{each:g} /s" for each in grid.touches_per_s],
-    }
-
-
-# --------------------------------------------------------------------------------------------
-# Who wins
-
-
-def cells(table: pd.DataFrame, metric: str = METRICS[0]) -> pd.DataFrame:
-    """A row for each cell: its place (`CELL`), winner ("" where no policy keeps up), is_decided,
-    value and added (of the winner; added: its mean paired difference from no protection, with
-    added_low, added_high), second (the best of the others that keep up, or "") and by how much the
-    winner is ahead of it (ahead, ahead_low, ahead_high; simultaneous intervals).
-    """
+def contest(table: pd.DataFrame, metric: str = METRICS[0]) -> pd.DataFrame:
+    """The rows of those who compete for the lowest mean of a metric; see the module."""
     bare = table[table["policy"] == "none"]
-    unprotected = _values(bare, metric)
-    enough = KEEPS_UP * _values(bare, "throughput_per_s").mean()
-    rows = []
-    for cell, here in table[table["policy"] != "none"].groupby(CELL):
-        of = {name: _values(here[here["policy"] == name], metric) for name in POLICIES}
-        for name in POLICIES:  # what is late is not counted, so who does not keep up looks quick
-            throughput = _values(here[here["policy"] == name], "throughput_per_s").mean()
-            if throughput < enough or np.isnan(of[name]).any():
-                del of[name]
-        winner, is_decided = _winner(of)
-        row: dict[str, Any] = dict(zip(CELL, cell, strict=True))
-        row |= {"winner": winner, "is_decided": is_decided, "second": ""}
-        if winner:
-            _, added, low, high = paired(of[winner], unprotected)
-            row |= {"value": of[winner].mean()}
-            row |= {"added": added, "added_low": low, "added_high": high}
-        if len(of) > 1:
-            row["second"] = second = min(set(of) - {winner}, key=lambda name: of[name].mean())
-            _, ahead, low, high = paired(of[second], of[winner], _CONFIDENCE)
-            row |= {"ahead": ahead, "ahead_low": low, "ahead_high": high}
-        rows.append(row)
-    names = ["winner", "is_decided", "value", "added", "added_low", "added_high"]
-    names += ["second", "ahead", "ahead_low", "ahead_high"]
-    return pd.DataFrame(rows, columns=[*CELL, *names])
+    enough = KEEPS_UP * _values(bare, THROUGHPUT).mean()
+    kept = []
+    for _, here in table[table["policy"] != "none"].groupby([*CELL], dropna=False):
+        of = {str(name): rows for name, rows in here.groupby("policy")}
+        able = {
+            name: _values(of[name], metric)
+            for name in (*PERIODIC, *COMPARING)
+            if name in of and _values(of[name], THROUGHPUT).mean() >= enough
+        }
+        for name, values in able.items():
+            if not np.isnan(values).any() and name not in _as_good(able):
+                kept.append(of[name][of[name]["metric"] == metric])
+    return pd.concat(kept, ignore_index=True) if kept else table.iloc[:0]
 
 
-#: of one interval, so that all pairs of a cell together hold 95 %
-_CONFIDENCE = 1 - 0.05 / (len(POLICIES) * (len(POLICIES) - 1) / 2)
-
-
-def _winner(of: Mapping[str, NDArray[np.float64]]) -> tuple[str, bool]:
-    """The first policy that surely costs at most `MARGIN` more than each other, and True; else
-    the best in the mean, and False.
-    """
-    for policy, values in of.items():
-        above = [paired(values, of[each], _CONFIDENCE).high for each in of if each != policy]
-        if max(above, default=0.0) <= MARGIN * values.mean():
-            return policy, True
-    return min(of, key=lambda policy: of[policy].mean(), default=""), not of
+def _as_good(of: dict[str, NDArray[np.float64]]) -> Iterator[str]:
+    """Policies that a simpler one is surely about as good as."""
+    names = list(of)
+    for place, name in enumerate(names):
+        for simpler in names[:place]:
+            _, _, low, high = paired(of[name], of[simpler])
+            if max(abs(low), abs(high)) <= MARGIN * of[simpler].mean():
+                yield name
 
 
 def _values(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     """Of one policy and cell, in the order of replications."""
     chosen = rows[rows["metric"] == metric].sort_values("replication")
-    return chosen["value"].to_numpy()
+    return chosen["value"].to_numpy(dtype=float)
 
 
-def border(
-    table: pd.DataFrame,
-    metric: str = METRICS[0],
-    first: str = "colo",
-    others: Sequence[str] = _PERIODIC,
-) -> pd.DataFrame:
-    """Up to which divergence rate ``first`` beats the best of ``others``: a row for each link and
-    dirty rate: surely_to (the largest rate at which and below which it is surely better), surely_from
-    (the smallest at which and above which it surely is not); per second, NaN where there is none.
+def cells(table: pd.DataFrame, metric: str = METRICS[0]) -> pd.DataFrame:
+    """A row for each cell, also of those that are nobody's: `CELL`, and what `winners` says."""
+    chosen = contest(table, metric)
+    grid = pd.MultiIndex.from_product([table[name].dropna().unique() for name in CELL], names=CELL)
+    won = winners(chosen, CELL, metric)
+    return won.set_index([*CELL]).reindex(grid).sort_index().reset_index()
 
-    The border lies between the two.  Paired intervals, 95 % for each of the rates.
+
+def border(table: pd.DataFrame, metric: str = METRICS[0], first: str = "colo") -> pd.DataFrame:
+    """Where ``first`` stops to be better than the best periodic policy: a row for each link and dirty
+    rate with `sure_to_per_s`, the divergence rate up to which it surely is, and `sure_from_per_s`,
+    that from which it surely is not, NaN where there is none.  The border lies between them.
+
+    Paired 95 % intervals at each rate.  Who does not keep up loses.
     """
+    chosen = contest(table[table["policy"].isin(["none", first, *PERIODIC])], metric)
     rows = []
-    chosen = table[table["policy"].isin([first, *others])]
-    for (bandwidth, touches), here in chosen.groupby(CELL[:2]):
-        surely_to, surely_from, is_below, seen_above = np.nan, np.nan, True, False
-        for hazard, cell in here.groupby("hazard_per_s"):
-            of = {name: _values(rows_of, metric) for name, rows_of in cell.groupby("policy")}
-            best = min((of[name] for name in others), key=lambda values: values.mean())
-            _, _, low, high = paired(of[first], best)
-            is_below = is_below and high < 0
-            if is_below:
-                surely_to = float(str(hazard))
-            if low > 0 and not seen_above:
-                surely_from, seen_above = float(str(hazard)), True
-            elif low <= 0:
-                surely_from, seen_above = np.nan, False
-        rows.append((bandwidth, touches, surely_to, surely_from))
-    return pd.DataFrame(rows, columns=[*CELL[:2], "surely_to_per_s", "surely_from_per_s"])
+    for key, here in _by_line(chosen):
+        of_periodic = here[here[DIVERGENCE].isna()].groupby("policy")
+        others = [_values(rows_of, metric) for _, rows_of in of_periodic]
+        other = min(others, key=np.mean, default=None)
+        verdicts = []  # 1: better, -1: worse, 0: not decided
+        for hazard in sorted(table[DIVERGENCE].dropna().unique()):
+            own = _values(here[here[DIVERGENCE] == hazard], metric)
+            if other is None or not own.size:
+                verdicts.append((hazard, (other is None) - (not own.size)))
+            else:
+                _, _, low, high = paired(own, other)
+                verdicts.append((hazard, int(high < 0) - int(low > 0)))
+        better = [hazard for hazard, verdict in _while(verdicts, 1)]
+        worse = [hazard for hazard, verdict in _while(verdicts[::-1], -1)]
+        rows.append((*key, better[-1] if better else np.nan, worse[-1] if worse else np.nan))
+    return pd.DataFrame(rows, columns=[LINK, DIRTY, "sure_to_per_s", "sure_from_per_s"])
+
+
+def _by_line(chosen: pd.DataFrame) -> Iterator[tuple[tuple[float, float], pd.DataFrame]]:
+    for (bandwidth, touches), here in chosen.groupby([LINK, DIRTY]):
+        yield (float(bandwidth), float(touches)), here
+
+
+def _while(verdicts: Sequence[tuple[float, int]], wanted: int) -> Iterator[tuple[float, int]]:
+    for each in verdicts:
+        if each[1] != wanted:
+            return
+        yield each

@@ -12,10 +12,8 @@ them, and what of it is left in the output is said beside (`noise`).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,15 +22,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from backends.sim import run_replication
-from colosim import Scenario, load_scenario, parallel
-from experiments import output
+from colosim import Scenario, load_scenario, parallel, store
 
 
 class Input(NamedTuple):
-    """A parameter: its field, its unit, its range, and whether it is uniform in its logarithm."""
+    """A parameter: its key in a scenario, its unit, its range, and whether it is uniform in its logarithm."""
 
     name: str
-    field: str
+    key: str
     unit: str
     low: float
     high: float
@@ -60,7 +57,6 @@ OUTPUTS: Mapping[str, str] = {
     "slowdown": "log10 of mean latency with COLO over that without",
 }
 _CHUNK = 32
-_PLAN = "plan.json"
 _RESAMPLES = 999
 CONFIDENCE = 0.95
 
@@ -89,7 +85,7 @@ def changes(point: NDArray[np.float64]) -> dict[str, object]:
     made: dict[str, object] = {}
     for each, u in zip(INPUTS, point, strict=True):
         value = each.at(float(u))
-        made[each.field] = f"{value:.6g} {each.unit}" if each.unit else round(value, 6)
+        made[each.key] = f"{value:.6g} {each.unit}" if each.unit else round(value, 6)
     return made
 
 
@@ -103,28 +99,19 @@ def run(
     """A row for each point of `sample` and replication: point, replication, and `OUTPUTS`.
 
     ``out`` keeps chunks of points that have been run; a run that was stopped goes on there.
-    Raises `output.Unusable` if it holds those of another design.
+    Raises `store.StoreError` if it holds those of another design or of other code.
     """
     scenario = base().replace({"seed": seed})
     runs = scenario.replications if replications is None else replications
     design = sample(n, seed)
-    _claim(out, {"scenario": scenario.to_mapping(), "n": n, "replications": runs, "seed": seed})
     starts = range(0, len(design), _CHUNK)
-    todo = [at for at in starts if not _part(out, at).exists()]
-    pieces = [(scenario, design[at : at + _CHUNK], at, runs, out) for at in todo]
-    for _ in parallel.run(_measure, pieces, jobs, what="sensitivity"):
-        pass
+    identity = {"scenario": scenario.to_mapping(), "inputs": INPUTS, "n": n, "runs": runs}
+    with store.resumable(out, "_plan.json", "sensitivity analysis", identity):
+        todo = [at for at in starts if not _part(out, at).exists()]
+        pieces = [(scenario, design[at : at + _CHUNK], at, runs, out) for at in todo]
+        for _ in parallel.run(_measure, pieces, jobs, what="sensitivity"):
+            pass
     return pd.concat([pd.read_csv(_part(out, at)) for at in starts], ignore_index=True)
-
-
-def _claim(out: Path, plan: Mapping[str, object]) -> None:
-    path = out / _PLAN
-    with suppress(OSError, ValueError):
-        if json.loads(path.read_text("utf-8")) == plan:
-            return
-        raise output.Unusable(f"{out}: holds points of another design; give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan), "utf-8")
 
 
 def _part(out: Path, at: int) -> Path:
