@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from colosim.exploration.exploring import explore
     from colosim.pcap import compare_pcap
     from colosim.scenario import Scenario, ScenarioError, load_scenario
+    from colosim.watching.recording import recorded_run
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _HOME = {
     "Scenario": "colosim.scenario",
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
+    "recorded_run": "colosim.watching.recording",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "explore",
     "live",
     "load_scenario",
+    "recorded_run",
     "replay",
     "run_live",
     "simulate",
