@@ -221,7 +221,9 @@ _MAIN = (
 
 
 def _html(table: pd.DataFrame) -> str:
-    rows = [(str(name), *map(str, row)) for name, row in zip(table.index, table.values, strict=True)]
+    rows = [
+        (str(name), *map(str, row)) for name, row in zip(table.index, table.values, strict=True)
+    ]
     return markup.table(rows, ["", *map(str, table.columns)])
 
 

@@ -58,4 +58,7 @@ def leaves(mapping: Mapping[str, object], above: str = "") -> Iterable[tuple[str
             for i, each in enumerate(value):
                 yield from leaves(each, f"{above}{key}.{i}.")
         else:
-            yield f"{above}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield (
+                f"{above}{key}",
+                ", ".join(map(str, value)) if isinstance(value, list) else str(value),
+            )

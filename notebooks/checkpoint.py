@@ -20,6 +20,7 @@
 
 # %%
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -97,14 +98,10 @@ display(pd.DataFrame(rows, columns=["ms", "node", "step after it", "kind", "what
 def steps_of(lines, node, begin_ns, end_ns):
     """(step, from, until) of a node within a stretch of its trace."""
     events = [line for line in lines if line.node == node and line.kind == "event"]
-    moves = [
-        (now.now_ns, now.step)
-        for before, now in zip(events, events[1:], strict=False)
-        if now.step != before.step
-    ]
+    moves = [(now.now_ns, now.step) for before, now in pairwise(events) if now.step != before.step]
     spans = [
         (step, at, until)
-        for (at, step), (until, _) in zip(moves, moves[1:], strict=False)
+        for (at, step), (until, _) in pairwise(moves)
         if until > begin_ns and at < end_ns
     ]
     return [(step, max(at, begin_ns), min(until, end_ns)) for step, at, until in spans]
@@ -119,8 +116,12 @@ def anatomy(lines, begin_ns, end_ns, title):
     for node, colour in (("primary", COLOURS[0]), ("secondary", COLOURS[1])):
         spans = steps_of(lines, node, begin_ns, end_ns)
         for step in dict.fromkeys(step for step, _, _ in spans):
-            own = [((at - begin_ns) / 1e6, (until - at) / 1e6) for s, at, until in spans if s == step]
-            axes.broken_barh([(x, max(width, 0.02)) for x, width in own], (y - 0.35, 0.7), color=colour)
+            own = [
+                ((at - begin_ns) / 1e6, (until - at) / 1e6) for s, at, until in spans if s == step
+            ]
+            axes.broken_barh(
+                [(x, max(width, 0.02)) for x, width in own], (y - 0.35, 0.7), color=colour
+            )
             x, width = own[0]
             axes.annotate(f"{sum(w for _, w in own):.2f} ms", (x + width, y), (3, 0),
                           textcoords="offset points", va="center", fontsize=7)  # fmt: skip
@@ -183,7 +184,9 @@ def phases(link="1 Gbit/s", transfer="stop-and-send"):
     axes.invert_yaxis()
     axes.margins(x=0.15)
     pause = run.summary.set_index("metric")["mean"]["pause_mean_ms"]
-    axes.set(xlabel="Median, and 95 % of all (ms)", title=f"{transfer}, {link}: pause {pause:.2f} ms")
+    axes.set(
+        xlabel="Median, and 95 % of all (ms)", title=f"{transfer}, {link}: pause {pause:.2f} ms"
+    )
     return chart
 
 

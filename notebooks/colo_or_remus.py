@@ -19,7 +19,7 @@
 # | | Remus | COLO |
 # |---|---|---|
 # | checkpoints | every interval | when the guests differ, and at the latest after a while |
-# | a response waits | half an interval, and for the commit | for the same response of the other guest |
+# | a response waits | half an interval, and for the commit | for that of the other guest |
 # | an epoch is | short: few pages | as long as the guests agree: many pages |
 #
 # So three things decide: how often the guests **differ**, how fast the service **dirties** memory,
@@ -84,9 +84,14 @@ def by_hand(interval_ms=25, pause_ms=10.0):
     share = per_s * pause_ms / 1e3
     chart = Chart(figsize=(6.2, 3.4))
     axes = chart.subplots()
-    axes.plot(per_s, share.clip(upper=1) * pause_ms / 2, color=COLOURS[2], label="COLO: meets a pause")
+    axes.plot(
+        per_s, share.clip(upper=1) * pause_ms / 2, color=COLOURS[2], label="COLO: meets a pause"
+    )
     axes.axhline(
-        interval_ms / 2 + pause_ms, color=COLOURS[1], ls="--", label="Remus: half an interval + commit"
+        interval_ms / 2 + pause_ms,
+        color=COLOURS[1],
+        ls="--",
+        label="Remus: half an interval + commit",
     )
     axes.axvline(1e3 / pause_ms, color="0.4", ls=":", label="COLO's guest never runs")
     axes.set(
@@ -149,8 +154,8 @@ for metric in ("latency_mean_ms", "latency_p99_ms"):
 # %% [markdown]
 # ## What to do about it
 #
-# * **Differ less.** A clock in the answers, a random token, the order of threads: `colosim size` and
-#   `colosim compare-pcap` say what differs and what to change.
+# * **Differ less.** A clock in the answers, a random token, the order of threads: `colosim size`
+#   and `colosim compare-pcap` say what differs and what to change.
 # * **Shorter epochs.** A `checkpoint_delay` of COLO that is shorter than the default makes each
 #   checkpoint cheaper, at the price of more of them.
 # * **hybrid** is COLO that turns periodic while output differs too often: see the full map.

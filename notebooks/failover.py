@@ -78,7 +78,7 @@ display(pd.DataFrame(rows, columns=["ms after the crash", "kind", "step", "what"
 # ## What clients see
 #
 # Each point is an answer. In the gap nobody answers; what was asked meanwhile is answered
-# afterwards, late: the survivor serves what it has read, and TCP sends again what died with the host.
+# afterwards, late: the survivor serves what it has read, and TCP repeats what died with the host.
 
 
 # %%

@@ -16,7 +16,7 @@
 #
 # Two real QEMU guests: COLO protects a web server with clients, and the primary's whole host is
 # killed. It runs live where `colosim doctor` says that this machine can, in about a minute.
-# Elsewhere a recorded run that ships with colosim is looked at: one of the same scenario, on QEMU 7.2.
+# Elsewhere a recorded run of the same scenario is looked at, which ships with colosim.
 # `COLOSIM_RECORDED=1` in the environment asks for that in any case.
 
 # %%
@@ -27,7 +27,6 @@ from IPython.display import display
 
 import colosim
 from backends.qemu import doctor
-from colosim import store
 from colosim.analysis.plots import COLOURS, Chart, styled
 from colosim.watching.recording import RECORDED
 
@@ -82,7 +81,9 @@ def answers(result):
         at = result.events.loc[result.events["what"] == what, "at_ns"]
         if len(at):
             axes.axvline(at.iloc[0] / 1e9, color=colour, ls=dashes, label=label)
-    axes.set(xlabel="Time (s)", ylabel="Latency seen by the client (ms)", yscale="log", xlim=(0, None))
+    axes.set(
+        xlabel="Time (s)", ylabel="Latency seen by the client (ms)", yscale="log", xlim=(0, None)
+    )
     axes.legend(loc="upper left", fontsize=7)
     return chart
 

@@ -27,7 +27,7 @@ _OF_CLIENTS = ("latency_mean_ms", "latency_p99_ms")
 
 
 def of_run(summary: pd.DataFrame, policy: str, violations: int) -> str:
-    """The main numbers of one policy, ± half of their 95 % intervals; first of all what is broken."""
+    """The main numbers of one policy, ± half of their 95 % intervals; first what is broken."""
     rows = summary[summary["n"] > 0].set_index("metric")
     if "completion_time_s" in rows.index:
         rows = rows.drop(index=[*_OF_CLIENTS], errors="ignore")
@@ -61,7 +61,9 @@ def of_comparison(
         first, second = ranked.iloc[0], ranked.iloc[1]
         sure = _ends(first, baseline)[1] < _ends(second, baseline)[0]
         doubt = "" if sure else " (the intervals of the first two overlap: not decided)"
-        rest = ", ".join(f"{name} {cost}" for name, cost in zip(ranked.index[1:], others, strict=True))
+        rest = ", ".join(
+            f"{name} {cost}" for name, cost in zip(ranked.index[1:], others, strict=True)
+        )
         return f"{found}{ranked.index[0]} costs least: {words} {best}{over}; {rest}{doubt}."
     return found + "nothing that policies could be compared by was measured."
 

@@ -46,9 +46,7 @@ def plan(
         Run(
             policy,
             turn,
-            base.replace(
-                {"policy.name": policy, "duration": f"{length_s} s", "seed": seed + turn}
-            ),
+            base.replace({"policy.name": policy, "duration": f"{length_s} s", "seed": seed + turn}),
         )
         for turn in range(turns)
         for policy in policies
@@ -124,7 +122,7 @@ def _row(runs: Sequence[Run], out: Path) -> dict[str, Any]:
 
 
 def latencies(runs: Sequence[Run], out: Path) -> pd.DataFrame:
-    """policy, replication (the turn), measured, latency_ms of all answers: what `latency_cdf` draws."""
+    """What `latency_cdf` draws: policy, replication (the turn), measured, latency_ms of answers."""
     tables = [
         pd.read_parquet(out / each.folder / "responses.parquet").assign(
             policy=each.policy, replication=each.turn

@@ -19,7 +19,7 @@ from experiments import live_policies, output
     "policies",
     multiple=True,
     type=click.Choice(list(POLICIES)),
-    help="One to run; may be given several times.  Default: none, remus, microcheckpoint, colo, hybrid.",
+    help="One to run; may be given again.  Default: none, remus, microcheckpoint, colo, hybrid.",
 )
 @click.option("--turns", default=1, show_default=True, help="Runs of each policy.")
 @click.option("--length", default=6, show_default=True, type=click.IntRange(3), help="Of each, s.")
@@ -67,7 +67,7 @@ def _texts(summary: pd.DataFrame) -> pd.DataFrame:
         ("pause_ms", "pause, ms"),
         ("pages", "pages"),
     ):
-        shown[title] = ["–" if value != value else f"{value:.3g}" for value in summary[name]]
+        shown[title] = ["–" if pd.isna(value) else f"{value:.3g}" for value in summary[name]]
     shown["checkpoints for"] = list(summary["reasons"])
     return pd.DataFrame(shown, index=pd.Index(summary["policy"]))
 

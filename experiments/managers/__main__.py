@@ -47,7 +47,9 @@ def main(out: str, quick: bool, seed: int, jobs: int | None) -> None:
     arbitrated.to_csv(directory / "arbiters.csv", index=False)
     figures.draw_detection(curve, losses, managers.curve(heavy)).save(directory / "detection.svg")
     figures.draw_arbiters(table).save(directory / "arbiters.svg")
-    console.print(f"tables: {directory}/detection.csv, detection-pareto.csv, losses.csv, arbiters.csv")
+    console.print(
+        f"tables: {directory}/detection.csv, detection-pareto.csv, losses.csv, arbiters.csv"
+    )
     console.print("figures (svg, png): detection, arbiters")
 
 

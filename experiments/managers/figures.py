@@ -80,8 +80,8 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame, heavy: pd.DataFram
     second.legend(title="Heartbeat interval", fontsize="small")
     third.legend(title="dotted: by hand", fontsize="small")
     chart.suptitle(
-        f"Blips of the link, {managers.BLIPS_PER_H:g} an hour, exponential (heavy tail: Pareto), mean "
-        f"{managers.BLIP_MS:g} ms; bars: 95 % intervals; v: none seen, upper bound"
+        f"Blips of the link, {managers.BLIPS_PER_H:g} an hour, exponential (heavy tail: "
+        f"Pareto), mean {managers.BLIP_MS:g} ms; bars: 95 % intervals; v: none seen, upper bound"
     )
     return chart
 

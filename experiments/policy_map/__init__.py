@@ -148,9 +148,10 @@ def cells(table: pd.DataFrame, metric: str = METRICS[0]) -> pd.DataFrame:
 
 
 def border(table: pd.DataFrame, metric: str = METRICS[0], first: str = "colo") -> pd.DataFrame:
-    """Where ``first`` stops to be better than the best periodic policy: a row for each link and dirty
-    rate with `sure_to_per_s`, the divergence rate up to which it surely is, and `sure_from_per_s`,
-    that from which it surely is not, NaN where there is none.  The border lies between them.
+    """Where ``first`` stops to be better than the best periodic policy: a row for each link and
+    dirty rate with ``sure_to_per_s``, the divergence rate up to which it surely is, and
+    ``sure_from_per_s``, that from which it surely is not, NaN where there is none.  The border lies
+    between them.
 
     Paired 95 % intervals at each rate.  Who does not keep up loses.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pandas as pd
@@ -14,8 +15,8 @@ _NOBODY = "–"
 
 
 def maps(table: pd.DataFrame, metric: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """For each link a title and a table: rows dirty rates, columns divergence rates, cells the winner
-    and how much less the metric is than the next one's; "?" where it is not decided.
+    """For each link a title and a table: rows dirty rates, columns divergence rates, cells the
+    winner and how much less the metric is than the next one's; "?" where it is not decided.
     """
     cells = policy_map.cells(table, metric)
     cells["text"] = [_text(cell) for cell in cells.to_dict("records")]
@@ -34,7 +35,7 @@ def _text(cell: dict[str, object]) -> str:
     if not isinstance(cell["policy"], str):
         return _NOBODY
     margin, confidence = float(str(cell["margin"])), float(str(cell["confidence"]))
-    ahead = f" {margin:.0%}" if margin == margin else ""
+    ahead = f" {margin:.0%}" if not math.isnan(margin) else ""
     return cell["policy"] + ahead + ("" if confidence >= policy_map.SURE else " ?")
 
 
@@ -53,7 +54,7 @@ def border(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rate(value: float, missing: str) -> str:
-    return f"{value:g}/s" if value == value else missing
+    return f"{value:g}/s" if not math.isnan(value) else missing
 
 
 def page(table: pd.DataFrame, about: str) -> str:

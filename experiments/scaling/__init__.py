@@ -1,9 +1,9 @@
 """What protection leaves of a service as its clients and its vCPUs grow.
 
-Clients that wait feel latency as throughput: under Remus each has at most one answer an epoch, however
-many vCPUs there are; more clients fill them.  Under COLO more vCPUs serve more requests at once, and
-each two of them may reach what they share in another order in the other guest (`pair_hazard`): so
-checkpoints come more often with the square of the vCPUs that are busy.
+Clients that wait feel latency as throughput: under Remus each has at most one answer an epoch,
+however many vCPUs there are; more clients fill them.  Under COLO more vCPUs serve more requests at
+once, and each two of them may reach what they share in another order in the other guest
+(`pair_hazard`): so checkpoints come more often with the square of the vCPUs that are busy.
 """
 
 from __future__ import annotations

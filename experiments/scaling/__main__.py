@@ -69,7 +69,9 @@ def _tables(summary: pd.DataFrame) -> Iterator[str]:
             f"{policy}, {vcpus} vCPU{'s' * (vcpus > 1)}"
             for policy, vcpus in zip(rows["policy"], rows["vcpus"], strict=True)
         ]
-        wide = rows.assign(text=text, who=named).pivot(index="who", columns="clients", values="text")
+        wide = rows.assign(text=text, who=named).pivot(
+            index="who", columns="clients", values="text"
+        )
         wide = wide.loc[list(dict.fromkeys(named))]
         yield f"{title}, by clients:\n\n{output.markdown_table(wide, 'clients')}"
 

@@ -27,9 +27,7 @@ def draw(summary: pd.DataFrame) -> Chart:
     first.set(title="a  Throughput, fewest and most vCPUs", ylabel="Requests (1/s)", yscale="log")
     _lines(second, summary[summary["policy"] != "none"], "kept", colours)
     second.axhline(1, color="black", lw=0.8)
-    second.set(
-        title="b  What protection leaves", ylabel="Throughput (none = 1)", ylim=(0, 1.08)
-    )
+    second.set(title="b  What protection leaves", ylabel="Throughput (none = 1)", ylim=(0, 1.08))
     _lines(third, summary[summary["policy"] == "colo"], "checkpoints_per_s", colours)
     third.set(title="c  How often COLO's guests part", ylabel="Checkpoints of COLO (1/s)")
     third.set_ylim(bottom=0)

@@ -4,7 +4,7 @@ Each input of `INPUTS` is uncertain over its range, independently of the others,
 the design of Saltelli and others (Comput. Phys. Commun. 181, 2010) from a scrambled Sobol sequence.
 First order: the part of the output's variance that is gone if that input is known; total: the part
 that is left if all others are.  Their difference is what the input does together with others.
-Estimators: `scipy.stats.sobol_indices`; intervals: bootstrap over the rows of the design, percentiles.
+Estimators: `scipy.stats.sobol_indices`; intervals: bootstrap over the design's rows, percentiles.
 
 Every point is simulated with the same seed, with and without COLO: so chance is the same at all of
 them, and what of it is left in the output is said beside (`noise`).
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from colosim import Scenario, load_scenario, parallel, store
 
 
 class Input(NamedTuple):
-    """A parameter: its key in a scenario, its unit, its range, and whether it is uniform in its logarithm."""
+    """A parameter: its key, its unit, its range, and whether it is uniform in its logarithm."""
 
     name: str
     key: str
@@ -146,36 +147,40 @@ def _measure(
 def indices(
     table: pd.DataFrame, outputs: Sequence[str] = tuple(OUTPUTS), seed: int = 1
 ) -> pd.DataFrame:
-    """A row for each output and input: output, input, first, first_low, first_high, total, total_low,
-    total_high; bootstrap intervals, 95 % for each.
+    """A row for each output and input: output, input, first, first_low, first_high, total,
+    total_low, total_high; bootstrap intervals, 95 % for each.
     """
-    from scipy.stats import bootstrap, sobol_indices
+    from scipy.stats import bootstrap
 
     rows = []
     for name in outputs:
-        a, b, mixed = _parts(table, name)
-
-        def estimate(rows_used: NDArray[np.int64]) -> NDArray[np.float64]:
-            """First order and total, shape (2, d), from these rows of the design."""
-            parts = {"f_A": a[None, rows_used], "f_B": b[None, rows_used]}
-            parts["f_AB"] = mixed[:, None, rows_used]
-            found = sobol_indices(func=parts, n=rows_used.size)
-            return np.stack([found.first_order, found.total_order])
-
-        every = np.arange(a.size)
+        parts = _parts(table, name)
+        every = np.arange(parts[0].size)
         ends = bootstrap(
             (every,),
-            estimate,
+            partial(_estimate, parts),
             confidence_level=CONFIDENCE,
             n_resamples=_RESAMPLES,
             method="percentile",
             vectorized=False,
             random_state=np.random.default_rng(seed),
         ).confidence_interval
-        first, total = np.stack([estimate(every), ends.low, ends.high], axis=-1)
+        first, total = np.stack([_estimate(parts, every), ends.low, ends.high], axis=-1)
         rows += [(name, each.name, *first[i], *total[i]) for i, each in enumerate(INPUTS)]
     kinds = [f"{kind}{end}" for kind in ("first", "total") for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=["output", "input", *kinds])
+
+
+def _estimate(
+    parts: tuple[NDArray[np.float64], ...], used: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """First order and total, shape (2, d), from these rows of the design."""
+    from scipy.stats import sobol_indices
+
+    a, b, mixed = parts
+    func = {"f_A": a[None, used], "f_B": b[None, used], "f_AB": mixed[:, None, used]}
+    found = sobol_indices(func=func, n=used.size)
+    return np.stack([found.first_order, found.total_order])
 
 
 def noise(table: pd.DataFrame) -> pd.Series[float]:
@@ -186,7 +191,7 @@ def noise(table: pd.DataFrame) -> pd.Series[float]:
 
 
 def _parts(table: pd.DataFrame, name: str) -> tuple[NDArray[np.float64], ...]:
-    """f(A), f(B) of shape (n,), and f(A with a column of B) of shape (d, n): means of replications."""
+    """Means over replications: f(A), f(B), shape (n,), and f(A with a column of B), (d, n)."""
     d = len(INPUTS)
     values = table.groupby("point")[name].mean().sort_index().to_numpy()
     n = values.size // (d + 2)

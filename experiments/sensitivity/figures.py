@@ -49,7 +49,9 @@ def effects(found: pd.DataFrame) -> Chart:
                 axes.set_xscale("log")
                 axes.xaxis.set_major_locator(LogLocator(numticks=4))
                 axes.xaxis.set_minor_formatter(NullFormatter())
-        line[0].set_ylabel({"stopped": "Stopped (part of time)", "slowdown": "log10 slow-down"}[output])
+        line[0].set_ylabel(
+            {"stopped": "Stopped (part of time)", "slowdown": "log10 slow-down"}[output]
+        )
     for axes, each in zip(panels[-1], INPUTS, strict=True):
         axes.set_xlabel(f"{each.name}\n({each.unit.replace('/s', '1/s') or 'relative'})")
     return chart

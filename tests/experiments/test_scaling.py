@@ -24,7 +24,7 @@ def mean(table):
 
 
 def test_without_protection_throughput_is_within_the_asymptotic_bounds(mean):
-    """Of a closed system: N/(S + Z) and c/S (Lazowska and others 1984, 5.2); S = 2 ms, Z = 20 ms."""
+    """N/(S + Z) and c/S (Lazowska and others 1984, 5.2); S = 2 ms, Z = 20 ms."""
     for (policy, vcpus, clients), row in mean.iterrows():
         if policy == "none":
             bound = min(clients / 22.2e-3, vcpus / 2e-3)

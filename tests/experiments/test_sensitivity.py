@@ -25,7 +25,7 @@ def table(out):
 
 
 def test_indices_of_a_function_that_are_known():
-    """y = 4 a + 2 b + 3 (c - 1/2)(d - 1/2): variances 16/12, 4/12 and 9/144, the last one shared."""
+    """4 a + 2 b + 3 (c - 1/2)(d - 1/2): variances 16/12, 4/12 and 9/144, the last one shared."""
     design = sensitivity.sample(512)
     a, b, c, d = design[:, :4].T
     y = 4 * a + 2 * b + 3 * (c - 0.5) * (d - 0.5)
