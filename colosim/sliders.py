@@ -34,10 +34,11 @@ class Sliders:
 
 
 def sliders(draw: Callable[..., Any], **values: Sequence[Any]) -> Sliders:
-    """Show what ``draw`` returns, and below it a slider for each parameter named, over its values.
+    """Show what ``draw`` returns; a slider for each parameter named, over its values, is returned.
 
-    Every parameter of ``draw`` that is named needs a default, which is one of its values.  Without
-    ipywidgets only the figure is shown.  Raises ValueError for a default that is missing.
+    To be the last line of a cell, which shows it below the figure.  Every parameter of ``draw``
+    that is named needs a default, which is one of its values; it is what the figure shows at first.
+    Without ipywidgets only the figure is shown.  Raises ValueError for a default that is missing.
     """
     from IPython.display import display
 
@@ -55,7 +56,6 @@ def sliders(draw: Callable[..., Any], **values: Sequence[Any]) -> Sliders:
 
     for widget in made.widgets.values():
         widget.observe(again, "value")
-    display(made)
     return made
 
 

@@ -30,6 +30,9 @@ from IPython.display import display
 import colosim
 from colosim import store
 from colosim.analysis.plots import COLOURS, Chart, styled
+from colosim.protocol import types as t
+from colosim.protocol.codec import encode
+from colosim.protocol.dialect import DIALECTS, Message
 from colosim.sliders import sliders
 
 BASE = colosim.load_scenario("../experiments/webserver/redis.toml").replace(
@@ -72,9 +75,17 @@ inside = [line for line in lines if begin_ns - 100_000 <= line.now_ns <= end_ns]
 OUTPUT = {"GuestOutput", "PeerOutput", "Match", "Release", "OfferWitness", "Tick", "Witnessed"}
 
 
+WORDS = {encode(DIALECTS["upstream"], message): message.name for message in Message}
+
+
 def told(body):
-    """An event or action for people: its name, and what of it is short."""
-    name, text = type(body).__name__, str(body)
+    """An event or action for people: its name, and what of it is short or on the wire."""
+    name, data = type(body).__name__, getattr(body, "data", None)
+    if isinstance(data, t.Blob):
+        return f"{name}: {data.id}, {data.size} B"
+    if isinstance(data, bytes):
+        return f"{name}: {WORDS.get(data, data.hex())}"
+    text = str(body)
     return name if len(text) > 70 else text
 
 
@@ -142,7 +153,7 @@ display(anatomy(lines, begin_ns, end_ns, title))
 # What to see in it:
 #
 # * The primary's guest stands from `stop` to `resume`; output made before waits for the commit.
-# * The secondary's guest stands as well, from `wait-state` on: its state is about to be replaced.
+# * The secondary's guest stands as well, from its `stop` to its `resume`: its state is replaced.
 # * `send` and `receive` are the same bytes, seen from either end; `load` is the secondary's alone,
 #   and with COLO's upstream dialect the primary waits for it.
 #

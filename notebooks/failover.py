@@ -32,7 +32,13 @@ from colosim.protocol import types as t
 from colosim.sliders import sliders
 
 BASE = colosim.load_scenario("../experiments/scenarios/failover.toml").replace(
-    {"duration": "6 s", "warm_up": "1 s", "replications": 1, "fault.0.at": "3 s"}
+    {
+        "description": "COLO, crash of the primary's host at 3 s",
+        "duration": "6 s",
+        "warm_up": "1 s",
+        "replications": 1,
+        "fault.0.at": "3 s",
+    }
 )
 display(BASE)
 
@@ -108,7 +114,7 @@ def answers(heartbeat_timeout="500 ms", heartbeat_interval="100 ms", fence="10 m
         xlabel="Time (s)",
         ylabel="Latency seen by the client (ms)",
         xlim=(2.5, 5.5),
-        ylim=(0, None),
+        yscale="log",
         title=f"longest gap {metrics['longest_gap_ms']:.0f} ms; "
         f"lost: {metrics['lost_responses']:.0f} answers",
     )

@@ -84,7 +84,7 @@ def answers(result):
     axes.set(
         xlabel="Time (s)", ylabel="Latency seen by the client (ms)", yscale="log", xlim=(0, None)
     )
-    axes.legend(loc="upper left", fontsize=7)
+    chart.legend(loc="outside upper center", ncols=3)
     return chart
 
 

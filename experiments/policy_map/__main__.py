@@ -13,7 +13,7 @@ from experiments.policy_map import figures, report
 @click.command()
 @click.option("--out", default="out/policy_map", show_default=True, help="Directory for results.")
 @click.option(
-    "--full", is_flag=True, help="A finer grid, and a faster link: some 25 times as long."
+    "--full", is_flag=True, help="A finer grid, and a faster link: some six times as long."
 )
 @click.option("--replications", type=click.IntRange(2), help="Runs of each cell; default 8.")
 @click.option("--seed", default=1, show_default=True, help="What all chance comes from.")

@@ -51,4 +51,4 @@ def _hatch(axes: Axes, panel: pd.DataFrame, rows: list[float], columns: list[flo
         if is_nobodys or not cell["confidence"] >= experiment.SURE:
             corner = columns.index(divergence) - 0.5, rows.index(dirty) - 0.5
             hatch = _NOBODY if is_nobodys else _UNDECIDED
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch=hatch, ec="0.35", lw=0))
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch=hatch, ec="0.55", lw=0))

@@ -16,6 +16,7 @@ def draw(rate=2, link="slow"):
     return HTML(f"<p>rate {rate}, link {link}</p>")
 
 made = sliders(draw, rate=[1, 2, 3], link=["slow", "fast"])
+made
 """
 
 
