@@ -60,9 +60,9 @@ print(Counter(line.kind for line in lines))
 result.checkpoints[["checkpoint", "reason", "started_ns", "pause_ms", "pages"]].head()
 
 # %% [markdown]
-# The first number of a line is the node, the second its place in that node's trace; an **event** is
-# what the node was told, a **signal** is what its parts told each other, an **action** is what it
-# wants done. An event that another node's action caused names it.
+# A line of the trace says which node it is of, when, and in which step the node is afterwards. An
+# **event** is what the node was told, a **signal** is what its parts told each other, an **action**
+# is what it wants done. An event that another node's action caused names it.
 #
 # ## One that a difference asked for
 #
@@ -84,7 +84,7 @@ def told(body):
     if isinstance(data, t.Blob):
         return f"{name}: {data.id}, {data.size} B"
     if isinstance(data, bytes):
-        return f"{name}: {WORDS.get(data, data.hex())}"
+        return f"{name}: {WORDS.get(data[:4], data.hex())}"
     text = str(body)
     return name if len(text) > 70 else text
 
