@@ -255,18 +255,13 @@ class Result(_Outcome):
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """Every parameter of the run as in a scenario file."""
-        mapping = self.scenario.to_mapping()
-        mapping["policy"]["name"] = self.policy
-        return mapping
+        return store.parameters(self.scenario, self.policy)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over parameters, policy, seed and all records; no path and no time enters."""
-        parameters = self.parameters
-        if file := parameters["memory"].get("file"):
-            parameters = parameters | {"memory": parameters["memory"] | {"file": Path(file).name}}
         records = [record.fingerprint() for record in self.records]
-        return store.fingerprint(parameters, self.policy, self.scenario.seed, records)
+        return store.run_fingerprint(self.scenario, self.policy, records)
 
     def _write(self, directory: Path) -> None:
         manifest = {

@@ -484,27 +484,32 @@ Example: colosim sweep bandwidth.toml, where that file holds
 @cli.command(epilog=_SWEEP_EXAMPLE)
 @_FILE
 @click.option("--out", metavar="DIR", help="Directory of the dataset; default out/NAME-OF-FILE.")
+@click.option(
+    "--scheduler",
+    metavar="NAME",
+    default="processes",
+    show_default=True,
+    help="Or tcp://HOST:PORT (Dask), ray, ray://HOST:PORT.",
+)
+@click.option(
+    "--adaptive",
+    is_flag=True,
+    help="Further replications where intervals are wide; see [adaptive].",
+)
 @_JOBS
-def sweep(file: Path, out: str | None, jobs: int | None) -> int:
-    """Run a grid over any fields of a scenario.
+def sweep(file: Path, out: str | None, jobs: int | None, scheduler: str, adaptive: bool) -> int:
+    """Vary any fields of a scenario: a grid, a list, a Latin hypercube or Sobol' points.
 
     The result is a dataset of Parquet files. The same command goes on with a sweep that was ended,
     and runs nothing twice.
     """
     from colosim import sweeps
+    from colosim.sweeps import command
 
-    outcome = sweeps.run(sweeps.plan(file), out or Path("out", file.stem), jobs)
-    for point, failure in outcome.failures.items():
-        _say(f"point {point} failed: {failure}")
-    click.echo(
-        f"{outcome.points} points in {outcome.out}: {outcome.finished} run now, "
-        f"{outcome.reused} before, {len(outcome.failures)} failed"
+    plan = sweeps.plan(file, adaptive)
+    return command.show(
+        plan, sweeps.run(plan, out or Path("out", file.stem), jobs, scheduler=scheduler), _say
     )
-    if outcome.interrupted:
-        _say("interrupted; the finished points are kept, and the same command goes on with them")
-        return 130
-    click.echo(f'read it with pandas.read_parquet("{outcome.out}")')
-    return 1 if outcome.failures else 0
 
 
 @cli.command(epilog="Example: colosim explore --what swarm --runs 100000 --out out/swarm")

@@ -15,7 +15,7 @@ from colosim.progress import Progress, reporter
 T = TypeVar("T")
 
 #: starting worker processes takes about as long; less work than this is done here
-_WORTHWHILE_S = 3.0
+WORTHWHILE_S = 3.0
 
 
 def check_jobs(jobs: object) -> None:
@@ -51,7 +51,7 @@ def _results(
 
     def is_worthwhile() -> bool:
         mean_s = (time.monotonic() - started_s) / max(done, 1)
-        return mean_s * len(pending) > _WORTHWHILE_S
+        return mean_s * len(pending) > WORTHWHILE_S
 
     while pending and (jobs == 1 or (jobs is None and not (done and is_worthwhile()))):
         yield function(*pending.popleft())
@@ -60,12 +60,12 @@ def _results(
         from joblib import Parallel, delayed
 
         parallel = Parallel(
-            n_jobs=jobs or -1, return_as="generator_unordered", initializer=_prepare_worker
+            n_jobs=jobs or -1, return_as="generator_unordered", initializer=prepare_worker
         )
         yield from parallel(delayed(function)(*each) for each in pending)
 
 
-def _prepare_worker() -> None:
+def prepare_worker() -> None:
     """Ctrl-C is for the parent, which ends its workers; a parent that was killed cannot."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()

@@ -23,7 +23,7 @@ import os
 import platform
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -75,6 +75,21 @@ def fingerprint(*parts: Any) -> str:
     """SHA-256 (hexadecimal) of values that JSON can hold."""
     text = json.dumps(parts, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parameters(scenario: Scenario, policy: str) -> dict[str, Any]:
+    """Every parameter of a run under a policy, as in a scenario file."""
+    mapping = scenario.to_mapping()
+    mapping["policy"]["name"] = policy
+    return mapping
+
+
+def run_fingerprint(scenario: Scenario, policy: str, records: Sequence[str]) -> str:
+    """SHA-256 over parameters, policy, seed and the fingerprints of the replications; no path."""
+    given = parameters(scenario, policy)
+    if file := given["memory"].get("file"):
+        given = given | {"memory": given["memory"] | {"file": Path(file).name}}
+    return fingerprint(given, policy, scenario.seed, list(records))
 
 
 def inputs(scenarios: Iterable[Scenario]) -> dict[str, str]:

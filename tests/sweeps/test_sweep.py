@@ -78,6 +78,7 @@ def test_each_point_is_that_simulation(file):
 def test_the_dataset_is_one_tidy_table(file, tmp_path):
     table = colosim.sweep(file, tmp_path / "out")
     assert list(table) == [
+        "point",
         "link.bandwidth_bps",
         "policy.remus.interval_ns",
         "policy",
