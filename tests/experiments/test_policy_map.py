@@ -101,7 +101,7 @@ def test_what_is_there_is_not_run_again(small, out, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a cell was run again")
 
-    monkeypatch.setattr("colosim.api.simulate", refuse)
+    monkeypatch.setattr("colosim.sweeps.working.run_replication", refuse)
     again = policy_map.run(out, SMALL, replications=2, jobs=1)
     pd.testing.assert_frame_equal(small, again)
 
