@@ -9,6 +9,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from colosim.analysis.plots import COLOURS, Chart, styled
 from experiments.sensitivity import INPUTS, OUTPUTS
 
+_UNITS = {"/s": "1/s", "": "relative"}
 _ORDERS = {"first": ("first order: alone", COLOURS[0], "o"), "total": ("total", COLOURS[1], "s")}
 
 
@@ -53,5 +54,5 @@ def effects(found: pd.DataFrame) -> Chart:
             {"stopped": "Stopped (part of time)", "slowdown": "log10 slow-down"}[output]
         )
     for axes, each in zip(panels[-1], INPUTS, strict=True):
-        axes.set_xlabel(f"{each.name}\n({each.unit.replace('/s', '1/s') or 'relative'})")
+        axes.set_xlabel(f"{each.name}\n({_UNITS.get(each.unit, each.unit)})")
     return chart
