@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from colosim.exploration.exploring import explore
     from colosim.pcap import compare_pcap
     from colosim.scenario import Scenario, ScenarioError, load_scenario
+    from colosim.sizing import size
     from colosim.watching.recording import recorded_run
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ _HOME = {
     "validate": "colosim.calibration",
     "compare_pcap": "colosim.pcap",
     "availability": "colosim.dependability",
+    "size": "colosim.sizing",
     "Scenario": "colosim.scenario",
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
@@ -56,6 +58,7 @@ __all__ = [
     "replay",
     "run_live",
     "simulate",
+    "size",
     "sweep",
     "validate",
 ]

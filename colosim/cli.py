@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import click
 
 from colosim import __version__
+from colosim.sizing.command import size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -470,6 +471,9 @@ def compare_pcap(primary: Path, secondary: Path, first: int, as_json: bool, **op
     return 0
 
 
+cli.add_command(size)
+
+
 _SWEEP_EXAMPLE = """\b
 Example: colosim sweep bandwidth.toml, where that file holds
   scenario = "web.toml"
@@ -891,6 +895,7 @@ def _is_expected(error: Exception) -> bool:
     from colosim.pcap.errors import CaptureError
     from colosim.protocol.trace import TraceError
     from colosim.scenario import ScenarioError
+    from colosim.sizing.errors import SizingError
     from colosim.store import StoreError
     from colosim.sweeps import SweepError
 
@@ -901,6 +906,7 @@ def _is_expected(error: Exception) -> bool:
         ModelError,
         PointError,
         ScenarioError,
+        SizingError,
         StoreError,
         SweepError,
         TraceError,

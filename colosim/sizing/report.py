@@ -1,0 +1,414 @@
+"""A sizing as text (verdict first), JSON, HTML and files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from html import escape
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from colosim import store
+from colosim.sizing.sizing import AS_GOOD, GOALS, NONE, Sizing, scenario_text
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+WIDTH = 120
+_CURVE = "pages.csv"
+_DIFFER = "What makes the guests differ, and what is gained without it"
+#: columns that say nothing of no protection itself
+_AGAINST_NONE = ("added", "added ", "longer", "capacity lost")
+_WORDS = {
+    "latency_p99_ms": "99 % latency",
+    "latency_p50_ms": "median latency",
+    "stopped_share": "time that the guest stands still",
+    "completion_time_s": "the job's time",
+}
+
+
+def _ms(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g} ms"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def _percent(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}"
+
+
+def _between(row: Mapping[Any, Any], name: str, shown: Callable[[float], str]) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if math.isnan(low):
+        return shown(row[name])
+    return f"{shown(row[name])} ({shown(low).removesuffix(' ms')} to {shown(high)})"
+
+
+def _half(row: Mapping[Any, Any], name: str) -> str:
+    """A mean and half of its 95 % interval."""
+    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
+    return _number(row[name]) + ("" if math.isnan(half) else f" ± {half:.2g}")
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def _rate(bps: float) -> str:
+    for unit, size in (("Gbit/s", 1e9), ("Mbit/s", 1e6)):
+        if bps >= size:
+            return f"{bps / size:.3g} {unit}"
+    return f"{bps:.0f} bit/s"
+
+
+# --------------------------------------------------------------------------------------------
+# The verdict
+
+
+def verdict(found: Sizing) -> str:
+    """A few sentences: which policy, what it costs, how sure, what it needs."""
+    return "\n".join([_what(found), _sure(found), _needs(found), *_gains(found)])
+
+
+def _what(found: Sizing) -> str:
+    row = found.row()
+    head = f"Choose {found.choice}:"
+    if not math.isnan(row["added_time_s"]):
+        return f"{head} the job takes {_between(row, 'added_time_s', _s)} longer."
+    cost = (
+        f"{head} it adds {_between(row, 'added_p50_ms', _ms)} to the median and"
+        f" {_between(row, 'added_p99_ms', _ms)} to the 99 % latency"
+    )
+    if not math.isnan(row["capacity_lost"]):
+        cost += f", and takes {_between(row, 'capacity_lost', _percent)} of the most it can answer"
+    return f"{cost}."
+
+
+def _s(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g} s"
+
+
+def _sure(found: Sizing) -> str:
+    certain = f"{found.certain:.0%}" if found.certain < 0.99 else "99 % or more"
+    text = f"By chance alone that is sure to {certain}"
+    wins, draws, low, high = found.best
+    if not draws:
+        return f"{text}; nothing else was left open."
+    text += (
+        f"; with all that is not known drawn from its range it is the best, or within 5 % of it, in"
+        f" {wins} of {draws} draws ({_percent(low)} to {_percent(high)})"
+    )
+    if wins < draws:
+        others = found.draws.loc[found.draws["behind"] > AS_GOOD, "best"].value_counts()
+        more = (
+            "does not keep up" if math.isinf(found.regret) else f"is up to {found.regret:.0%} worse"
+        )
+        named = ", ".join(f"{label} ({count})" for label, count in others.items())
+        text += f"; in others it {more}, and best are {named}"
+    borders = found.sensitivity[found.sensitivity["border"] != ""]
+    if len(borders):
+        first = borders.iloc[0]
+        text += (
+            f". The choice hangs on {first['what']}: {first['best_at_low']} is best below"
+            f" {first['border']}, {first['best_at_high']} above"
+        )
+    return f"{text}."
+
+
+def _needs(found: Sizing) -> str:
+    row = found.row()
+    enough = found.link[found.link["enough"]]
+    link = f"It uses {row['link_mbit_per_s']:.3g} Mbit/s of the link"
+    if len(enough):
+        link += (
+            f"; from {_rate(enough['bandwidth_bps'].min())} on a faster one gains less than 10 %"
+        )
+    by_host = found.memory.groupby("host")["bytes"].sum()
+    needs = ", ".join(f"{_bytes(value)} on the {host}'s host" for host, value in by_host.items())
+    return f"{link}. Memory beside the guest's own: {needs}."
+
+
+def _gains(found: Sizing) -> Iterator[str]:
+    if not len(found.changes):
+        return
+    table = found.changes
+    best = table[table["what"] != "all of these"].sort_values("p99_gain_ms").iloc[-1]
+    one = table.attrs.get("candidate", "colo")
+    if best["gain_low"] > 0:
+        yield (
+            f"What would help {one} most: {best['what']} out; its 99 % latency is then"
+            f" {_ms(best['p99_ms'])}, {_ms(best['p99_gain_ms'])} less, with"
+            f" {best['checkpoints_per_s']:.3g} checkpoints/s for {table.attrs['before']:.3g}."
+        )
+    else:
+        yield f"What makes the guests differ costs {one} nothing that could be told from chance."
+
+
+# --------------------------------------------------------------------------------------------
+# Tables
+
+
+def parts(found: Sizing) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Heading and table of text, in the order in which a reader wants them."""
+    yield (
+        "What each candidate costs (± half of the 95 % interval over replications)",
+        _candidates(found),
+    )
+    if len(found.sensitivity):
+        yield f"What is not known, one by one: {_words(found)} of {found.choice}", _open(found)
+    if len(found.changes):
+        yield _DIFFER, _changes(found)
+    yield f"The link: {_words(found)} of {found.choice} by bandwidth", _links(found)
+    yield "Memory that protection needs", _memory(found)
+    yield "Where the numbers are from", found.facts.rename(columns={"key": "what"})
+
+
+def _words(found: Sizing) -> str:
+    return _WORDS[found.goal]
+
+
+def _goal(found: Sizing, value: float) -> str:
+    if math.isinf(value) or math.isnan(value):
+        return "falls behind"
+    shown = {"stopped_share": _percent, "completion_time_s": _s}.get(found.goal, _ms)
+    return shown(value)
+
+
+def _candidates(found: Sizing) -> pd.DataFrame:
+    rows = []
+    for row in found.policies.to_dict("records"):
+        marked = f"{row['candidate']} *" if row["candidate"] == found.choice else row["candidate"]
+        cells = {"candidate": marked}
+        if found.goal == "completion_time_s":
+            cells |= {
+                "job": _s(row["completion_time_s"]),
+                "longer": _between(row, "added_time_s", _s),
+            }
+        else:
+            cells |= {
+                "answers (1/s)": f"{row['throughput_per_s']:.4g}",
+                "p50 (ms)": _number(row["latency_p50_ms"]),
+                "added": _half(row, "added_p50_ms"),
+                "p99 (ms)": _number(row["latency_p99_ms"]),
+                "added ": _half(row, "added_p99_ms"),
+                "capacity lost": _percent(row["capacity_lost"]),
+            }
+        cells |= {
+            "stopped": _percent(row["stopped_share"]),
+            "checkpoints (1/s)": f"{row['checkpoints_per_s']:.3g}",
+            "link (Mbit/s)": f"{row['link_mbit_per_s']:.3g}",
+        }
+        if row["candidate"] == NONE:
+            cells |= {name: "" for name in _AGAINST_NONE if name in cells}
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+def _open(found: Sizing) -> pd.DataFrame:
+    rows = [
+        {
+            "what": row["what"],
+            "": row["kind"],
+            "taken": row["value"],
+            "from": row["low"],
+            "then": _goal(found, row["goal_at_low"]),
+            "to": row["high"],
+            "then ": _goal(found, row["goal_at_high"]),
+            "best": _there(row),
+        }
+        for row in found.sensitivity.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _there(row: Mapping[Any, Any]) -> str:
+    low, high = row["best_at_low"], row["best_at_high"]
+    return str(low) if low == high else f"{low} below {row['border']}, {high} above"
+
+
+def _changes(found: Sizing) -> pd.DataFrame:
+    rows = [
+        {
+            "what": row["what"],
+            "share": "" if pd.isna(row["share"]) else _percent(row["share"]),
+            "here and there": _sides(row),
+            "without: checkpoints/s": f"{row['checkpoints_per_s']:.3g}",
+            "p99 (ms)": _number(row["p99_ms"]),
+            "gain (ms)": _half(row | {"gain": row["p99_gain_ms"]}, "gain"),
+            "best": row["best"],
+        }
+        for row in found.changes.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _advice(found: Sizing) -> Iterator[str]:
+    """What to do about each cause, a line each."""
+    for row in found.changes.to_dict("records"):
+        if row["advice"]:
+            yield f"{row['what']}: {row['advice']}"
+
+
+def _sides(row: Mapping[Any, Any]) -> str:
+    ours, theirs = row["example_primary"], row["example_secondary"]
+    return f"{ours[:18]} | {theirs[:18]}" if ours or theirs else ""
+
+
+def _links(found: Sizing) -> pd.DataFrame:
+    rows = [
+        {
+            "bandwidth": _rate(row["bandwidth_bps"]) + (" (yours)" if row["own"] else ""),
+            "then": _goal(found, row["goal"]),
+            "used": f"{row['used_mbit_per_s']:.3g} Mbit/s",
+            "enough": "yes" if row["enough"] else "no",
+        }
+        for row in found.link.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _memory(found: Sizing) -> pd.DataFrame:
+    return found.memory.assign(bytes=[_bytes(each) for each in found.memory["bytes"]])
+
+
+# --------------------------------------------------------------------------------------------
+# Text, HTML, JSON, files
+
+
+def show(found: Sizing, console: Console) -> None:
+    """All of it, verdict first."""
+    for part in _rendered(found):
+        console.print(part)
+
+
+def _rendered(found: Sizing) -> Iterator[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    yield Text(f"{verdict(found)}\n", style="bold")
+    for note in _notes(found):
+        yield Text(f"note: {note}", style="yellow")
+    for heading, table in parts(found):
+        drawn = Table(
+            title=heading, title_justify="left", title_style="bold", box=None, pad_edge=False
+        )
+        for name in table.columns:
+            drawn.add_column(str(name), overflow="fold")
+        for row in table.to_dict("records"):
+            drawn.add_row(*(str(each) for each in row.values()))
+        yield Text("")
+        yield drawn
+        if heading == _DIFFER:
+            for line in _advice(found):
+                yield Text(line)
+
+
+def _notes(found: Sizing) -> list[str]:
+    flags = [
+        f"{row['candidate']}: {row['flags']}"
+        for row in found.policies.to_dict("records")
+        if row["flags"]
+    ]
+    left = [f"{label} was left out: {why}" for label, why in found.left_out.items()]
+    return [*found.notes, *left, *flags]
+
+
+def plain(found: Sizing) -> str:
+    """Text without colours."""
+    from rich.console import Console
+
+    into = StringIO()
+    show(found, Console(file=into, width=WIDTH, color_system=None))
+    return "\n".join(line.rstrip() for line in into.getvalue().splitlines()) + "\n"
+
+
+def html(found: Sizing) -> str:
+    """For notebooks."""
+    notes = "".join(f"<p>{escape(note)}</p>" for note in _notes(found))
+    body = "".join(
+        f"<p><b>{escape(heading)}</b></p>{table.to_html(index=False)}"
+        for heading, table in parts(found)
+    )
+    said = "".join(f"<p><b>{escape(line)}</b></p>" for line in verdict(found).splitlines())
+    advice = "".join(f"<p>{escape(line)}</p>" for line in _advice(found))
+    return f"{said}{notes}{body}{advice}"
+
+
+def mapping(found: Sizing) -> dict[str, Any]:
+    """All of it, as plain values: no NaN and no infinity."""
+    wins, draws, low, high = found.best
+    return {
+        "verdict": verdict(found),
+        "choice": found.choice,
+        "runner_up": found.runner_up,
+        "goal": next((key for key, metric in GOALS.items() if metric == found.goal), "time"),
+        "certain_by_chance": found.certain,
+        "certain_with_unknowns": _finite(
+            {"best": wins, "draws": draws, "low": low, "high": high, "regret": found.regret}
+        ),
+        "policies": _rows(found.policies),
+        "facts": _rows(found.facts),
+        "sensitivity": _rows(found.sensitivity),
+        "changes": _rows(found.changes),
+        "link": _rows(found.link),
+        "memory": _rows(found.memory),
+        "notes": _notes(found),
+        "sources": list(found.sources),
+        "left_out": dict(found.left_out),
+        "options": dict(found.options),
+        "fingerprint": found.fingerprint,
+    }
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        _finite(row) for row in json.loads(table.to_json(orient="records", double_precision=12))
+    ]
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+
+
+def write(found: Sizing, directory: Path) -> None:
+    """The scenario that was simulated, its curve, all tables, the text and a manifest."""
+    file = found.scenario.to_mapping()["memory"].get("file")
+    if file is not None:
+        pd.read_csv(file).to_csv(directory / _CURVE, index=False)
+    with store.explained(directory):
+        text = scenario_text(found, None if file is None else _CURVE)
+        (directory / "scenario.toml").write_text(text, "utf-8")
+        (directory / "sizing.txt").write_text(plain(found), "utf-8")
+        body = json.dumps(mapping(found), indent=2, allow_nan=False)
+        (directory / "sizing.json").write_text(body + "\n", "utf-8")
+    tables = {
+        "policies.csv": found.policies,
+        "facts.csv": found.facts,
+        "sensitivity.csv": found.sensitivity,
+        "draws.csv": found.draws,
+        "changes.csv": found.changes,
+        "link.csv": found.link,
+        "memory.csv": found.memory,
+    }
+    manifest = {
+        "kind": "sizing",
+        "choice": found.choice,
+        "sources": list(found.sources),
+        "options": dict(found.options),
+        "fingerprint": found.fingerprint,
+    }
+    store.write(directory, manifest, tables)

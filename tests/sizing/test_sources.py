@@ -1,0 +1,104 @@
+"""What each source says: live runs, logs of a genuine pair, captures."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from backends.qemu.qemu_log import phases
+from colosim.sizing import SizingError
+from colosim.sizing.basis import BELOW, BEYOND, COSTS
+from colosim.sizing.sources import basis_of, sorted_sources
+from tests.calibration import as_live
+from tests.sizing.test_causes import http_pair
+
+LOGS = Path(__file__).parents[1] / "live" / "qemu_logs"
+
+
+def silent(text):
+    pass
+
+
+def basis(place, *sources, **more):
+    return basis_of(sorted_sources(sources, **more), place, silent)
+
+
+def test_one_live_run_is_enough_for_costs_and_pages(tmp_path):
+    run = as_live.live(tmp_path / "r100", "remus", "100 ms")
+    found = basis(tmp_path, run)
+    assert found.curve is not None
+    [point] = found.curve.points
+    truth = 2000 * (1 - math.exp(-point.exposure_ns / 0.4e9))  # 5,000 touches/s of 2,000 pages
+    assert sum(point.samples) / len(point.samples) == pytest.approx(truth, rel=0.05)
+    assert {BELOW, BEYOND, "workload.service_time_ns", "divergence.unprompted_per_s"} <= {
+        *found.unknowns
+    }
+    assert COSTS not in found.unknowns
+    scenario = found.scenario(tmp_path)
+    truth = as_live.BASE["cost"]
+    assert scenario.cost.save_per_page_ns == pytest.approx(9_000, rel=0.6)
+    assert scenario.cost.find_pages_ns == 8_000_000, truth
+    assert scenario.workload.rate_per_s == 100
+
+
+@pytest.mark.parametrize("version", ["7.2", "11.1"])
+def test_logs_of_a_genuine_pair_say_costs_pages_and_differences(tmp_path, version):
+    logs = [LOGS / f"{version}-{side}.log" for side in ("primary", "secondary")]
+    found = basis(tmp_path, *logs, link="10 Gbit/s,20 us", changes={"workload.rate": "50 /s"})
+    assert found.curve is not None
+    assert found.facts["cost.save_per_page"].kind == "measured"
+    assert any("few" in note for note in found.notes)
+    pages = [pages for point in found.curve.points for pages in point.samples]
+    # the secondary logs what it restored: the same pages, and the few that it had written itself
+    restored = [row["flush_pages"] or 0 for row in phases(*logs)][1:]
+    assert sorted(pages) == pytest.approx(sorted(restored), rel=0.1)
+    scenario = found.scenario(tmp_path)
+    assert scenario.link.bandwidth_bps == 10_000_000_000
+    assert "workload.rate_per_s" not in found.unknowns
+    assert 0 < scenario.divergence.unprompted_per_s < 20
+
+
+def test_a_log_of_two_checkpoints_is_too_short(tmp_path):
+    with pytest.raises(SizingError, match="1 whole checkpoints"):
+        basis(tmp_path, LOGS / "10.0-primary.log")
+
+
+def test_captures_say_load_answers_and_why_the_guests_differ(tmp_path):
+    differ = {i: (b"99", b"item 4%02d!" % i) for i in (5, 9, 20, 31)}
+    paths = http_pair(tmp_path, differ)
+    found = basis(tmp_path, *paths, rates=["4 MiB/s"], memory="512 MiB")
+    scenario = found.scenario(tmp_path)
+    assert scenario.divergence.probability == pytest.approx(4 / 40)
+    low, high = (
+        found.unknowns["divergence.probability"].low,
+        found.unknowns["divergence.probability"].high,
+    )
+    assert low == pytest.approx(0.0279, abs=1e-3)  # Clopper and Pearson of 4 in 40
+    assert high == pytest.approx(0.2366, abs=1e-3)
+    assert scenario.workload.rate_per_s == pytest.approx(40 / 3.92, rel=0.05)
+    assert scenario.memory.guest_memory_bytes == 512 * 2**20
+    assert [each.name for each in found.causes] == ["http-date (Date)"]
+    assert found.unknowns["workload.service_time_ns"].high == pytest.approx(10e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("sources", "more", "why"),
+    [
+        ([], {}, "how many pages"),
+        (["nothing.toml"], {}, "is not there"),
+        (["a.txt"], {}, "cannot be told by its name"),
+        (["."], {}, "is no run's directory"),
+        (["a.pcap"], {}, "give two captures"),
+        ([], {"rates": ["1 MiB/s"], "table": Path("x.csv")}, "given twice"),
+        ([], {"rates": ["1 GiB/s"], "memory": "512 MiB"}, "more than the guest's"),
+        ([], {"rates": ["1 MiB/s", "2 MiB/s"]}, "two rates over the same time"),
+        ([], {"rates": ["1 MiB/s"], "memory": "1"}, "needs a unit"),
+    ],
+)
+def test_what_cannot_be_sized_from_is_said_in_a_line(tmp_path, monkeypatch, sources, more, why):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "a.pcap"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(SizingError, match=why) as error:
+        basis(tmp_path, *sources, **more)
+    assert "\n" not in str(error.value)
