@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import colosim
 from backends.qemu.errors import LiveError
+from colosim import api
 from colosim.model.results import RunRecord
 from experiments import live_policies, output
 from experiments.live_policies.__main__ import main
@@ -57,7 +57,7 @@ def left(run, out, latency_ms):
     )
     place = out / run.folder
     place.mkdir(parents=True)
-    colosim.api.Result(run.scenario, run.policy, [record])._write(place)
+    api.Result(run.scenario, run.policy, [record])._write(place)
 
 
 def test_the_summary_is_of_what_was_measured(tmp_path):
@@ -82,7 +82,7 @@ def test_what_is_there_is_not_run_again(tmp_path, monkeypatch):
     for each in runs:
         left(each, tmp_path, 5.0)
         assert output.is_there(each.scenario, tmp_path / each.folder)
-    monkeypatch.setattr(colosim.api, "live", None)
+    monkeypatch.setattr(api, "live", None)
     assert live_policies.run(runs, tmp_path, print) == []
     arguments = ["--out", str(tmp_path), "--policy", "none", "--policy", "remus"]
     done = CliRunner().invoke(main, arguments)
@@ -95,7 +95,7 @@ def test_without_qemu_the_reason_is_said(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise LiveError("qemu-system-x86_64 is not there; install it")
 
-    monkeypatch.setattr(colosim.api, "live", refuse)
+    monkeypatch.setattr(api, "live", refuse)
     done = CliRunner().invoke(main, ["--out", str(tmp_path), "--policy", "none"])
     assert done.exit_code == 0, done.output
     assert "none: qemu-system-x86_64 is not there; install it" in done.output
