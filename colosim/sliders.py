@@ -47,7 +47,7 @@ def sliders(draw: Callable[..., Any], **values: Sequence[Any]) -> Sliders:
         if default not in values[name]:
             known = ", ".join(map(str, values[name]))
             raise ValueError(f"{name}: its default {default} is none of its values: {known}")
-    handle = display(draw(), display_id=True)
+    handle = display(draw(), display_id=True)  # type: ignore[no-untyped-call]
     made = Sliders([*values], _widgets(values, defaults))
 
     def again(_: object) -> None:

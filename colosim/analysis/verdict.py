@@ -28,13 +28,12 @@ _OF_CLIENTS = ("latency_mean_ms", "latency_p99_ms")
 
 def of_run(summary: pd.DataFrame, policy: str, violations: int) -> str:
     """The main numbers of one policy, ± half of their 95 % intervals; first what is broken."""
-    rows = summary[summary["n"] > 0].set_index("metric")
-    if "completion_time_s" in rows.index:
-        rows = rows.drop(index=[*_OF_CLIENTS], errors="ignore")
+    rows = {str(row["metric"]): row for row in summary[summary["n"] > 0].to_dict("records")}
+    left_out = _OF_CLIENTS if "completion_time_s" in rows else ()
     told = []
     for metric, words, unit in _TOLD:
-        if metric in rows.index and rows.at[metric, "mean"]:
-            row = rows.loc[metric]
+        row = rows.get(metric)
+        if row is not None and row["mean"] and metric not in left_out:
             half = (row["ci_high"] - row["ci_low"]) / 2
             told.append(f"{words} {plus_minus(row['mean'], half)} {unit}".rstrip())
     return _broken(violations) + f"{policy}: " + "; ".join(told or ["nothing was measured"]) + "."

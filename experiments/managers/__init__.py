@@ -141,7 +141,7 @@ def _struck(
 
 def _length_ms(quantile: float, tail: str) -> float:
     if tail == "pareto":
-        return _SHORTEST_MS * (1 - quantile) ** (-1 / PARETO_INDEX)
+        return float(_SHORTEST_MS * (1 - quantile) ** (-1 / PARETO_INDEX))
     return -math.log1p(-quantile) * BLIP_MS
 
 

@@ -116,7 +116,8 @@ def contest(table: pd.DataFrame, metric: str = METRICS[0]) -> pd.DataFrame:
     rows = rows[keeps_up.reindex(rows.index).to_numpy()]
     out: set[tuple[Any, ...]] = set()
     for cell, here in rows.groupby(level=[*CELL]):
-        of = {policy: _in_order(rows_of) for policy, rows_of in here.groupby(level="policy")}
+        by_policy = here.reset_index("policy").groupby("policy")
+        of = {str(policy): _in_order(rows_of) for policy, rows_of in by_policy}
         able = {name: of[name] for name in (*PERIODIC, *COMPARING) if name in of}
         missing = {name for name, values in able.items() if np.isnan(values).any()}
         out |= {(*cell, name) for name in {*missing, *_as_good(able)}}

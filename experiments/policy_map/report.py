@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -31,12 +32,12 @@ def _number(index: pd.Index) -> pd.Index:
     return index.astype(float)
 
 
-def _text(cell: dict[str, object]) -> str:
+def _text(cell: Mapping[Any, Any]) -> str:
     if not isinstance(cell["policy"], str):
         return _NOBODY
-    margin, confidence = float(str(cell["margin"])), float(str(cell["confidence"]))
+    margin, confidence = float(cell["margin"]), float(cell["confidence"])
     ahead = f" {margin:.0%}" if not math.isnan(margin) else ""
-    return cell["policy"] + ahead + ("" if confidence >= policy_map.SURE else " ?")
+    return str(cell["policy"]) + ahead + ("" if confidence >= policy_map.SURE else " ?")
 
 
 def border(found: pd.DataFrame) -> pd.DataFrame:

@@ -79,7 +79,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     for key, here in wide.groupby(level=KEYS, sort=False):
         _, vcpus, clients = key
         throughput = here["throughput_per_s"].to_numpy()
-        bare = wide.loc[("none", vcpus, clients), "throughput_per_s"].to_numpy()
+        bare = wide.xs(("none", vcpus, clients), level=KEYS)["throughput_per_s"].to_numpy()
         shown: dict[str, Interval] = {name: interval(here[name]) for name in METRICS}
         shown["kept"] = interval(throughput / bare)
         row: dict[str, Any] = dict(zip(KEYS, key, strict=True))

@@ -39,7 +39,7 @@ class Input(NamedTuple):
     def at(self, u: float) -> float:
         """The value at quantile u."""
         if self.is_log:
-            return self.low * (self.high / self.low) ** u
+            return float(self.low * (self.high / self.low) ** u)
         return self.low + (self.high - self.low) * u
 
 

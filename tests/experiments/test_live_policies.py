@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -36,7 +38,7 @@ def left(run, out, latency_ms):
     }
     begun = np.array([2, 3]) * 1_000_000_000
     names = ("started_ns", "stopped_ns", "cut_ns", "committed_ns", "resumed_ns", "completed_ns")
-    checkpoints = {
+    checkpoints: dict[str, Any] = {
         "checkpoint": [1, 2],
         "reason": ["timer", "mismatch"],
         **{name: begun + 5_000_000 * i for i, name in enumerate(names)},
