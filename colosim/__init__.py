@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from colosim.watching.recording import recorded_run
     from colosim.watching.widget import watch
     from colosim.sizing import size
+    from colosim.watching.recording import recorded_run
 
 __version__ = "0.1.0"
 

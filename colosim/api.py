@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import pandas as pd
 
-from colosim import holds, parallel, phases, store
+from colosim import holds, markup, parallel, phases, store
 from colosim.analysis import summary as tables
+from colosim.analysis import verdict
 from colosim.model.results import HOLD_COLUMNS, PHASE_COLUMNS, RunRecord, columns
 from colosim.progress import Looker, Progress, Watch, watcher
 from colosim.protocol import invariants
@@ -67,6 +68,8 @@ class _Outcome:
         def title(self) -> str: ...
         @property
         def fingerprint(self) -> str: ...
+        @property
+        def verdict(self) -> str: ...
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -195,9 +198,45 @@ class _Outcome:
         return f"<{type(self).__name__} of {self.title}>"
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<p><b>{escape(note)}</b></p>" for note in self.notes())
-        body = "".join(table.to_html() for table in self.readable())
-        return f"<p>{escape(self.title)}</p>{notes}{body}<p><code>{self.fingerprint}</code></p>"
+        """The verdict, what must be known of it, the main numbers, a figure; the rest is folded."""
+        whole, *differences = self.readable()
+        names = [tables.label(*each) for each in zip(*_MAIN, strict=True)]
+        main = whole.loc[[name for name in names if name in whole.index]]
+        parts = [markup.verdict(self.verdict), *map(markup.line, self.notes()), _html(main)]
+        if svg := self._figure():
+            parts.append(markup.figure(svg, f"distribution of latency, {self.title}"))
+        folded = [("All metrics", whole), *(("Paired differences", each) for each in differences)]
+        parts += [markup.more(title, _html(table)) for title, table in folded]
+        about = f"{escape(self.title)}<br><code>{self.fingerprint}</code>"
+        return "".join([*parts, f"<p><small>{about}</small></p>"])
+
+    def _figure(self) -> str:
+        """Latency, or pauses where nobody was answered, as SVG; nothing where there is neither."""
+        for table, column, draw in (
+            (self.responses, "latency_ms", self.plot_latency),
+            (self.checkpoints, "pause_ms", self.plot_pauses),
+        ):
+            measured = table.loc[table["measured"].astype(bool), column]
+            if measured.count() > len(self.records):  # one each is the end of a batch job
+                return draw()._repr_svg_()
+        return ""
+
+
+#: what a notebook shows at first: metrics, and their units
+_MAIN = (
+    (
+        *("throughput_per_s", "latency_mean_ms", "latency_p99_ms", "completion_time_s"),
+        *("pause_mean_ms", "checkpoints_per_s", "link_mbit_per_s", "longest_gap_ms"),
+    ),
+    ("1/s", "ms", "ms", "s", "ms", "1/s", "Mbit/s", "ms"),
+)
+
+
+def _html(table: pd.DataFrame) -> str:
+    rows = [
+        (str(name), *map(str, row)) for name, row in zip(table.index, table.values, strict=True)
+    ]
+    return markup.table(rows, ["", *map(str, table.columns)])
 
 
 @dataclass(eq=False, repr=False)
@@ -219,6 +258,11 @@ class Result(_Outcome):
     @property
     def title(self) -> str:
         return _title(self.scenario, [self.policy], len(self.records))
+
+    @property
+    def verdict(self) -> str:
+        """What came out, in one sentence."""
+        return verdict.of_run(self.summary, self.policy, len(self.violations))
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
@@ -311,6 +355,12 @@ class Comparison(_Outcome):
         scenario = next(iter(self.results.values())).scenario
         fewest = min(len(result.records) for result in self.results.values())
         return _title(scenario, [*self.results], fewest)
+
+    @property
+    def verdict(self) -> str:
+        """Which policy costs least, and how sure that is, in one sentence."""
+        broken = len(self.violations)
+        return verdict.of_comparison(self.summary, self.baseline, [*self.results], broken)
 
     @property
     def fingerprint(self) -> str:

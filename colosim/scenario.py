@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_ar
 import numpy as np
 from pydantic import Field, ValidationError, create_model, model_validator
 
+from colosim import markup
 from colosim.guest import Client, Guest, Hosts
 from colosim.model import delta, schedule
 from colosim.model.cost import Costs
@@ -932,6 +933,14 @@ class Scenario(Section):
             complete = table.model_construct(**asdict(self.policy_params(name)))
             mapping["policy"][name] = complete.model_dump(mode="json", by_alias=True)
         return mapping
+
+    def _repr_html_(self) -> str:
+        """What was given, and below it, folded, all else that holds."""
+        given = dict(markup.leaves(self._given()))
+        rest = [each for each in markup.leaves(self.to_mapping()) if each[0] not in given]
+        about = f"{given.pop('name', self.name)}: {given.pop('description', 'a scenario')}"
+        defaults = markup.more("defaults that hold besides", markup.table(rest))
+        return markup.verdict(about) + markup.table(given.items()) + defaults
 
     def policy_params(self, name: str) -> Any:
         """``POLICIES[name].Params``: the file's values, else the dialect's, else the policy's."""

@@ -191,6 +191,32 @@ def test_a_notebook_shows_the_summary_and_what_a_reader_must_know(compared):
     assert "flag: odd" in broken._repr_html_()
 
 
+def test_a_notebook_shows_the_verdict_first_and_a_figure_and_folds_the_rest(compared):
+    html = compared._repr_html_()
+    places = [
+        html.index(text)
+        for text in (compared.verdict, "<table>", "data:image/svg+xml", "<details>", "<code>")
+    ]
+    assert places == sorted(places)
+    assert "costs least: mean latency +" in compared.verdict
+    # what is folded is there too
+    assert html.index("Dirty pages mean") > html.index("<details>")
+    one = compared.results["colo"]
+    assert one.verdict.startswith("colo: mean latency ")
+    assert one.verdict in one._repr_html_()
+
+
+def test_a_notebook_shows_what_a_scenario_gives(compared):
+    scenario = compared.results["none"].scenario
+    shown, folded = scenario._repr_html_().split("<details>")
+    for key in ("workload.kind", "duration"):
+        assert key in shown
+    assert "cost.stop" in folded
+    assert "cost.stop" not in shown
+    odd = scenario.replace({"description": "<b> & more"})
+    assert "&lt;b&gt; &amp; more" in odd._repr_html_()
+
+
 def test_a_policy_without_a_secondary_is_compared_although_the_secondary_fails(tmp_path):
     fault = '[[fault]]\ntarget = "secondary"\nscope = "host"\nkind = "crash"\nat = "1 s"\n'
     file = write(tmp_path / "fault.toml", SCENARIO + fault)

@@ -201,7 +201,7 @@ def readable(
             "metric": [label(*each) for each in zip(shown["metric"], shown["unit"], strict=True)],
             "policy": shown["policy"],
             "text": [
-                _plus_minus(mean, (above - below) / 2)
+                plus_minus(mean, (above - below) / 2)
                 for mean, below, above in zip(shown[value], shown[low], shown[high], strict=True)
             ],
         }
@@ -211,8 +211,8 @@ def readable(
     return wide.rename_axis(index=None, columns=None)
 
 
-def _plus_minus(mean: float, half: float) -> str:
-    """Both with as many decimals as give the mean four digits."""
+def plus_minus(mean: float, half: float) -> str:
+    """Text "mean ± half", both with as many decimals as give the mean four digits."""
     size = math.floor(math.log10(abs(mean))) if mean else 0
     decimals = min(max(3 - size, 0), 6) if mean else 0
     return f"{mean:.{decimals}f}" + ("" if math.isnan(half) else f" ± {half:.{decimals}f}")

@@ -331,7 +331,7 @@ def plain(found: Sizing) -> str:
     from rich.console import Console
 
     into = StringIO()
-    show(found, Console(file=into, width=WIDTH, color_system=None))
+    show(found, Console(file=into, width=WIDTH, color_system=None, force_jupyter=False))
     return "\n".join(line.rstrip() for line in into.getvalue().splitlines()) + "\n"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from colosim import store
+from colosim import markup, store
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import Scenario, load_scenario, read_toml, validated
 from colosim.sweeps import derived, design
@@ -16,6 +16,8 @@ from colosim.sweeps.adaptive import Rule
 from colosim.sweeps.columns import COMMON, Column, column
 from colosim.sweeps.errors import SweepError
 from colosim.sweeps.file import Adaptive, Design, SweepFile
+
+_MOST_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,32 @@ class Plan:
     def __post_init__(self) -> None:
         whole = json.dumps([self.identity, store.versions()], sort_keys=True)
         object.__setattr__(self, "digest", store.fingerprint(whole)[:32])
+
+    def _repr_html_(self) -> str:
+        """How much there is to run, and over what; the base scenario is folded."""
+        runs = len(self.points) * self.base.replications
+        policies = list(dict.fromkeys(point.policy for point in self.points))
+        values: dict[str, list[str]] = {}
+        for point in self.points:
+            for name, value in point.axes.items():
+                values.setdefault(name, []).append(str(value))
+        rows = [(name, _few(list(dict.fromkeys(each)))) for name, each in values.items()]
+        counted = "" if self.rule is None else "at most about "
+        about = f"{self.name}: {len(self.points)} points, {counted}{runs} runs"
+        return "".join(
+            [
+                markup.verdict(about),
+                markup.table([("policies", ", ".join(policies)), *rows]),
+                markup.more("the scenario", self.base._repr_html_()),
+            ]
+        )
+
+
+def _few(values: Sequence[str]) -> str:
+    """The values of an axis, or their number and the ends of a long list."""
+    if len(values) <= _MOST_SHOWN:
+        return ", ".join(values)
+    return f"{len(values)} values: {values[0]}, {values[1]} ... {values[-1]}"
 
 
 def plan(source: str | Path | Mapping[str, Any], adaptive: bool = False) -> Plan:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from colosim import store
+from colosim import markup, store
 from colosim.progress import Progress, reporter
 from colosim.sweeps import schedulers
 from colosim.sweeps.adaptive import Rule, Values
@@ -46,6 +46,23 @@ class Outcome:
     wide: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+
+    def _repr_html_(self) -> str:
+        """How far it came, what failed and why, and where the dataset is."""
+        there = self.reused + self.finished
+        state = "interrupted, " if self.interrupted else ""
+        told = [f"{state}{there} of {self.points} points are there"]
+        told += [f"{len(self.failures)} failed"] if self.failures else []
+        told += [f"{self.violations} broken invariants"] if self.violations else []
+        told += [f"{self.wide} with wide intervals"] if self.wide else []
+        rows = [
+            ("run now", f"{self.finished} points, {self.runs} replications"),
+            ("were there", f"{self.reused} points"),
+            ("dataset", str(self.out)),
+        ]
+        failed = markup.more("What failed", markup.table(self.failures.items()))
+        whole = markup.verdict("; ".join(told)) + markup.table(rows)
+        return whole + (failed if self.failures else "")
 
 
 def run(

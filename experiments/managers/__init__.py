@@ -32,6 +32,9 @@ INTERVALS_MS = (50, 100, 200)
 TIMEOUTS = (1.5, 2.5, 4.5, 8.5)
 GRACES_MS = (0, 300)
 BLIP_MS = 200.0
+#: lengths of blips: exponential, or Pareto with this index and the same mean (infinite variance)
+TAILS = ("exponential", "pareto")
+PARETO_INDEX = 2.0
 BLIPS_PER_H = 6.0
 LOSSES = (0.1, 0.3)
 LOSS_TIMEOUTS = (2.5, 3.5, 4.5, 6.5)
@@ -90,11 +93,14 @@ def detection(
     chosen: Sequence[Setting] | None = None,
     seed: int = 1,
     jobs: int | None = None,
+    tail: str = TAILS[0],
 ) -> pd.DataFrame:
     """A row for each setting and run: interval_ms, timeout_ms, grace_ms, run, blip_ms (its length),
     is_false (the blip brought about a takeover), detection_ms (of a crash at the same moment).
+
+    tail: one of `TAILS`.
     """
-    pieces = [(each, run, runs, seed) for each in chosen or settings() for run in range(runs)]
+    pieces = [(each, run, runs, seed, tail) for each in chosen or settings() for run in range(runs)]
     found = parallel.run(_detect, pieces, jobs, what="detection")
     rows = sorted(found)
     columns = [*Setting._fields, "run", "blip_ms", "is_false", "detection_ms"]
@@ -102,14 +108,14 @@ def detection(
 
 
 def _detect(
-    setting: Setting, run: int, runs: int, seed: int
+    setting: Setting, run: int, runs: int, seed: int, tail: str
 ) -> tuple[Setting, int, float, bool, float]:
     streams = Streams(seed, run)
     # the same moments and lengths whatever the setting; of the lengths one from each of `runs`
     # equally likely parts, so that few runs have the tail that they should have
     at_ns = round((_STRUCK_MS + 200 * streams.uniform("strike").at(0)) * _MS)
     quantile = (run + streams.uniform("length").at(0)) / runs
-    blip_ns = max(1, round(-math.log1p(-quantile) * BLIP_MS * _MS))
+    blip_ns = max(1, round(_length_ms(quantile, tail) * _MS))
     patience_ns = round(setting.silence_ms * _MS) + 500 * _MS
     blip = {"target": "link", "kind": "cut", "duration": TIME.format(blip_ns)}
     record, _ = _struck(setting, blip, at_ns, blip_ns + patience_ns, seed, run)
@@ -131,6 +137,22 @@ def _struck(
     asked: list[int] = []
     scenario = base("remus", changes)
     return run_replication(scenario, "remus", seed, run, [_when_asked(asked)]), asked
+
+
+def _length_ms(quantile: float, tail: str) -> float:
+    if tail == "pareto":
+        return float(_SHORTEST_MS * (1 - quantile) ** (-1 / PARETO_INDEX))
+    return -math.log1p(-quantile) * BLIP_MS
+
+
+_SHORTEST_MS = BLIP_MS * (PARETO_INDEX - 1) / PARETO_INDEX
+
+
+def _longer(than_ms: float, tail: str) -> float:
+    """The chance that a blip is longer."""
+    if tail == "pareto":
+        return min(1.0, (_SHORTEST_MS / than_ms) ** PARETO_INDEX) if than_ms > 0 else 1.0
+    return math.exp(-than_ms / BLIP_MS)
 
 
 def curve(table: pd.DataFrame) -> pd.DataFrame:
@@ -175,14 +197,16 @@ def wilson(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def foreseen_per_h(silence_ms: float, interval_ms: float) -> tuple[float, float]:
+def foreseen_per_h(
+    silence_ms: float, interval_ms: float, tail: str = TAILS[0]
+) -> tuple[float, float]:
     """False failovers an hour, by hand: a blip longer than what is left of the silence allowed.
 
     At the moment of the blip up to an interval of it has passed.  Low: none of it; high: all.
     """
     return (
-        BLIPS_PER_H * math.exp(-silence_ms / BLIP_MS),
-        BLIPS_PER_H * math.exp(-max(silence_ms - interval_ms, 0) / BLIP_MS),
+        BLIPS_PER_H * _longer(silence_ms, tail),
+        BLIPS_PER_H * _longer(max(silence_ms - interval_ms, 0), tail),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -60,6 +61,26 @@ def test_the_curve_has_intervals_and_lies_between_what_is_worked_out(detected):
         assert high >= here["false_low"].item()
 
 
+def test_blips_of_a_heavy_tail_have_the_same_mean_and_longer_time_outs_buy_less(detected):
+    heavy = managers.detection(40, (SHORT, LONG), jobs=1, tail="pareto")
+    quantiles = (np.arange(100_000) + 0.5) / 100_000
+    for tail in managers.TAILS:
+        lengths = [managers._length_ms(each, tail) for each in quantiles]
+        assert np.mean(lengths) == pytest.approx(managers.BLIP_MS, rel=0.01)
+    for setting, here in managers.by_setting(managers.curve(heavy)):
+        low, high = managers.foreseen_per_h(setting.silence_ms, setting.interval_ms, "pareto")
+        assert low <= here["false_high"].item()
+        assert high >= here["false_low"].item()
+    ratios = [
+        managers.foreseen_per_h(LONG.silence_ms, 100, tail)[0]
+        / managers.foreseen_per_h(SHORT.silence_ms, 100, tail)[0]
+        for tail in managers.TAILS
+    ]
+    assert ratios[1] < ratios[0]
+    far = [managers.foreseen_per_h(1_500, 100, tail)[1] for tail in managers.TAILS]
+    assert far[1] > 5 * far[0]
+
+
 def test_losses_in_a_row_are_as_rare_as_they_should_be():
     table = managers.losses(8, 60, (0.3,), (2.5, 3.5), jobs=1)
     assert (table["low"] < table["foreseen_per_h"]).all()
@@ -96,7 +117,8 @@ def test_fences_that_fail(arbitrated):
 
 def test_the_figures_show_everything(detected, arbitrated):
     losses = managers.losses(1, 10, (0.3,), (1.5,), jobs=1)
-    chart = figures.draw_detection(managers.curve(detected), losses)
+    curve = managers.curve(detected)
+    chart = figures.draw_detection(curve, losses, curve[curve["grace_ms"] == 0])
     assert len(chart.axes) == 3
     table = managers.table_of(arbitrated)
     first, second = figures.draw_arbiters(table).axes
@@ -109,6 +131,6 @@ def test_command(tmp_path):
     result = CliRunner().invoke(main, ["--quick", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("detection.csv", "losses.csv", "arbiters.csv"),
+        *("detection.csv", "detection-pareto.csv", "losses.csv", "arbiters.csv"),
         *("detection.svg", "detection.png", "arbiters.svg", "arbiters.png"),
     }

@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # What does protection cost a web server?
+# # A tour: what does protection cost a web server?
 #
 # A virtual machine survives the loss of its host if a second one follows it closely. Two ways:
 #
@@ -22,38 +22,33 @@
 #
 # Here both protect *redis* and *nginx*. How many pages a guest dirties is not a formula but was
 # measured on real guests; the protocol that runs is colosim's own core, under a simulated clock.
-#
-# Run it with Jupyter in the folder `notebooks` (about a minute). The full comparison, with figures
-# in files, is `python -m experiments.webserver`.
+# All of it runs in about ten seconds. The full comparison is `python -m experiments.webserver`.
 
 # %%
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 from IPython.display import display
 
 import colosim
+from colosim.analysis.plots import policy_map
 from colosim.model.memory import MeasuredCurve
+from colosim.sliders import sliders
 
 SCENARIOS = Path("../experiments/webserver")
-REPLICATIONS = 4  # more give narrower intervals
-COLUMNS = [
-    "Latency mean (ms)",
-    "Latency p99 (ms)",
-    "Pause mean (ms)",
-    "Checkpoints (1/s)",
-    "Link (Mbit/s)",
-    "Throughput (1/s)",
-]
+REPLICATIONS = 3  # more give narrower intervals
+COLUMNS = ["Latency mean (ms)", "Latency p99 (ms)", "Pause mean (ms)", "Checkpoints (1/s)"]
 
 # %% [markdown]
 # ## The workload
 #
 # A scenario is a file. Every quantity carries its unit, and a mistake is told in one line.
+# `fidelity = "epoch"` computes requests in arrays: the same numbers, about a hundred times as fast.
 
 # %%
-redis = colosim.load_scenario(SCENARIOS / "redis.toml")
-print((SCENARIOS / "redis.toml").read_text())
+redis = colosim.load_scenario(SCENARIOS / "redis.toml").replace({"fidelity": "epoch"})
+display(redis)
 
 # %%
 try:
@@ -81,20 +76,11 @@ display(
 #
 # `compare` runs every policy with the same random draws: the same requests arrive at the same
 # moments and need the same work. So differences between policies are not luck, and their intervals
-# (second table) are narrow.
+# (folded, below the figure) are narrow. A result shows its verdict first.
 
 # %%
 comparison = colosim.compare(redis, ["none", "remus", "colo"], replications=REPLICATIONS)
 display(comparison)
-
-# %% [markdown]
-# Half of all responses, nine out of ten, the slowest: the whole distribution says more than a mean.
-# Remus delays everything by about the same; COLO delays only those who meet a checkpoint, but those
-# for as long as the guest stands still.
-
-# %%
-display(comparison.plot_latency())
-display(comparison.plot_metrics("latency_mean_ms", "pause_mean_ms", "link_mbit_per_s"))
 
 # %% [markdown]
 # When the guest stands still, and when its output is not safe yet:
@@ -114,7 +100,7 @@ display(comparison.plot_timeline())
 # %%
 def one_row(result):
     """The main numbers of a result, as mean ± half of a 95 % interval, and its flags."""
-    texts = result.readable()[0][result.policy].reindex(COLUMNS, fill_value="–")
+    texts = result.readable()[0][result.policy].reindex([*COLUMNS, "Link (Mbit/s)"], fill_value="–")
     return texts.to_dict() | {"flags": ", ".join(result.flags)}
 
 
@@ -136,55 +122,26 @@ display(pd.DataFrame(rows).T)
 # ## COLO: everything hinges on how often the guests differ
 #
 # The chance that a response differs is a property of the service: a clock, a random number, the
-# order of threads. Note the column `flags`: where the guests seldom differ, an epoch lasts longer
-# than the 1.6 s that the curve was measured for, and the result is marked as extrapolated.
+# order of threads. Move the sliders: how often responses differ, and when COLO checkpoints at the
+# latest although none did. Flags say what a reader must know: where the guests seldom differ, an
+# epoch lasts longer than the 1.6 s that the curve was measured for, and is extrapolated.
+
 
 # %%
-rows = {}
-for probability in (1e-4, 1e-3, 1e-2):
-    changed = redis.replace({"divergence.probability": probability})
-    rows[f"p = {probability:g}"] = one_row(
-        colosim.simulate(changed, "colo", replications=REPLICATIONS)
+def latency(differs=0.001, at_the_latest="1500 ms"):
+    """Latency of no protection and COLO, one replication."""
+    changed = redis.replace(
+        {"divergence.probability": differs, "policy.colo.checkpoint_delay": at_the_latest}
     )
-within = redis.replace({"divergence.probability": 1e-4, "policy.colo.checkpoint_delay": "1.5 s"})
-rows["p = 0.0001, at the latest after 1.5 s"] = one_row(
-    colosim.simulate(within, "colo", replications=REPLICATIONS)
+    compared = colosim.compare(changed, ["none", "colo"], replications=1, jobs=1)
+    return compared.plot_latency()
+
+
+sliders(
+    latency,
+    differs=[1e-5, 1e-4, 1e-3, 1e-2, 1e-1],
+    at_the_latest=["250 ms", "500 ms", "1500 ms", "5 s"],
 )
-display(pd.DataFrame(rows).T)
-
-# %% [markdown]
-# ## Throughput: clients that wait
-#
-# So far requests came whether or not the last one was answered. Clients that wait for their
-# response and then ask again feel latency as throughput: under Remus each gets one response an
-# interval, however fast the server is. With enough of them the server is busy anyway.
-#
-# Their load is not the one that was measured, so colosim wants to know how many further pages a
-# further request dirties. The late slope of the curve is one answer: too low for short epochs.
-
-# %%
-curve = curves["redis"]
-before_ns, last_ns = (point.exposure_ns for point in curve.points[-2:])
-pages = curve.mean(last_ns, 0) - curve.mean(before_ns, 0)
-further = pages / (curve.load_per_s * (last_ns - before_ns) / 1e9)
-print(f"{further:.3f} pages per further request")
-rows = {}
-for clients in (8, 256):
-    closed = {
-        "duration": "6 s",
-        "warm_up": "1 s",
-        "workload.load": "closed",
-        "workload.rate": None,
-        "workload.clients": clients,
-        "workload.think_time": "0 s",
-        "memory.pages_per_request": further,
-    }
-    for name, scenario in {"none": redis, "remus": remus, "colo": redis}.items():
-        changed = scenario.replace({"policy.name": name, **closed})
-        rows[f"{clients} clients, {name}"] = one_row(
-            colosim.simulate(changed, replications=REPLICATIONS)
-        )
-display(pd.DataFrame(rows).T)
 
 # %% [markdown]
 # ## Another service
@@ -192,17 +149,52 @@ display(pd.DataFrame(rows).T)
 # nginx dirties hardly more pages in a second than in a hundredth of one. That is good for COLO,
 # whose long epochs stay cheap, and bad for Remus, whose short ones do not get cheaper. But COLO's
 # secondary sends its responses for comparison, and nginx's are large: see `Link` against
-# `Replication`.
+# `Replication`, among all metrics.
 
 # %%
-nginx = colosim.load_scenario(SCENARIOS / "nginx.toml")
+nginx = colosim.load_scenario(SCENARIOS / "nginx.toml").replace({"fidelity": "epoch"})
 display(colosim.compare(nginx, ["none", "remus", "colo"], replications=REPLICATIONS))
 
 # %% [markdown]
-# ## Your own question
+# ## Many at once
 #
+# A sweep is a grid over any fields. Its table is tidy, and the map says who wins where and how sure
+# that is. `colosim sweep` does the same on all cores, into a directory that it can resume.
+
+# %%
+grid = {
+    "scenario": redis.replace({"duration": "6 s", "warm_up": "1 s"}),
+    "policies": ["remus", "colo"],
+    "replications": 4,
+    "axes": {
+        "divergence.probability": [0.0001, 0.003, 0.1],
+        "link.bandwidth": ["100 Mbit/s", "1 Gbit/s", "10 Gbit/s"],
+    },
+}
+table = colosim.sweep(grid, jobs=1)
+display(policy_map(table, "divergence.probability", "link.bandwidth_bps"))
+
+# %% [markdown]
+# ## What is kept
+#
+# `out` keeps a run: parameters, seed, tables, summary, and the trace of everything that the
+# protocol's nodes saw and did. `replay` feeds the same events to new nodes: they must act alike.
+
+# %%
+with TemporaryDirectory() as directory:
+    kept = Path(directory, "run")
+    short = redis.replace({"duration": "2 s", "warm_up": "500 ms", "fidelity": "response"})
+    colosim.simulate(short, replications=1, out=kept)
+    print(*sorted(path.name for path in kept.iterdir()))
+    for replayed in colosim.replay(kept):
+        print(f"{replayed.lines} lines, {len(replayed.differences)} actions differ")
+
+# %% [markdown]
+# ## Where to go on
+#
+# * [Why COLO beats Remus for some services and not for others](colo_or_remus.ipynb)
+# * [Anatomy of a checkpoint](checkpoint.ipynb), [a failover, step by step](failover.ipynb),
+#   [a live run](live_run.ipynb)
+# * [What protection would cost my service](sizing.ipynb)
 # * Another workload: measure how many pages it dirties (columns as in
 #   `colosim/data/dirty-pages-measured.csv`), and name that file in `[memory]`.
-# * A slower link, a slower save: `redis.replace({"link.bandwidth": "100 Mbit/s"})`.
-# * What happens when a host dies: `experiments/scenarios/failover.toml`.
-# * A grid over many fields, on all cores: `colosim sweep`.
