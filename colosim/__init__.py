@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from colosim.pcap import compare_pcap
     from colosim.reporting import report
     from colosim.scenario import Scenario, ScenarioError, load_scenario
+    from colosim.sizing import size
     from colosim.timelines import export
     from colosim.watching.recording import recorded_run
     from colosim.watching.widget import watch
-    from colosim.sizing import size
-    from colosim.watching.recording import recorded_run
 
 __version__ = "0.1.0"
 
