@@ -88,7 +88,7 @@ def test_killed_once_and_resumed(tmp_path):
 @pytest.mark.campaign
 @pytest.mark.parametrize("rule", ["", "\n[adaptive]\nrelative = 0.05\nmost = 40\n"])
 def test_killed_ten_times_and_resumed(tmp_path, rule):
-    text = SWEEP.replace("steps = 12", "steps = 40").replace("= 6", "= 12") + rule
+    text = SWEEP.replace("steps = 12", "steps = 24") + rule
     killed_and_resumed(tmp_path, text, 10, ["--jobs", "2"])
 
 
