@@ -38,10 +38,6 @@ class Traffic:
     def median_ns(self) -> float:
         return float(np.median(self.took_ns)) if self.took_ns else 0.0
 
-    @property
-    def mean_ns(self) -> float:
-        return float(np.mean(self.took_ns)) if self.took_ns else 0.0
-
 
 @dataclass(slots=True)
 class _Talk:
