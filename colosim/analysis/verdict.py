@@ -44,9 +44,10 @@ def of_comparison(
 ) -> str:
     """Which policy costs least, by how much, and whether its interval leaves out the next one.
 
-    By paired differences from the baseline, if that is "none"; else by means.
+    By paired differences from the baseline, if that is "none" and was run; else by means.
     """
     found = _broken(violations)
+    baseline = "" if summary["diff"].isna().all() else baseline
     protecting = [policy for policy in policies if policy != "none"]
     for metric, words, unit in _CRITERIA:
         rows = summary[(summary["metric"] == metric) & summary["n"].gt(0)].set_index("policy")

@@ -42,6 +42,12 @@ def test_another_baseline_is_told_by_means():
     assert text == "colo costs least: mean latency 5.000 ± 0.500 ms; remus 30.00 ± 0.50 ms."
 
 
+def test_a_baseline_that_was_not_run_leaves_means():
+    summary = summary_of(LATENCY[1:]).assign(diff=float("nan"))
+    text = verdict.of_comparison(summary, "none", POLICIES[1:], 0)
+    assert text == "colo costs least: mean latency 5.000 ± 0.500 ms; remus 30.00 ± 0.50 ms."
+
+
 def test_what_is_broken_comes_first():
     assert verdict.of_comparison(summary_of(LATENCY), "none", POLICIES, 2).startswith("2 broken")
     assert verdict.of_run(summary_of(LATENCY[2:]), "colo", 1).startswith("1 broken")
