@@ -220,7 +220,7 @@ class Node:
     @property
     def manager_state(self) -> str | None:
         """The manager's current state; None where the dialect knows no failover."""
-        return None if self._manager is None else self._manager.state.value
+        return None if self.manager is None else self.manager.state.value
 
     @property
     def gave_up(self) -> bool:

@@ -28,9 +28,8 @@ import pandas as pd
 from scipy.special import stdtr
 from scipy.stats import qmc
 
-from colosim import api, parallel, store
+from colosim import api, parallel, store, tomltext
 from colosim.analysis.stats import interval, paired
-from colosim.calibration import text
 from colosim.calibration.divergence import exact_interval
 from colosim.progress import Progress
 from colosim.protocol.policies import POLICIES
@@ -811,4 +810,4 @@ def scenario_text(found: Sizing, curve_file: str | None) -> str:
         *found.sources,
         f"Chosen: {found.choice}. Go on with: colosim compare FILE --policies none,remus,colo",
     ]
-    return text.toml(mapping, notes, head)
+    return tomltext.toml(mapping, notes, head)
