@@ -792,7 +792,7 @@ def scenario_text(found: Sizing, curve_file: str | None) -> str:
     choice = found.candidates[found.choice]
     scenario = found.scenario.replace(choice.changes)
     tables = ("cost", "memory", "workload", "link", "divergence")
-    mapping = copy.deepcopy(text.compact(scenario, tables))
+    mapping = copy.deepcopy(compact(scenario, tables))
     if curve_file is not None:
         mapping["memory"]["file"] = curve_file
     notes = {
