@@ -36,7 +36,7 @@ class Clock:
     def now_ns(self) -> int:
         return self.env._now  # type: ignore[return-value]  # every delay is an int
 
-    def after(self, delay_ns: int, call: Callable[[Any], None], argument: Any = None) -> Planned:
+    def after(self, delay_ns: int, call: Callable[[Any], object], argument: Any = None) -> Planned:
         """Call ``call(argument)`` in ``delay_ns``; equal times keep the order of asking."""
         planned = Timeout(self.env, delay_ns, (call, argument))
         planned.callbacks.append(_call)
@@ -77,6 +77,7 @@ class Clock:
         """End `run` now."""
         if not self._end.triggered:
             self._end.succeed()
+            self.events += 1  # planned like any other: whoever looks ahead must see it
 
     def run(self, until_ns: int) -> None:
         """Run to ``until_ns``, that moment excluded, or until `stop`."""

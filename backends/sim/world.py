@@ -499,13 +499,10 @@ class SimWorld:
         if host.id == self._owner:  # whoever lost the clients without noticing holds nobody's back
             self.network.pause()
         delay_ns = self._cost_ns(host, "quiesce", self._costs.quiesce_ns)
-        if not delay_ns:  # it is as good as a wake-up call: whatever follows asks for the next one
-            host.wake_ns = self.now_ns()
         self.clock.after(delay_ns, self._quiesced, (host, action.op, cause))
 
     def _quiesced(self, asked: tuple[Host, int, Cause]) -> None:
         host, op, cause = asked
-        host.wake_ns = None
         if self._straight is None or not self._straight(host, op):
             self.tell(host.id, t.Done(op), cause)
 

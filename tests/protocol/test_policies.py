@@ -594,9 +594,9 @@ def test_a_policy_looks_at_no_signal_but_those_that_it_says(name):
         t.Committed: t.Committed(2, 9),
         t.Protected: t.Protected(),
     }
-    for kind, signal in examples.items():
+    for kind, example in examples.items():
         if kind not in cls.hears:
-            assert policy.signal(signal, 10**12) is None
+            assert policy.signal(example, 10**12) is None
             assert repr(deep(policy)) == before, kind
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,7 +53,7 @@ class ByTheClock:
     def _send(self, sizes: tuple[int, ...]) -> None:
         for i, size in enumerate(sizes):
             last = i == len(sizes) - 1
-            arrived = self._arrived if last else partial(int)
+            arrived = self._arrived if last else _nothing
             self.out.send(STATE, size, arrived, self._left if last else None)
 
     def _left(self) -> None:
@@ -63,6 +62,10 @@ class ByTheClock:
     def _arrived(self) -> None:
         self.seen.crossings.append((self._left_ns, self.clock.now_ns()))
         self._next()
+
+
+def _nothing() -> None:
+    pass
 
 
 @given(st.lists(st.tuples(GAPS_NS, SIZES), min_size=1, max_size=8), st.integers(0, 200_000))
