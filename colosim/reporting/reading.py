@@ -77,7 +77,8 @@ class Runs:
 
     def table(self, name: str) -> pd.DataFrame:
         """That table of all runs, one below the other; empty if none has it."""
-        parts = [run.tables[name] for run in self.runs if len(run.tables.get(name, ()))]
+        there = [run.tables[name] for run in self.runs if name in run.tables]
+        parts = [table for table in there if len(table)] or there[:1]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

@@ -125,7 +125,7 @@ def test_the_scenario_in_a_report_is_one_that_runs_to_the_same_numbers(results, 
 
 def test_names_that_are_markup_stay_text(tmp_path):
     name = "<script>alert(1)</script>"
-    scenario = Scenario.from_mapping({**SMALL, "name": name, "replications": 1})
+    scenario = Scenario.from_mapping({**SMALL, "description": name, "replications": 1})
     result = colosim.simulate(scenario, progress=quiet, jobs=1)
     text = result.report(tmp_path / "report.html").read_text("utf-8")
     assert name not in text
