@@ -53,7 +53,7 @@ class Run:
     @property
     def scenario(self) -> Mapping[str, Any]:
         """As in a scenario file."""
-        return self.manifest["scenario"]
+        return dict(self.manifest["scenario"])
 
     @cached_property
     def recording(self) -> Recording | None:
@@ -77,7 +77,8 @@ class Runs:
 
     def table(self, name: str) -> pd.DataFrame:
         """That table of all runs, one below the other; empty if none has it."""
-        parts = [run.tables[name] for run in self.runs if len(run.tables.get(name, ()))]
+        there = [run.tables[name] for run in self.runs if name in run.tables]
+        parts = [table for table in there if len(table)] or there[:1]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -172,7 +173,7 @@ def _sweep(place: Path, manifest: dict[str, Any]) -> Sweep:
         raise store.StoreError(f"{place}: cannot be read: {error}") from None
     if table.empty:
         raise store.StoreError(f"{place}: no point of this sweep is finished yet")
-    axes = [name for name in table if name not in _NO_AXES]
+    axes = [str(name) for name in table if name not in _NO_AXES]
     return Sweep(manifest, table, axes, place)
 
 

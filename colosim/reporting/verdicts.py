@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 from scipy.special import betaincinv
@@ -133,7 +133,7 @@ def _compared(runs: Runs) -> Iterator[str]:
     fault = any(each.tried for each in tried.values())
     metrics = _until_fault(runs) if fault else runs.table("metrics")
     summary = _with_differences(metrics, baseline) if fault else runs.summary
-    rows = summary.set_index(["policy", "metric"])
+    rows = _rows(summary)
     parts = []
     for policy, found in tried.items():
         if policy == baseline:
@@ -193,14 +193,21 @@ def _with_differences(metrics: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return found.merge(differences(metrics, baseline), "left", ["policy", "metric"])
 
 
+_Rows = Mapping[tuple[str, str], Mapping[Any, Any]]
+
+
+def _rows(summary: pd.DataFrame) -> _Rows:
+    return {(row["policy"], row["metric"]): row for row in summary.to_dict("records")}
+
+
 def _who(policy: str) -> str:
     return "the unprotected guest" if policy == "none" else policy
 
 
-def _relative(rows: pd.DataFrame, policy: str, baseline: str, metric: str) -> str:
-    if (policy, metric) not in rows.index or (baseline, metric) not in rows.index:
+def _relative(rows: _Rows, policy: str, baseline: str, metric: str) -> str:
+    if (policy, metric) not in rows or (baseline, metric) not in rows:
         return ""
-    row, base = rows.loc[(policy, metric)], float(rows.loc[(baseline, metric), "mean"])
+    row, base = rows[policy, metric], float(rows[baseline, metric]["mean"])
     values = [
         float(row[name]) / base if base else math.nan for name in ("diff", "diff_low", "diff_high")
     ]
@@ -225,12 +232,10 @@ def _relative(rows: pd.DataFrame, policy: str, baseline: str, metric: str) -> st
     return f"takes {percent(mean)} longer to finish ({percent(low)} to {percent(high)})"
 
 
-def _absolute(rows: pd.DataFrame, policy: str, metric: str) -> str:
-    if (policy, metric) not in rows.index:
+def _absolute(rows: _Rows, policy: str, metric: str) -> str:
+    if (policy, metric) not in rows:
         return ""
-    mean, low, high = (
-        float(rows.loc[(policy, metric), x]) for x in ("diff", "diff_low", "diff_high")
-    )
+    mean, low, high = (float(rows[policy, metric][x]) for x in ("diff", "diff_low", "diff_high"))
     if math.isnan(mean):
         return ""
     if math.isnan(low):

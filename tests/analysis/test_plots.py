@@ -3,12 +3,14 @@
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.container import BarContainer
 
-from colosim.analysis import plots, summary
+from colosim.analysis import pages, plots, summary
 
 
 @pytest.fixture
@@ -123,3 +125,93 @@ def test_no_global_state_is_touched():
         "assert 'matplotlib.pyplot' not in sys.modules; assert before == dict(matplotlib.rcParams)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --------------------------------------------------------------------------------------------
+# Service, pages, holds, states
+
+
+def test_throughput_counts_answers_and_marks_faults(make_record):
+    record = make_record("colo", events=[
+        {"at_ns": 250_000_000, "node": "primary", "what": "fault", "detail": "host crash"}
+    ])  # fmt: skip
+    chart: Any = plots.throughput(
+        summary.responses_table([record]), summary.events_table([record]), bin_s=0.1
+    )
+    [axes] = chart.axes
+    [steps] = axes.patches
+    values, edges, _ = steps.get_data()
+    assert list(values) == [10.0, 0.0, 10.0]  # answers at 60 and 210 ms
+    np.testing.assert_allclose(edges, [0, 0.1, 0.2, 0.3])
+    [mark] = axes.get_lines()
+    assert mark.get_xdata()[0] == 0.25
+    assert [text.get_text() for text in chart.legends[0].get_texts()] == ["fault"]
+
+
+def test_dirty_pages_have_a_fit_that_finds_the_curve_and_says_how_well():
+    rng = np.random.default_rng(3)
+    exposure = np.geomspace(10, 1000, 60)
+    true = 800 * -np.expm1(-5 * exposure / 800)
+    seen = pd.DataFrame({"exposure_ms": exposure, "pages": true + rng.normal(0, 8, 60)})
+    fit = pages.fitted_curve(seen)
+    assert fit is not None
+    expected = 800 * -np.expm1(-5 * fit["exposure_ms"] / 800)
+    assert (abs(fit["pages"] - expected) < 15).all()
+    assert (fit["low"] <= fit["pages"]).mean() > 0.9
+    assert (fit["high"] >= fit["pages"]).mean() > 0.9
+    chart: Any = plots.dirty_pages(seen, {"fit": fit})
+    assert "(ms)" in chart.axes[0].get_xlabel()
+    assert pages.fitted_curve(seen[:5]) is None
+    assert pages.fitted_curve(seen.assign(exposure_ms=100.0)) is None
+
+
+def test_frames_are_counted_in_the_distribution_of_holds():
+    holds = pd.DataFrame(
+        {
+            "policy": "colo",
+            "replication": 0,
+            "how": "match",
+            "measured": True,
+            "hold_ms": [0.0, 1.0, 10.0],
+            "frames": [2, 1, 1],
+        }
+    )
+    chart: Any = plots.hold_cdf(holds)
+    [line] = chart.axes[0].get_lines()
+    x, y = line.get_data()
+    np.testing.assert_allclose(np.interp([0.99, 5, 10.1], x, y), [0.5, 0.75, 1.0], atol=0.01)
+
+
+VISITS = pd.DataFrame(
+    [
+        ("primary", 1, "checkpointer", "run", 0, 10e6),
+        ("primary", 1, "checkpointer", "stop", 10e6, 12e6),
+        ("primary", 1, "checkpointer", "send", 12e6, 20e6),
+        ("primary", 1, "checkpointer", "resume", 20e6, 21e6),
+        ("primary", 1, "checkpointer", "run", 21e6, np.nan),
+        ("secondary", 1, "manager", "watch", 0, np.nan),
+    ],
+    columns=["node", "pair", "part", "state", "start_ns", "end_ns"],
+)
+
+
+def test_both_sides_shows_a_checkpoint_and_while_what_the_guest_stands():
+    chart: Any = plots.both_sides(VISITS)
+    [axes] = chart.axes
+    assert axes.get_xlabel().startswith("Time (ms")
+    stands = axes.collections[-1].get_paths()[0].get_extents()
+    low, high = axes.get_xlim()
+    assert stands.x1 - stands.x0 == pytest.approx(9.0)  # 12 to 21 ms
+    assert low <= stands.x0 < stands.x1 <= high
+    assert "send" in [text.get_text() for text in axes.texts]
+
+
+def test_the_diagram_has_every_state_with_its_visits_and_every_way_with_its_count(tmp_path):
+    chart: Any = plots.state_diagram(VISITS)
+    left, right = chart.axes
+    texts = [text.get_text() for text in left.texts]
+    assert "run\n2 × 10 ms" in texts
+    assert "stop\n1 × 2 ms" in texts
+    assert texts.count("1") == 4  # run, stop, send, resume, run
+    assert [text.get_text() for text in right.texts] == ["watch\n1 × to the end"]
+    assert all(path.stat().st_size for path in chart.save(tmp_path / "states"))

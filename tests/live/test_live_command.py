@@ -81,6 +81,12 @@ def test_a_live_run_is_kept_and_replays(tmp_path):
     replayed = colosim("replay", tmp_path / "run")
     assert replayed.returncode == 0
     assert "same decisions, no invariant broken" in replayed.stdout
+    page = colosim("report", tmp_path / "run", "--out", tmp_path / "live.html")
+    assert page.returncode == 0, page.stderr
+    assert "both sides of the pair" in (tmp_path / "live.html").read_text()
+    timeline = colosim("export", "--perfetto", tmp_path / "run", "--out", tmp_path / "live.trace")
+    assert timeline.returncode == 0, timeline.stderr
+    assert (tmp_path / "live.trace").stat().st_size
 
 
 @needs_qemu

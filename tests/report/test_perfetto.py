@@ -38,7 +38,7 @@ class Opened:
                 self._track(packet.track_descriptor)
             else:
                 events.append((packet.timestamp, packet.track_event))
-        stacks = defaultdict(list)
+        stacks: dict[int, list] = defaultdict(list)
         for at_ns, event in sorted(events, key=lambda each: each[0]):
             self._event(at_ns, event, stacks[event.track_uuid])
         assert not any(stacks.values())  # every slice is ended
@@ -135,7 +135,7 @@ def test_the_fault_the_takeover_and_what_was_held_are_there(opened):
 
 def test_flows_go_from_the_sender_over_the_link_to_the_receiver(opened):
     assert opened.flows
-    ways = Counter()
+    ways: Counter = Counter()
     for steps in opened.flows.values():
         hosts = [track.split("/")[0] for _, track in sorted(steps, key=lambda each: each[0])]
         ways[tuple(hosts)] += len(hosts) == 3

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,10 @@ from tests.report.conftest import SMALL, quiet
 
 
 def test_costs_are_the_paired_differences_of_the_comparison(results):
-    runs = read(results / "whole")
+    runs: Any = read(results / "whole")
     first, *rest = v.of_runs(runs)
     rows = runs.summary.set_index(["policy", "metric"])
-    row = rows.loc[("colo", "latency_p99_ms")]
+    row: Any = rows.loc[("colo", "latency_p99_ms")]
     low, high = (v.number(row[name]) for name in ("diff_low", "diff_high"))
     assert f"({low} to {high} ms)" in first
     assert "No fault was injected, so survival was not tried." in rest
@@ -32,7 +33,7 @@ def test_costs_are_the_paired_differences_of_the_comparison(results):
 
 
 def test_with_a_fault_costs_are_those_until_it_and_survival_has_an_interval(results):
-    runs = read(results / "struck")
+    runs: Any = read(results / "struck")
     first, *rest = v.of_runs(runs)
     assert "the unprotected guest did not survive 3 of 3 times" in first
     assert first.count("survived 3 of 3 times") == 2
@@ -61,7 +62,8 @@ def test_numbers_have_three_digits_that_count(value, text):
 
 
 def test_of_a_sweep_it_says_who_wins_where(results):
-    [said] = v.of_sweep(read(results / "sweep"))
+    sweep: Any = read(results / "sweep")
+    [said] = v.of_sweep(sweep)
     counts = [int(each) for each in re.findall(r"in (\d+) \(", said)]
     assert sum(counts) == 4
     assert said.startswith("Of 4 combinations, the lowest p99 latency has ")
@@ -125,7 +127,7 @@ def test_the_scenario_in_a_report_is_one_that_runs_to_the_same_numbers(results, 
 
 def test_names_that_are_markup_stay_text(tmp_path):
     name = "<script>alert(1)</script>"
-    scenario = Scenario.from_mapping({**SMALL, "name": name, "replications": 1})
+    scenario = Scenario.from_mapping({**SMALL, "description": name, "replications": 1})
     result = colosim.simulate(scenario, progress=quiet, jobs=1)
     text = result.report(tmp_path / "report.html").read_text("utf-8")
     assert name not in text

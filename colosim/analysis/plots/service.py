@@ -40,9 +40,9 @@ def throughput(
     policies = [str(policy) for policy in pd.unique(responses["policy"])]
     chart = Chart(figsize=(7.0, 0.9 + 1.7 * max(1, len(policies))))
     panels = np.ravel(chart.subplots(max(1, len(policies)), 1, sharex=True, sharey=True))
-    last_s = answered["released_ns"].max() / 1e9 if len(answered) else 1.0
+    last_s = _last_s(responses, events)
     width_s = bin_s or _nice(last_s / _BINS)
-    edges = np.arange(0, max(last_s, width_s) + width_s / 2, width_s)  # whole bins only
+    edges = width_s * np.arange(max(1, round(last_s / width_s)) + 1)
     looks = look_of(policies)
     seen: set[str] = set()
     for axes, policy in zip(panels, policies, strict=False):
@@ -71,6 +71,14 @@ def throughput(
             ncols=len(seen),
         )
     return chart
+
+
+def _last_s(responses: pd.DataFrame, events: pd.DataFrame | None) -> float:
+    """When the last thing happened: where nobody is answered any more, requests are still sent."""
+    times = [responses["released_ns"].max(), responses["arrival_ns"].max()]
+    if events is not None:
+        times.append(events.loc[events["what"].isin(list(_MARKED)), "at_ns"].max())
+    return max((float(at_ns) / 1e9 for at_ns in times if at_ns > 0), default=1.0)
 
 
 def _marks(axes: Axes, events: pd.DataFrame) -> set[str]:
