@@ -580,7 +580,7 @@ def test_a_policy_looks_at_no_signal_but_those_that_it_says(name):
     for signal in (t.Protected(), t.CheckpointStarted(1, "interval"), t.Cut(1), t.Committed(1, 9)):
         policy.signal(signal, 5)
     before = repr(deep(policy))
-    examples = {
+    examples: dict[type, t.Signal] = {
         t.Loaded: t.Loaded(1),
         t.Resumed: t.Resumed(1),
         t.Completed: t.Completed(1),
