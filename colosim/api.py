@@ -22,7 +22,6 @@ import pandas as pd
 
 from colosim import holds, markup, parallel, phases, store
 from colosim.analysis import summary as tables
-from colosim.analysis import verdict
 from colosim.model.results import HOLD_COLUMNS, PHASE_COLUMNS, RunRecord, columns
 from colosim.progress import Looker, Progress, Watch, watcher
 from colosim.protocol import invariants
@@ -222,6 +221,12 @@ class _Outcome:
         return ""
 
 
+def _verdict(result: Result | Comparison) -> str:
+    from colosim.reporting import verdict
+
+    return verdict(result)
+
+
 #: what a notebook shows at first: metrics, and their units
 _MAIN = (
     (
@@ -261,8 +266,8 @@ class Result(_Outcome):
 
     @property
     def verdict(self) -> str:
-        """What came out, in one sentence."""
-        return verdict.of_run(self.summary, self.policy, len(self.violations))
+        """What came out, in a few sentences."""
+        return _verdict(self)
 
     @cached_property
     def parameters(self) -> dict[str, Any]:
@@ -358,9 +363,8 @@ class Comparison(_Outcome):
 
     @property
     def verdict(self) -> str:
-        """Which policy costs least, and how sure that is, in one sentence."""
-        broken = len(self.violations)
-        return verdict.of_comparison(self.summary, self.baseline, [*self.results], broken)
+        """What each policy costs, who survived and which is best, in a few sentences."""
+        return _verdict(self)
 
     @property
     def fingerprint(self) -> str:

@@ -41,3 +41,11 @@ def report(source: str | Path | Result | Comparison, out: str | Path | None = No
     with store.explained(target):
         target.write_text(text, encoding="utf-8")
     return target
+
+
+def verdict(result: Result | Comparison) -> str:
+    """What came out, as a report says it first: some sentences, with intervals."""
+    from colosim.reporting import verdicts
+    from colosim.reporting.reading import of_result
+
+    return " ".join(verdicts.of_runs(of_result(result)))

@@ -31,6 +31,7 @@ from scipy.stats import qmc
 from colosim import api, parallel, store, tomltext
 from colosim.analysis.stats import interval, paired
 from colosim.calibration.divergence import exact_interval
+from colosim.calibration.text import compact
 from colosim.progress import Progress
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.types import Output
