@@ -39,13 +39,15 @@ class Survival(NamedTuple):
         if not self.tried:
             return "no fault was injected, so survival was not tried"
         low, high = proportion(self.served, self.tried)
-        gap = f"{number(self.gap_ms)}{plus_minus(self.gap_half_ms)} ms"
+        gap = f"longest silence {number(self.gap_ms)}{plus_minus(self.gap_half_ms)} ms"
+        if math.isnan(self.gap_ms):
+            gap = "there were no clients"
         lost = "no response lost" if self.lost == 0 else f"{self.lost:,.0f} responses lost"
         if math.isnan(self.lost):
             lost = "losses are not known"
         return (
             f"{self.short()} (chance of survival, 95 % interval: {percent(low, 0)} to "
-            f"{percent(high, 0)}); longest silence {gap}, {lost}"
+            f"{percent(high, 0)}); {gap}, {lost}"
         )
 
 
@@ -62,14 +64,20 @@ def survival(run: Run) -> Survival:
     """What became of the replications of a run in which something failed."""
     events, responses = run.tables["events"], run.tables["responses"]
     faults = events[events["what"].isin(["fault"])]
-    metrics = run.tables["metrics"].pivot_table("value", "replication", "metric", aggfunc="mean")
+    metrics = run.tables["metrics"].pivot(index="replication", columns="metric", values="value")
     first = faults.groupby("replication")["at_ns"].min()
     last = responses[responses["released_ns"] >= 0].groupby("replication")["released_ns"].max()
+    if responses.empty:  # nobody asks it anything: then by who went on
+        alone = events[events["what"].isin(["alone", "promoted"])]
+        last = alone.groupby("replication")["at_ns"].max()
     served = [int(last.get(i, -1)) > at_ns for i, at_ns in first.items()]
-    gaps = metrics["longest_gap_ms"] if "longest_gap_ms" in metrics else pd.Series(dtype=float)
-    _, gap, low, _ = interval(gaps.reindex(first.index))
-    lost = metrics["lost_responses"].reindex(first.index).sum(min_count=1) if len(metrics) else 0.0
+    _, gap, low, _ = interval(_of(metrics, "longest_gap_ms").reindex(first.index))
+    lost = _of(metrics, "lost_responses").reindex(first.index).sum(min_count=1)
     return Survival(len(first), sum(served), float(lost), gap, gap - low)
+
+
+def _of(metrics: pd.DataFrame, name: str) -> pd.Series[float]:
+    return metrics[name] if name in metrics else pd.Series(dtype=float)
 
 
 # --------------------------------------------------------------------------------------------
