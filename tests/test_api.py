@@ -198,11 +198,11 @@ def test_a_notebook_shows_the_verdict_first_and_a_figure_and_folds_the_rest(comp
         for text in (compared.verdict, "<table>", "data:image/svg+xml", "<details>", "<code>")
     ]
     assert places == sorted(places)
-    assert "costs least: mean latency +" in compared.verdict
+    assert "to p99 latency" in compared.verdict
     # what is folded is there too
     assert html.index("Dirty pages mean") > html.index("<details>")
     one = compared.results["colo"]
-    assert one.verdict.startswith("colo: mean latency ")
+    assert one.verdict.startswith("The guest under colo answered ")
     assert one.verdict in one._repr_html_()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from colosim import store
+from colosim.sweeps.columns import COMMON
 from colosim.timelines.recording import Recording, of_run
 
 if TYPE_CHECKING:
@@ -173,14 +174,8 @@ def _sweep(place: Path, manifest: dict[str, Any]) -> Sweep:
         raise store.StoreError(f"{place}: cannot be read: {error}") from None
     if table.empty:
         raise store.StoreError(f"{place}: no point of this sweep is finished yet")
-    axes = [str(name) for name in table if name not in _NO_AXES]
+    axes = [str(name) for name in table if name not in ("point", *COMMON)]
     return Sweep(manifest, table, axes, place)
-
-
-_NO_AXES = (
-    "point", "policy", "seed", "replication", "metric", "value", "unit", "fingerprint", "flags",
-    "violations",
-)  # fmt: skip
 
 
 def _exploration(place: Path, manifest: dict[str, Any]) -> Exploration:
