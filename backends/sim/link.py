@@ -80,7 +80,7 @@ class Crossing(NamedTuple):
 
     left_ns: int
     there_ns: int
-    met: Met | None = None
+    met: Met | None
 
 
 class Fluid:
@@ -208,12 +208,14 @@ class Direction(Fluid):
         """And nothing is on its way to the other side."""
         return self.is_idle and all(at_ns <= now_ns for at_ns in self._arrives_ns.values())
 
-    def alone(self, begins_ns: int, sizes_bytes: Iterable[int]) -> Crossing:
-        """Of messages that are sent then, one after the other, if nothing else is sent."""
+    def alone_ns(self, begins_ns: int, sizes_bytes: Iterable[int]) -> int:
+        """When the last bit has left of messages that are sent then, one after the other, if
+        nothing else is sent.
+        """
         per_ns, left_ns = self._bits_per_ns, begins_ns
         for size_bytes in sizes_bytes:
             left_ns += _alone_ns(size_bytes, per_ns)
-        return Crossing(left_ns, self.there_ns(left_ns))
+        return left_ns
 
     def there_ns(self, left_ns: int, channel: str = STATE) -> int:
         """When it is there; first in, first out: a delay made shorter overtakes nothing."""

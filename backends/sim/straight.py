@@ -21,7 +21,7 @@ from backends.base import Session
 from backends.nodes import PRIMARY, SECONDARY
 from backends.sim.beats import Beats, OneWay
 from backends.sim.clock import Clock
-from backends.sim.link import Crossing, Direction
+from backends.sim.link import Direction
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Checkpointer, Do, S, State, Verb
 from colosim.protocol.codec import encode, encode_state
@@ -341,7 +341,7 @@ class Straight:
         if free_ns <= now_ns and not self._others_first(step, now_ns):
             return None
         crossing = self._crossing(step, now_ns, now_ns, step.sizes_bytes, free_ns)
-        return None if crossing is None else crossing.there_ns
+        return None if crossing is None else crossing[1]
 
     def _is_in(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """A state that is sent now, or a moment later, has arrived."""
@@ -356,29 +356,33 @@ class Straight:
         if crossing is None:
             return None
         sender.checkpointer.sends()
-        sender.state, sender.since_ns = self._sent, crossing.left_ns
+        left_ns, there_ns = crossing
+        sender.state, sender.since_ns = self._sent, left_ns
         self._world.recorder.sent(sum(sizes) + sender.host.ahead.sent_bytes)
-        return crossing.there_ns
+        return there_ns
 
     def _crossing(
         self, step: _Step, now_ns: int, begins_ns: int, sizes_bytes: tuple[int, ...], free_ns: int
-    ) -> Crossing | None:
-        """Messages are sent then, one after the other; None if something else is on the link, or
-        comes before the last of them does.
+    ) -> tuple[int, int] | None:
+        """Messages are sent then, one after the other: when their last bit has left, and when it is
+        there.  None if something else is on the link, or comes before the last of them does.
         """
-        out, way = step.sender.out, step.sender.way
+        out, way, met = step.sender.out, step.sender.way, None
         if way is not None and out.lent is not None:
-            crossing = way.crossing(now_ns, begins_ns, sizes_bytes)
+            left_ns = way.alone_ns(now_ns, begins_ns, sizes_bytes)
+            if left_ns is None:
+                left_ns, _, met = way.together(begins_ns, sizes_bytes)
         elif out.is_idle:
-            crossing = out.alone(begins_ns, sizes_bytes)
+            left_ns = out.alone_ns(begins_ns, sizes_bytes)
         else:
             return None
-        if not self._is_next(step, crossing.there_ns, free_ns):
+        there_ns = out.there_ns(left_ns)
+        if (step.others or there_ns >= free_ns) and not self._is_next(step, there_ns, free_ns):
             return None
-        if way is not None and crossing.met is not None:
-            way.meet(crossing.met)
-        out.passed(sum(sizes_bytes), crossing.there_ns)
-        return crossing
+        if way is not None and met is not None:
+            way.meet(met)
+        out.passed(sum(sizes_bytes), there_ns)
+        return left_ns, there_ns
 
     def _next_ns(self) -> int:
         """When something else comes, as far as anybody knows now."""
