@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from colosim.protocol.node import Hear, Node
 from colosim.protocol.trace import Line
-from colosim.protocol.types import Action, Event, Role, Signal, Tick
+from colosim.protocol.types import Action, Event, Role, Tick
 
 Observer = Callable[[Line], None]
 Ear = Callable[[str, Any], None]

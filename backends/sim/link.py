@@ -220,7 +220,7 @@ class Direction(Fluid):
     def there_ns(self, left_ns: int, channel: str = STATE) -> int:
         """When it is there; first in, first out: a delay made shorter overtakes nothing."""
         there_ns, before_ns = left_ns + self._delay_ns, self._arrives_ns.get(channel, 0)
-        return there_ns if there_ns > before_ns else before_ns
+        return max(before_ns, there_ns)
 
     def passed(self, size_bytes: int, at_ns: int, channel: str = STATE) -> None:
         """So much was sent, and is there at that moment."""
