@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from backends.nodes import PRIMARY, role_of
 from colosim.model.results import CHECKPOINT_COLUMNS
 from colosim.protocol import types as t
+from colosim.session import OfRole
 
 
 class Clock(Protocol):
@@ -36,7 +37,7 @@ class Recorder:
     def ears(self) -> dict[type, Callable[[str, Any], None]]:
         """What to hear; everything else passes by without cost."""
         return {
-            t.CheckpointStarted: self._started,
+            t.CheckpointStarted: OfRole(t.Role.PRIMARY, self._started),
             t.Cut: self._at("cut_ns"),
             t.Committed: self._at("committed_ns"),
             t.Resumed: self._at("resumed_ns"),
@@ -87,7 +88,7 @@ class Recorder:
             if column[-1] < 0 and role_of(node) == PRIMARY:
                 column[-1] = self._clock.now_ns()
 
-        return hear
+        return OfRole(t.Role.PRIMARY, hear)
 
     def _count(self, name: str) -> Callable[[str, Any], None]:
         def hear(node: str, signal: Any) -> None:

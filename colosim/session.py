@@ -8,16 +8,28 @@ nothing is built for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from colosim.protocol.node import Hear, Node
 from colosim.protocol.trace import Line
-from colosim.protocol.types import Action, Event, Signal, Tick
+from colosim.protocol.types import Action, Event, Role, Tick
 
 Observer = Callable[[Line], None]
-Ear = Callable[[str, Signal], None]
+Ear = Callable[[str, Any], None]
 #: the trace line of the action that made an event happen: (node, n)
 Cause = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class OfRole:
+    """An ear that does nothing but for nodes of a role: others need not even call it."""
+
+    role: Role
+    ear: Ear
+
+    def __call__(self, node_id: str, signal: Any) -> None:
+        self.ear(node_id, signal)
 
 
 class World(Protocol):
@@ -70,16 +82,33 @@ class Session:
         self._due_ns[node_id] = due_ns = node.deadline_ns()
         world.wake_at(node_id, due_ns)
 
-    def settle(self, node_id: str, now_ns: int) -> None:
-        """The same without an event, after effects that were done in one go; nobody observes."""
-        for action in self.nodes[node_id].settle(now_ns, self._hearing[node_id]):
-            self._world.perform(node_id, action, (node_id, -1))
+    def settles(self, node_id: str) -> Callable[[int], None]:
+        """What does the same without an event, at a time in ns, after effects that were done in one
+        go; nobody observes.
+        """
+        perform, cause = self._world.perform, (node_id, -1)
+        settle, hearing = self.nodes[node_id].settle, self._hearing[node_id]
+
+        def settles(now_ns: int) -> None:
+            for action in settle(now_ns, hearing):
+                perform(node_id, action, cause)
+
+        return settles
+
+    def is_heard(self, node_id: str, signal: type) -> bool:
+        """Whether anybody hears signals of that type of a node that settles."""
+        return signal in self._hearing[node_id]
 
     def _ears_of(self, node_id: str) -> dict[type, Hear]:
+        role = self.nodes[node_id].config.role
+
         def ear_of(ear: Ear) -> Hear:
             return lambda signal, now_ns: ear(node_id, signal)
 
-        return {kind: ear_of(ear) for kind, ear in self._ears.items()}
+        heard = {kind: ear for kind, ear in self._ears.items() if _concerns(ear, role)}
+        return {
+            kind: ear_of(ear.ear if isinstance(ear, OfRole) else ear) for kind, ear in heard.items()
+        }
 
     def wake(self, node_id: str) -> None:
         """Tell the world anew when the node wants its Tick."""
@@ -119,3 +148,7 @@ class Session:
         self._n[node_id] += 1
         for observe in self._observers:
             observe(line)
+
+
+def _concerns(ear: Ear, role: Role) -> bool:
+    return not isinstance(ear, OfRole) or ear.role is role

@@ -68,7 +68,7 @@ class OneWay:
         self._interval_ns = interval_ns
         self._size_bytes = size_bytes
         self._arrived = arrived
-        self.crosses_ns = out.alone(0, (size_bytes,)).left_ns  # alone
+        self.crosses_ns = out.alone_ns(0, (size_bytes,))  # alone
         self._train = _Train(0)
 
     def begin(self, next_ns: int) -> None:
@@ -96,16 +96,23 @@ class OneWay:
 
     def crossing(self, now_ns: int, begins_ns: int, sizes_bytes: tuple[int, ...]) -> Crossing:
         """Of messages that are sent then, one after the other, and nothing else meanwhile."""
+        left_ns = self.alone_ns(now_ns, begins_ns, sizes_bytes)
+        if left_ns is None:
+            return self.together(begins_ns, sizes_bytes)
+        return Crossing(left_ns, self.out.there_ns(left_ns), None)
+
+    def alone_ns(self, now_ns: int, begins_ns: int, sizes_bytes: tuple[int, ...]) -> int | None:
+        """When the last bit of them has left; None if they meet a heartbeat."""
         out = self.out
         if out.channels or self._train.next_ns < now_ns:
             self.catch_up(now_ns)
-        if not out.channels:
-            alone = out.alone(begins_ns, sizes_bytes)
-            if alone.left_ns <= self._train.next_ns:
-                return alone
-        return self._together(begins_ns, sizes_bytes)
+            if out.channels:
+                return None
+        left_ns = out.alone_ns(begins_ns, sizes_bytes)
+        return left_ns if left_ns <= self._train.next_ns else None
 
-    def _together(self, begins_ns: int, sizes_bytes: tuple[int, ...]) -> Crossing:
+    def together(self, begins_ns: int, sizes_bytes: tuple[int, ...]) -> Crossing:
+        """Of those that meet a heartbeat; they are brought up to date."""
         link, train, beats, left_ns = self.out.trial(), replace(self._train), 0, begins_ns
         while begins_ns != _NEVER_NS or STATE in link.channels:
             leaves_ns = link.since_ns + link.wait_ns() if link.channels else _NEVER_NS

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from backends.sim.clock import Clock
@@ -79,7 +80,7 @@ class Crossing(NamedTuple):
 
     left_ns: int
     there_ns: int
-    met: Met | None = None
+    met: Met | None
 
 
 class Fluid:
@@ -140,6 +141,17 @@ class Fluid:
         return {channel: rate if channel in slow else rest for channel in self.channels}
 
 
+@lru_cache(256)  # most messages have one of few sizes
+def _alone_ns(size_bytes: int, bits_per_ns: float) -> int:
+    """Until the last bit has left; as `wait_ns` and `flow` have it, to that bit."""
+    bits, took_ns = size_bytes * 8.0, 0
+    while bits > _RESIDUE_BITS:
+        wait_ns = -int(-bits // bits_per_ns)
+        took_ns += wait_ns
+        bits -= bits_per_ns * wait_ns
+    return took_ns
+
+
 class Direction(Fluid):
     """One direction of the link.
 
@@ -196,20 +208,19 @@ class Direction(Fluid):
         """And nothing is on its way to the other side."""
         return self.is_idle and all(at_ns <= now_ns for at_ns in self._arrives_ns.values())
 
-    def alone(self, begins_ns: int, sizes_bytes: Iterable[int]) -> Crossing:
-        """Of messages that are sent then, one after the other, if nothing else is sent."""
+    def alone_ns(self, begins_ns: int, sizes_bytes: Iterable[int]) -> int:
+        """When the last bit has left of messages that are sent then, one after the other, if
+        nothing else is sent.
+        """
         per_ns, left_ns = self._bits_per_ns, begins_ns
         for size_bytes in sizes_bytes:
-            bits = size_bytes * 8.0
-            while bits > _RESIDUE_BITS:  # as `wait_ns` and `flow` have it, to the last bit
-                wait_ns = -int(-bits // per_ns)
-                left_ns += wait_ns
-                bits -= per_ns * wait_ns
-        return Crossing(left_ns, self.there_ns(left_ns))
+            left_ns += _alone_ns(size_bytes, per_ns)
+        return left_ns
 
     def there_ns(self, left_ns: int, channel: str = STATE) -> int:
         """When it is there; first in, first out: a delay made shorter overtakes nothing."""
-        return max(left_ns + self._delay_ns, self._arrives_ns.get(channel, 0))
+        there_ns, before_ns = left_ns + self._delay_ns, self._arrives_ns.get(channel, 0)
+        return max(before_ns, there_ns)
 
     def passed(self, size_bytes: int, at_ns: int, channel: str = STATE) -> None:
         """So much was sent, and is there at that moment."""

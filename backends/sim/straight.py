@@ -21,7 +21,7 @@ from backends.base import Session
 from backends.nodes import PRIMARY, SECONDARY
 from backends.sim.beats import Beats, OneWay
 from backends.sim.clock import Clock
-from backends.sim.link import Crossing, Direction
+from backends.sim.link import Direction
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Checkpointer, Do, S, State, Verb
 from colosim.protocol.codec import encode, encode_state
@@ -40,6 +40,8 @@ _MESSAGES = {
     Do.SEND_LOADED: Message.LOADED,
 }
 _SIGNALS = frozenset((Do.BEGIN, Do.CUT, Do.COMMIT, Do.LOADED, Do.RESUMED, Do.COMPLETE))
+#: effects that do nothing else than to say so
+_SAYS = {Do.CUT: t.Cut, Do.RESUMED: t.Resumed}
 #: what a state brings about: its sender's end of sending, and its two parts at the other side
 _STATE_COMES = (Verb.DONE, Verb.SEND, Verb.STATE)
 
@@ -53,6 +55,7 @@ class _Side:
 
     host: Host
     checkpointer: Checkpointer
+    settle: Callable[[int], None]
     out: Direction
     way: OneWay | None = None  # with its heartbeats
     state: State | None = None
@@ -102,7 +105,10 @@ class Straight:
         self._inputs = inputs
         self._sides = {
             t.Role(role): _Side(
-                host, session.nodes[host.id].checkpointer, world.direction_of(host.id)
+                host,
+                session.nodes[host.id].checkpointer,
+                session.settles(host.id),
+                world.direction_of(host.id),
             )
             for role, host in world.present().items()
         }
@@ -192,10 +198,12 @@ class Straight:
         return steps
 
     def _signals_of(self, side: _Side, each: Input) -> list[Callable[[], None]]:
-        own = side.checkpointer
+        own, heard = side.checkpointer, self._session.is_heard
         begin = partial(own.begin, f"message {each.verb}")  # the primary's was its own input
         called = [
-            begin if do is Do.BEGIN else own.effect(do) for do in each.effects if do in _SIGNALS
+            begin if do is Do.BEGIN else own.effect(do)
+            for do in each.effects
+            if do in _SIGNALS and (do not in _SAYS or heard(side.host.id, _SAYS[do]))
         ]
         return called if each.survival is None else [*called, partial(own.says, each.survival)]
 
@@ -250,7 +258,7 @@ class Straight:
             and self._is_well(secondary.host)
         ):
             return False
-        settle, ends_ns = self._session.settle, self._ends_ns
+        ends_ns = self._ends_ns
         ends_ns[1] = now_ns = clock.now_ns()
         self._latest_ns = now_ns + self._least_limit_ns
         world.plans_wait = True
@@ -268,19 +276,19 @@ class Straight:
             side.state, side.since_ns = step.enters, now_ns
             if step.finishes and (saved := self._finish[step.index]()) is not None:
                 side.checkpointer.holds(saved)
-            if step.signals:
+            if step.signals or step.hears_out:
                 if side is primary:  # whose policy may want the next one
                     side.show()
                 if step.hears_out:
                     world.hear_out(side.host)
                 for say in step.signals:
                     say()
-                settle(side.host.id, now_ns)
+                side.settle(now_ns)
             for begin, n in step.begins:
                 ends_ns[n] = now_ns + begin(side, n)
         self._show()
         primary.checkpointer.rest(now_ns)
-        settle(host.id, now_ns)
+        primary.settle(now_ns)
         self._world.plans_go_on()
         self._session.wake(host.id)
         return True
@@ -333,7 +341,7 @@ class Straight:
         if free_ns <= now_ns and not self._others_first(step, now_ns):
             return None
         crossing = self._crossing(step, now_ns, now_ns, step.sizes_bytes, free_ns)
-        return None if crossing is None else crossing.there_ns
+        return None if crossing is None else crossing[1]
 
     def _is_in(self, step: _Step, now_ns: int, free_ns: int) -> int | None:
         """A state that is sent now, or a moment later, has arrived."""
@@ -348,29 +356,33 @@ class Straight:
         if crossing is None:
             return None
         sender.checkpointer.sends()
-        sender.state, sender.since_ns = self._sent, crossing.left_ns
+        left_ns, there_ns = crossing
+        sender.state, sender.since_ns = self._sent, left_ns
         self._world.recorder.sent(sum(sizes) + sender.host.ahead.sent_bytes)
-        return crossing.there_ns
+        return there_ns
 
     def _crossing(
         self, step: _Step, now_ns: int, begins_ns: int, sizes_bytes: tuple[int, ...], free_ns: int
-    ) -> Crossing | None:
-        """Messages are sent then, one after the other; None if something else is on the link, or
-        comes before the last of them does.
+    ) -> tuple[int, int] | None:
+        """Messages are sent then, one after the other: when their last bit has left, and when it is
+        there.  None if something else is on the link, or comes before the last of them does.
         """
-        out, way = step.sender.out, step.sender.way
+        out, way, met = step.sender.out, step.sender.way, None
         if way is not None and out.lent is not None:
-            crossing = way.crossing(now_ns, begins_ns, sizes_bytes)
+            left_ns = way.alone_ns(now_ns, begins_ns, sizes_bytes)
+            if left_ns is None:
+                left_ns, _, met = way.together(begins_ns, sizes_bytes)
         elif out.is_idle:
-            crossing = out.alone(begins_ns, sizes_bytes)
+            left_ns = out.alone_ns(begins_ns, sizes_bytes)
         else:
             return None
-        if not self._is_next(step, crossing.there_ns, free_ns):
+        there_ns = out.there_ns(left_ns)
+        if (step.others or there_ns >= free_ns) and not self._is_next(step, there_ns, free_ns):
             return None
-        if way is not None and crossing.met is not None:
-            way.meet(crossing.met)
-        out.passed(sum(sizes_bytes), crossing.there_ns)
-        return crossing
+        if way is not None and met is not None:
+            way.meet(met)
+        out.passed(sum(sizes_bytes), there_ns)
+        return left_ns, there_ns
 
     def _next_ns(self) -> int:
         """When something else comes, as far as anybody knows now."""
@@ -423,7 +435,7 @@ class Straight:
                     self._send(sender, waiting, self._ends_ns[n] - now_ns)
             elif each.by in _MESSAGES:
                 sender.checkpointer.effect(each.by)()
-                self._session.settle(sender.host.id, now_ns)
+                sender.settle(now_ns)
             else:
                 op = sender.checkpointer.awaits(waiting)
                 left_ns = self._ends_ns[n] - now_ns

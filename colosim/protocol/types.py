@@ -5,14 +5,16 @@
 * A **signal** is something one part of a node tells the others; it is written to the trace as a
   derived line and never fed on replay.
 
-All are frozen and slotted, so that a trace line is exactly one of them.  Times are integer
-nanoseconds and always arguments, never fields: the core has no clock.
+All are values with slots (`colosim.protocol.values`), so that a trace line is exactly one of them.
+Times are integer nanoseconds and always arguments, never fields: the core has no clock.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from colosim.protocol.values import value
 
 # --------------------------------------------------------------------------------------------
 # Values
@@ -65,7 +67,7 @@ class Survival(StrEnum):
     BROKEN = "broken"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Blob:
     """Bulk data by name: the bytes themselves never enter the core."""
 
@@ -74,7 +76,7 @@ class Blob:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class State:
     """One checkpoint's state in hand: RAM pages and device state, each a blob."""
 
@@ -82,7 +84,7 @@ class State:
     device: Blob
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Range:
     """Output [first, end) of one stream: bytes of a TCP stream, or indices of responses."""
 
@@ -95,26 +97,26 @@ class Range:
 # Events (external; the only thing a replay feeds)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Start:
     """The first synchronisation is complete on this side (checkpoint 0 exists)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class PeerBytes:
     """Bytes of the checkpoint stream, in any chunking."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class PeerBlob:
     """Bulk part of the checkpoint stream, already digested by the world."""
 
     blob: Blob
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class GuestOutput:
     """This node's guest produced output; ``digest`` stands for its bytes.
 
@@ -126,7 +128,7 @@ class GuestOutput:
     frames: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class PeerOutput:
     """The secondary guest's output, offered as witness; ``epoch`` is its last loaded checkpoint."""
 
@@ -136,14 +138,14 @@ class PeerOutput:
     frames: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Compared:
     """Somebody else than this node compares, and found this."""
 
     found: tuple[Match | Mismatch | Stale, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Done:
     """Operation ``op`` completed; ``state`` for Save and Copy."""
 
@@ -151,7 +153,7 @@ class Done:
     state: State | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Precopied:
     """The round of operation ``op`` is over.
 
@@ -164,7 +166,7 @@ class Precopied:
     left_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Failed:
     """Operation ``op`` failed."""
 
@@ -172,43 +174,43 @@ class Failed:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class LinkLost:
     """The checkpoint stream ended or broke."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class VmGone:
     """This node's own guest process ended or is known to be beyond use."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class GuestOff:
     """The guest that clients talk to has switched itself off; its process is still there."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class HandOver:
     """Somebody wants the secondary to go on instead (planned switchover); told to the primary."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class HeartbeatSeen:
     """The peer's manager is alive."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class PeerGone:
     """The world knows, without a time-out, that the peer is gone (its process was reaped)."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class VoteSeen:
     """The arbiter's answer to the vote asked for by operation ``op``."""
 
@@ -216,12 +218,12 @@ class VoteSeen:
     granted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class PeerClaimed:
     """In the total order of claims the peer's came first: it goes on, this side must not."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class LeaseSeen:
     """The lock service's answer to the renewal of operation ``op``."""
 
@@ -229,7 +231,7 @@ class LeaseSeen:
     held: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Tick:
     """``now_ns`` reached ``deadline_ns()``; there are no other timers."""
 
@@ -261,7 +263,7 @@ Event = (
 # in Precopied or Failed, RenewLease in LeaseSeen or nothing)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Precopy:
     """Send what the running guest has dirtied since the last cut or round, to wait over there.
 
@@ -275,28 +277,28 @@ class Precopy:
     round: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Quiesce:
     """Hold client input back from both guests until this node's next StartVm."""
 
     op: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class StopVm:
     """Pause the guest."""
 
     op: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Drain:
     """Feed every GuestOutput the guest made before it stopped, then Done."""
 
     op: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Save:
     """Take device state and dirty pages of the stopped guest; Done carries the State.
 
@@ -307,7 +309,7 @@ class Save:
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Copy:
     """As Save, but into a buffer the guest cannot touch, so that it may run during the send."""
 
@@ -315,14 +317,14 @@ class Copy:
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SendMessage:
     """Write control bytes to the checkpoint stream."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SendState:
     """Write one checkpoint's state, control bytes and blobs in wire order."""
 
@@ -330,7 +332,7 @@ class SendState:
     chunks: tuple[bytes | Blob, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Load:
     """Apply a received state to this node's guest; a failure leaves it half loaded."""
 
@@ -339,19 +341,19 @@ class Load:
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class StartVm:
     """Run the guest; on the side that quiesced, client input flows again when it is done."""
 
     op: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class CloseLink:
     """Shut the checkpoint stream in both directions."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class OfferWitness:
     """Carry the secondary guest's output to the primary's node as PeerOutput."""
 
@@ -360,57 +362,57 @@ class OfferWitness:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Release:
     """Let this output reach clients."""
 
     ranges: tuple[Range, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Drop:
     """This output will never be needed again."""
 
     ranges: tuple[Range, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Heartbeat:
     """Tell the peer's manager that this one is alive."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class AskVote:
     """Ask the arbiter for the right to go on alone."""
 
     op: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RenewLease:
     """Ask the lock service for the lease, from now on for its whole term."""
 
     op: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class GiveUpLease:
     """Tell the lock service that this side needs the lease no more."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Fence:
     """Make sure that the other side's host can no longer reach clients or disks."""
 
     op: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Promote:
     """From now on this node's guest is the one clients talk to."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Report:
     """Something a person must know (no takeover, fencing failed, ...)."""
 
@@ -445,26 +447,26 @@ Action = (
 # Signals (between the parts of one node)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Protected:
     """The pair runs in step: READY was exchanged and the guest is running."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class CheckpointNow:
     """Policy: start a checkpoint."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class OutputRule:
     """Policy: output made from now on waits for this; said with a `Cut`, when that changes."""
 
     output: Output
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class CheckpointStarted:
     """Checkpointer: checkpoint ``checkpoint`` began; triggers up to here are answered by it."""
 
@@ -472,14 +474,14 @@ class CheckpointStarted:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Cut:
     """The state of checkpoint ``checkpoint`` is fixed: all output so far belongs to it."""
 
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Committed:
     """Checkpoint ``checkpoint`` is safe on the other side (the dialect says when).
 
@@ -491,42 +493,42 @@ class Committed:
     sent_bytes: int = field(default=0, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Loaded:
     """Secondary: the guest now *is* checkpoint ``checkpoint``."""
 
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Resumed:
     """The guest runs again after checkpoint ``checkpoint``."""
 
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Completed:
     """Primary: the exchange of checkpoint ``checkpoint`` is over, the next may begin."""
 
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Aborted:
     """Checkpoint ``checkpoint`` will never be committed."""
 
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Exit:
     """The checkpoint loop was left (upstream's COLO_EXIT)."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Takeover:
     """Answer to "can your guest take over?": from which checkpoint, and how surely."""
 
@@ -534,14 +536,14 @@ class Takeover:
     checkpoint: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Match:
     """Comparator: both guests produced this range."""
 
     range: Range
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Mismatch:
     """Comparator: the guests differ at this range; ``detail`` is for people."""
 
@@ -550,7 +552,7 @@ class Mismatch:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Stale:
     """Comparator: one guest produced this range and the other did not, for too long."""
 
@@ -558,31 +560,31 @@ class Stale:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Forgone:
     """Comparator: this output will never leave (mode ``qemu``: a full queue or table)."""
 
     range: Range
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Silenced:
     """Manager: nothing of this side's may reach clients, or now it may again."""
 
     is_silent: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class SteppedDown:
     """Manager: the other side has all of this guest's state and is to go on."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Promoted:
     """Manager: this node goes on alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Alone:
     """Checkpointer: the promoted guest runs."""
 

@@ -34,7 +34,7 @@ from colosim.protocol import types as t
 from colosim.protocol.checkpoint import P
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import ClosedService, Fault, OpenService, Scenario
-from colosim.session import Observer
+from colosim.session import Observer, OfRole
 
 #: the stream of rows; what a stream of its own is made of is a client's connection
 STREAM = "responses"
@@ -174,7 +174,8 @@ class EpochWorld(SimWorld):
         return EpochHost(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
 
     def _ears(self) -> dict[type, Callable[[str, Any], None]]:
-        return {**super()._ears(), t.Cut: self._both(super()._ears()[t.Cut], self._on_cut)}
+        cut = self._both(super()._ears()[t.Cut], self._on_cut)
+        return {**super()._ears(), t.Cut: OfRole(t.Role.PRIMARY, cut)}
 
     @staticmethod
     def _both(*ears: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
