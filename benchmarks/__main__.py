@@ -19,7 +19,7 @@ from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
-from benchmarks import events, fidelity, growth, requests, speed, transfers
+from benchmarks import events, fidelity, growth, requests, speed, sweeps, transfers
 from benchmarks.rounds import Missing, Ratio, Row, context, markdown, table, to_json
 from benchmarks.speed import aligned
 
@@ -39,9 +39,11 @@ class Size:
     scale: float = 1.0  # of what grows
     responses: int = 3_000
     pairs: int = 6_000
+    points: int = 20
+    replications: int = 20
 
 
-TINY = Size(1_000, 20_000, 20, 1, 3, 0.02, 60, 130)
+TINY = Size(1_000, 20_000, 20, 1, 3, 0.02, 60, 130, 4, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,11 @@ PARTS = {
     ),
     "speed": Part("Whole runs, fidelity `response`", _speed, speed.table),
     "fidelity": Part("Whole runs, fidelity `packet`", _fidelity, _lines),
+    "sweeps": Part(
+        "A sweep of the web server, CPU time; `whole_s`: of 1,000 points of 20 on two cores",
+        lambda size, python: sweeps.overhead(size.points, size.replications),
+        lambda result: [("what", "value"), *sweeps.table(result)],
+    ),
     "packets": Part("Comparators beside genuine colo-compare", _packets, _lines),
     "delay": Part("A pair of frames through the live world", _delay, _lines),
 }
@@ -181,6 +188,12 @@ GOALS = (
         "transfers",
         _times(_CHECKPOINTS, transfers.ROUNDS),
         1,
+    ),
+    Goal(
+        "1,000 points of 20 on two cores, by CPU time, s",
+        "sweeps",
+        lambda result: float(result["whole_s"]),
+        most=120,
     ),
     *(
         Goal(f"exponent of {name}: {axis.name}", "growth", _exponent(number, what), most=1.1)

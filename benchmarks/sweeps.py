@@ -36,6 +36,8 @@ SCENARIO = Path(__file__).parents[1] / "experiments/scenarios/webserver-redis.to
 #: values of the first axis; the second has the rest of the points
 RATES = 10
 LEAST_REQUESTS, LEAST_CHECKPOINTS = 20_000, 100
+#: what the goal is of: runs, and cores that share them
+RUNS, CORES = 1_000 * 20, 2
 
 
 def sweep(points: int, replications: int) -> dict[str, Any]:
@@ -93,7 +95,10 @@ def measure(points: int, replications: int, scheduler: str) -> dict[str, Any]:
 
 
 def overhead(points: int, replications: int) -> dict[str, Any]:
-    """CPU time of a sweep in this process, and how much of it is that of its runs."""
+    """CPU time of a sweep in this process, and how much of it is that of its runs.
+
+    ``whole_s``: how long `RUNS` such runs would take `CORES` that have nothing else to do.
+    """
     alone_s = 0.0
 
     def timed(*arguments: Any) -> Any:
@@ -128,6 +133,7 @@ def overhead(points: int, replications: int) -> dict[str, Any]:
         "of_it_plan_ms": plan_s / runs * 1e3,
         "of_it_summary_ms": summary_s / runs * 1e3,
         "share": 1 - alone_s / whole_s,
+        "whole_s": whole_s / runs * RUNS / CORES,
     }
 
 

@@ -57,8 +57,12 @@ def versions() -> dict[str, str]:
         "colosim": colosim.__version__,
         "code": _code(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "simpy")},
+        **{name: _version(name) for name in ("numpy", "simpy")},
     }
+
+
+#: reading what is installed takes as long as checking a scenario, and workers ask for every task
+_version = cache(version)
 
 
 @cache
