@@ -74,18 +74,17 @@ class Recorder:
         return {name: columns.get(name, reasons) for name in CHECKPOINT_COLUMNS}
 
     def _started(self, node: str, signal: t.CheckpointStarted) -> None:
-        if role_of(node) == PRIMARY:
-            for column in self.columns.values():
-                column.append(-1)
-            self.columns["checkpoint"][-1] = signal.checkpoint
-            self.columns["started_ns"][-1] = self._clock.now_ns()
-            self.reasons.append(signal.reason)
+        for column in self.columns.values():
+            column.append(-1)
+        self.columns["checkpoint"][-1] = signal.checkpoint
+        self.columns["started_ns"][-1] = self._clock.now_ns()
+        self.reasons.append(signal.reason)
 
     def _at(self, name: str) -> Callable[[str, Any], None]:
         column = self.columns[name]
 
         def hear(node: str, signal: Any) -> None:
-            if column[-1] < 0 and role_of(node) == PRIMARY:
+            if column[-1] < 0:
                 column[-1] = self._clock.now_ns()
 
         return OfRole(t.Role.PRIMARY, hear)

@@ -23,7 +23,7 @@ Cause = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class OfRole:
-    """An ear that does nothing but for nodes of a role: others need not even call it."""
+    """An ear for the nodes of one role: `ears_of` gives it to no others."""
 
     role: Role
     ear: Ear
@@ -58,15 +58,15 @@ class Session:
         self.nodes = {node.config.id: node for node in nodes}
         self._world = world
         self._observers = tuple(observers)
-        self._ears = dict(ears or {})
         self._stepped = stepped
         self._due_ns = {name: node.deadline_ns() for name, node in self.nodes.items()}
         self._n = dict.fromkeys(self.nodes, 0)
         self.events = 0
-        #: who hears what of a node that settles
-        self._hearing = {
-            name: node.hearing(self._ears_of(name)) for name, node in self.nodes.items()
+        self._own = {
+            name: ears_of(ears or {}, name, node.config.role) for name, node in self.nodes.items()
         }
+        #: who hears what of a node that settles
+        self._hearing = {name: node.hearing(self._own[name]) for name, node in self.nodes.items()}
         for name, node in self.nodes.items():
             self._show(name, world.now_ns(), "node", node.step, node.config, None)
 
@@ -99,17 +99,6 @@ class Session:
         """Whether anybody hears signals of that type of a node that settles."""
         return signal in self._hearing[node_id]
 
-    def _ears_of(self, node_id: str) -> dict[type, Hear]:
-        role = self.nodes[node_id].config.role
-
-        def ear_of(ear: Ear) -> Hear:
-            return lambda signal, now_ns: ear(node_id, signal)
-
-        heard = {kind: ear for kind, ear in self._ears.items() if _concerns(ear, role)}
-        return {
-            kind: ear_of(ear.ear if isinstance(ear, OfRole) else ear) for kind, ear in heard.items()
-        }
-
     def wake(self, node_id: str) -> None:
         """Tell the world anew when the node wants its Tick."""
         self._due_ns[node_id] = due_ns = self.nodes[node_id].deadline_ns()
@@ -126,10 +115,11 @@ class Session:
             self._show(node_id, now_ns, "event", step, event, cause)
             for signal in signals:
                 self._show(node_id, now_ns, "signal", step, signal, None)
+        ears = self._own[node_id]
         for signal in signals:
-            ear = self._ears.get(type(signal))
-            if ear is not None:
-                ear(node_id, signal)
+            hear = ears.get(type(signal))
+            if hear is not None:
+                hear(signal, now_ns)
         first = self._n[node_id]
         if self._observers:  # all of it, before any of it: whoever is killed now leaves it whole
             for action in actions:
@@ -150,5 +140,14 @@ class Session:
             observe(line)
 
 
-def _concerns(ear: Ear, role: Role) -> bool:
-    return not isinstance(ear, OfRole) or ear.role is role
+def ears_of(ears: Mapping[type, Ear], node_id: str, role: Role) -> dict[type, Hear]:
+    """Those that are for this node, each told its signal and a time in ns."""
+
+    def told(ear: Ear) -> Hear:
+        return lambda signal, now_ns: ear(node_id, signal)
+
+    return {
+        kind: told(ear.ear if isinstance(ear, OfRole) else ear)
+        for kind, ear in ears.items()
+        if not isinstance(ear, OfRole) or ear.role is role
+    }

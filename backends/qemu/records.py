@@ -18,7 +18,9 @@ from colosim.holds import Hold, holds
 from colosim.phases import Phase, phases
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import P
+from colosim.protocol.node import Hear
 from colosim.protocol.trace import Line, decode, merge
+from colosim.session import ears_of
 
 
 def read_host(path: Path) -> Iterator[Line]:
@@ -73,15 +75,17 @@ def recorded(
     """
     clock = _Told(start_ns)
     recorder = Recorder(clock)
-    ears = recorder.ears()
+    ears: dict[str, dict[type, Hear]] = {}
     rows = {node: _saves(path, node) for node, path in saves.items()}
     running_ns = start_ns  # since when the guest runs
     exposure_ns = 0  # how long it had run when it was stopped
     for line in lines:
         now_ns = clock.line_ns = line.now_ns - (ahead_ns or {}).get(line.node, 0)
-        hear = ears.get(type(line.body)) if line.kind == "signal" else None
+        if line.node not in ears:
+            ears[line.node] = ears_of(recorder.ears(), line.node, t.Role(role_of(line.node)))
+        hear = ears[line.node].get(type(line.body)) if line.kind == "signal" else None
         if hear is not None:
-            hear(line.node, line.body)
+            hear(line.body, now_ns)
         if isinstance(line.body, t.Mismatch):
             name = f"mismatches_{line.body.why}"
             recorder.counters[name] = recorder.counters.get(name, 0) + 1
