@@ -34,6 +34,7 @@ class Size:
     events: int = 100_000
     requests: int = 1_000_000
     checkpoints: int = 400
+    transfers: int = 4_000  # so many that building two hosts does not count
     rounds: int = 5
     sizes: int = 5
     scale: float = 1.0  # of what grows
@@ -43,7 +44,7 @@ class Size:
     replications: int = 20
 
 
-TINY = Size(1_000, 20_000, 20, 1, 3, 0.02, 60, 130, 4, 1)
+TINY = Size(1_000, 20_000, 20, 20, 1, 3, 0.02, 60, 130, 4, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ PARTS = {
     ),
     "transfers": Part(
         "Transfers of a VM's state",
-        lambda size, python: transfers.measure(size.checkpoints, size.rounds),
+        lambda size, python: transfers.measure(size.transfers, size.rounds),
         _rows,
     ),
     "growth": Part(
