@@ -165,10 +165,13 @@ class _Processes:
             return _Here(function, arguments)
         from joblib.externals import loky
 
-        # makes a new one where a worker of the last one was killed
-        self._executor = loky.get_reusable_executor(
-            self.workers, initializer=parallel.prepare_worker
-        )
+        try:
+            if self._executor is not None:
+                return self._executor.submit(function, *arguments)
+        except futures.BrokenExecutor:  # a worker was killed
+            self._executor.shutdown(wait=True, kill_workers=True)
+        # not loky's reusable one, which is joblib's own
+        self._executor = loky.ProcessPoolExecutor(self.workers, initializer=parallel.prepare_worker)
         return self._executor.submit(function, *arguments)
 
     def wait(self, handles: Collection[Any]) -> Iterable[Any]:
@@ -185,8 +188,8 @@ class _Processes:
             raise WorkerLost(_line(error)) from None
 
     def close(self, at_once: bool) -> None:
-        if self._executor is not None and at_once:
-            self._executor.shutdown(wait=True, kill_workers=True)
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, kill_workers=at_once)
 
 
 # --------------------------------------------------------------------------------------------

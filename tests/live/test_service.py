@@ -116,7 +116,7 @@ def test_without_protection_everything_passes_at_once(tmp_path):
         ({"guest": {"qemu": "/no/such/qemu"}}, "none", "/no/such/qemu: not found; install"),
         ({"guest": {"qemu": "/bin/true"}}, "none", "/bin/true: is no QEMU"),
         ({"guest": {"kernel": "/no/kernel"}}, "none", "/no/kernel: not there; give a kernel"),
-        ({"dialect": "rfc2014"}, "none", "dialect: rfc2014: real QEMUs speak upstream"),
+        ({"dialect": "rfc2014"}, "none", "doctor: dialect: rfc2014: real QEMUs speak upstream"),
         ({"transfer": "precopy"}, "remus", "doctor: transfer: precopy: QEMU's secondary"),
         ({"stream": {"channels": 2}}, "remus", "doctor: stream.channels: several channels: QEMU"),
         (

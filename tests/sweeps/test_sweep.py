@@ -375,3 +375,9 @@ def test_what_was_swept_is_kept_with_the_dataset(file, tmp_path):
     assert kept["versions"] == store.versions()
     assert kept["policies"] == ["none", "remus"]
     assert kept["scenario"]["replications"] == 2
+
+
+def test_a_sweep_in_processes_leaves_those_of_simulations_alone(tmp_path, file):
+    assert run(file, tmp_path / "out", jobs=2).failures == {}
+    result = colosim.simulate(tmp_path / "small.toml", "remus", replications=2, jobs=2)
+    assert len(result.records) == 2
