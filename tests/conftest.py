@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadline: two cores are shared with other work, so wall-clock time of one example says nothing.
@@ -25,6 +26,20 @@ settings.load_profile(os.environ.get("COLOSIM_PROFILE", "ci"))
 
 # Figures are drawn into files, also where a display happens to exist. Set before matplotlib loads.
 os.environ["MPLBACKEND"] = "Agg"
+
+
+@pytest.fixture
+def colosim_main(capsys):
+    """Run the command in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        from colosim import cli
+
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(map(str, arguments)))
+        return (ended.value.code, *capsys.readouterr())
+
+    return run
 
 
 def pytest_terminal_summary(terminalreporter):

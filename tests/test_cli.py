@@ -35,18 +35,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def colosim_main(capsys):
-    """Run the command in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(map(str, arguments)))
-        return (ended.value.code, *capsys.readouterr())
-
-    return run
-
-
 def command(*arguments):
     return [sys.executable, "-m", "colosim.cli", *map(str, arguments)]
 

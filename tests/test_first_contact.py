@@ -28,18 +28,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def colosim_main(capsys):
-    """Run the command in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(map(str, arguments)))
-        return (ended.value.code, *capsys.readouterr())
-
-    return run
-
-
 def execute(*arguments, **more):
     line = [sys.executable, "-m", "colosim.cli", *arguments]
     return subprocess.run(line, check=False, capture_output=True, text=True, timeout=100, **more)

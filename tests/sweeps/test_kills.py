@@ -38,7 +38,10 @@ def finished(out):
 
 
 def kill_once(file, out, options, rng, a_worker):
-    """Start it, let it finish something, and kill it; a worker of it first, if so asked."""
+    """Start it, let it finish something, and kill it; a worker of it first, if so asked.
+
+    Whether it was still at work.
+    """
     before, workers = finished(out), []
     process = start(file, out, *options)
     try:
@@ -50,9 +53,10 @@ def kill_once(file, out, options, rng, a_worker):
             time.sleep(rng.uniform(0, 0.3))
     finally:
         process.kill()
-        process.wait()
+        status = process.wait()
     wait_for(lambda: not any(map(_is_alive, workers)))
     assert before.items() <= finished(out).items()
+    return status == -signal.SIGKILL
 
 
 def killed_and_resumed(tmp_path, text, kills, options=()):
@@ -60,8 +64,8 @@ def killed_and_resumed(tmp_path, text, kills, options=()):
     write(tmp_path / "small.toml")
     file, out = write(tmp_path / "sweep.toml", text), tmp_path / "out"
     rng = random.Random(kills)
-    for number in range(kills):
-        kill_once(file, out, options, rng, number % 3 == 2)
+    struck = [kill_once(file, out, options, rng, number % 3 == 2) for number in range(kills)]
+    assert all(struck)
     before = finished(out)
     outcome = sweeps.run(sweeps.plan(file), out, 1)
     print(f"{len(before)} of {outcome.points} points had begun before the last start")

@@ -12,7 +12,6 @@ from xml.etree import ElementTree as ET
 import pytest
 
 import colosim
-from colosim import cli
 from colosim.protocol.trace import Line, encode_line
 from colosim.watching.errors import WatchError
 from colosim.watching.model import View
@@ -152,16 +151,6 @@ def test_whoever_does_not_read_is_not_waited_for(tmp_path, monkeypatch):
 
 
 # -- the command ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def colosim_main(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(map(str, arguments)))
-        return (ended.value.code, *capsys.readouterr())
-
-    return run
 
 
 def test_a_recorded_and_a_simulated_run_are_played(run, tmp_path, colosim_main):
