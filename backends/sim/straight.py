@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from backends.base import Session
@@ -26,7 +26,7 @@ from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Checkpointer, Do, S, State, Verb
 from colosim.protocol.codec import encode, encode_state
 from colosim.protocol.dialect import DIALECTS, Dialect, Message
-from colosim.protocol.node import machine_of
+from colosim.protocol.node import NodeConfig, machine_of
 from colosim.protocol.straight import Input, walk
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Straight:
         """None if the tables say nothing that can be done so."""
         present = world.present()
         configs = (session.nodes[present[role].id].config for role in (PRIMARY, SECONDARY))
-        inputs = walk(*map(machine_of, configs))
+        inputs = _inputs_of(*configs)
         return cls(world, session, inputs, message_bytes) if inputs and _is_simple(inputs) else None
 
     # -- made once -------------------------------------------------------------------------
@@ -449,6 +449,12 @@ class Straight:
         op = sender.checkpointer.awaits(waiting)
         action = t.SendState(op, encode_state(self._dialect, self._state))
         self._world.send_after(delay_ns, sender.host, action, _CAUSE)
+
+
+@lru_cache(maxsize=16)
+def _inputs_of(primary: NodeConfig, secondary: NodeConfig) -> tuple[Input, ...] | None:
+    """The same for all replications."""
+    return walk(machine_of(primary), machine_of(secondary))
 
 
 def _is_simple(inputs: tuple[Input, ...]) -> bool:

@@ -121,8 +121,8 @@ class SimWorld:
         self._memory = scenario.memory_model()
         self._costs = scenario.costs()
         self._spreads = self._costs.spreads()
-        self._delta_ratio = scenario.delta_ratio()
         self._is_delta = scenario.stream.compression == "delta"
+        self._delta_ratio = scenario.delta_ratio() if self._is_delta else None
         self._channels = state_channels(scenario.stream.channels)
         self._is_early = scenario.transfer_of(policy) is t.Transfer.COPY_THEN_SEND
         self._divergence = Divergence(**scenario.divergence.model_dump())
@@ -580,7 +580,7 @@ class SimWorld:
         written_ns, served: the exposure that made them, as the memory model takes it.
         """
         costs, ratio = self._costs, 1.0
-        if self._is_delta:
+        if self._delta_ratio is not None:
             draws = self._streams.normal("delta-ratio", self._pairs - 1)
             z = draws.at(checkpoint) if costs.delta_spread else 0.0
             ratio = varied_ratio(self._delta_ratio(written_ns, served), costs.delta_spread, z)

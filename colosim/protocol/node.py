@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Protocol
 
 from colosim.protocol import types as t
@@ -74,10 +75,22 @@ class NodeConfig:
 
 def machine_of(config: NodeConfig) -> Machine:
     """The checkpoint table that a configuration selects."""
-    dialect = DIALECTS[config.dialect]
     if config.role is t.Role.SECONDARY:
-        return secondary_machine(dialect)
-    return primary_machine(dialect, config.transfer, config.quirks, config.commit)
+        return _secondary(config.dialect)
+    return _primary(config.dialect, config.transfer, config.quirks, config.commit)
+
+
+# A table has hundreds of rows, which nobody changes: every node with it has the same one.
+
+
+@cache
+def _primary(dialect: str, transfer: t.Transfer, quirks: Quirks, commit: Message | None) -> Machine:
+    return primary_machine(DIALECTS[dialect], transfer, quirks, commit)
+
+
+@cache
+def _secondary(dialect: str) -> Machine:
+    return secondary_machine(DIALECTS[dialect])
 
 
 def _comparison(config: NodeConfig, timeout_ns: int, told: bool, out: Outbox) -> Comparison:

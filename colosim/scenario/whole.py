@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -202,7 +203,16 @@ class Scenario(Section):
 
     def costs(self) -> Costs:
         """The table ``[cost]`` as the model takes it."""
+        return self._costs
+
+    # made once for all replications
+    @cached_property
+    def _costs(self) -> Costs:
         return Costs(**self.cost.model_dump())
+
+    @cached_property
+    def _memory_model(self) -> MemoryModel:
+        return self.memory.model(self._costs.page_bytes)
 
     def delta_ratio(self) -> DeltaRatio:
         """What is left of a page as a difference."""
@@ -224,7 +234,7 @@ class Scenario(Section):
 
     def memory_model(self) -> MemoryModel:
         """The memory model of this scenario."""
-        return self.memory.model(self.costs().page_bytes)
+        return self._memory_model
 
     def _given(self) -> dict[str, Any]:
         """Only what was given, so that defaults can follow a change."""

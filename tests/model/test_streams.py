@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colosim.model import streams as streams_module
+from colosim.model.seeding import seeds
 from colosim.model.streams import Streams
 
 KINDS = ("exponential", "uniform", "normal")
@@ -70,6 +71,24 @@ def test_blocks_are_one_sequence_of_the_documented_generator():
     sequence = np.random.SeedSequence(11, spawn_key=(2, 3785202386, 5))
     at_once = np.random.Generator(np.random.PCG64(sequence)).standard_exponential(40_000)
     assert from_blocks == at_once.tolist()
+
+
+@given(
+    st.integers(0, 2**64 - 1),
+    st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=2),
+    st.lists(st.integers(1, 2**32 - 1), max_size=1),
+)
+def test_seeds_worked_out_together_are_those_of_numpy(seed, address, rest):
+    for key, given_ in enumerate(seeds(seed, address, 5, rest)):
+        sequence = np.random.SeedSequence(seed, spawn_key=(*address, key, *rest))
+        assert np.random.PCG64(given_).state == np.random.PCG64(sequence).state
+
+
+def test_keys_that_were_expected_have_the_same_draws():
+    expected, others = Streams(7, 3, 2), Streams(7, 3, 2)
+    expected.expect("service", 3)
+    for key in range(4):  # one more than was expected
+        assert expected.normal("service", key).at(9) == others.normal("service", key).at(9)
 
 
 @given(

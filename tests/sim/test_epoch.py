@@ -24,7 +24,7 @@ from colosim.analysis.stats import equivalence, holm
 from colosim.model.results import HOW, RunRecord
 from colosim.model.streams import Streams
 from colosim.protocol.trace import Line, decode_line, encode_line, replay
-from colosim.scenario import Scenario, ScenarioError
+from colosim.scenario import OpenService, Scenario, ScenarioError
 from tests.sim.worlds import QUIET
 
 POLICIES = ("none", "remus", "colo")
@@ -491,3 +491,28 @@ def test_the_command_takes_the_fidelity(tmp_path):
     batch = {"kind": "batch", "work": "100 ms"}
     with pytest.raises(ScenarioError, match="fidelity: a batch job is one request"):
         api.simulate({**BASE, "fidelity": "response", "workload": batch}, "none", fidelity="epoch")
+
+
+@pytest.mark.parametrize("speed", [1.0, 0.7])
+@pytest.mark.parametrize("jitter", [0.0, 0.3])
+@pytest.mark.parametrize("distribution", ["deterministic", "exponential"])
+def test_the_secondarys_work_is_the_same_made_early_or_late(
+    distribution: str, jitter: float, speed: float
+) -> None:
+    workload = epochs(workload={"connections": 7, "service_distribution": distribution}).workload
+    assert isinstance(workload, OpenService)
+    logs = [
+        Log(workload, 10**9, Streams(3, 1), jitter, 0.0, True, speed, mirrored=mirrored)
+        for mirrored in (True, False)
+    ]
+    for log in logs:
+        for size in (9_000, 50_000, 120_000):
+            log.ensure(size)
+            log.forget(size - 4_321)
+        assert log.size > log.window_rows  # some are forgotten
+    early, late = (log.view("secondary_work", 119_000, 120_000) for log in logs)
+    assert (early == late).all()
+    for log in logs:
+        log.ensure(200_000)
+    early, late = (log.view("secondary_work", 199_000, 200_000) for log in logs)
+    assert (early == late).all()

@@ -143,12 +143,17 @@ class Lane:
             if left_ns is None:
                 return each
             work = np.full(end - first, each, np.int64)
+        elif known >= end:
+            work = self._inherited(first, end)
+            if left_ns is None:
+                return work
+            work = work.copy()
         else:
             work = self._log.view(self._work, first, end)
             if left_ns is None and known <= first:
                 return work
             work = work.copy()
-        if known > first:
+        if first < known < end:
             work[: known - first] = self._inherited(first, known)
         if left_ns is not None:
             work[0] = left_ns

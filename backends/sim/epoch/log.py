@@ -53,15 +53,18 @@ class Log:
         paired: bool,
         speed: float = 1.0,
         change: TimeChange | None = None,
+        mirrored: bool = True,
     ) -> None:
-        """change: of the rate of arrivals."""
+        """change: of the rate of arrivals.  mirrored: the secondary's guest serves all rows, so its
+        work is made with them; else only once somebody asks, as after a takeover.
+        """
         self._speed = speed
         self._change = change
         self._workload = workload
         self._duration_ns = duration_ns
         self._streams = streams
         self._sigma = math.sqrt(math.log1p(jitter**2)) if paired else 0.0
-        self._probability = probability if paired else 0.0
+        self._probability = probability if paired and mirrored else 0.0
         self.connections = workload.connections
         self._mean_ns = NS_PER_S / workload.rate_per_s
         self._at_ns = float(workload.client_delay_ns)  # of the last row made
@@ -75,7 +78,10 @@ class Log:
         self._kept = {name: np.empty(min(expected, 1 << 24), np.int64) for name in KEPT}
         self._least_rows = min(expected, 3 * _LARGEST_ROWS)  # of the window, so it rarely grows
         columns = [name for name in WINDOW if self._has(name)]
+        self._has_second = mirrored and "secondary_work" in columns
         self._window = {name: np.empty(0, np.int64) for name in columns}
+        if not self._has_second:
+            self._window.pop("secondary_work", None)
         # memory that is touched for the first time is slow
         most = max(_LARGEST_ROWS, self.connections)
         self._row_buffer = np.empty(most)
@@ -105,9 +111,16 @@ class Log:
         """Rows [first, end) of a column."""
         if name in self._kept:
             return self._kept[name][first:end]
-        if name not in self._window:  # equal work
-            name = "primary_work"
+        if name not in self._window:
+            name = self._stands_for(name)
         return self._window[name][first - self._base : end - self._base]
+
+    def _stands_for(self, name: str) -> str:
+        """The column that has what is not in one of its own (yet)."""
+        if not self._has(name):
+            return "primary_work"
+        self._make_second()
+        return name
 
     def arrived(self, now_ns: int) -> int:
         """How many rows have arrived by now; all of them are made.  After `table`: in all."""
@@ -225,21 +238,39 @@ class Log:
             work = self._by_client("service", self._streams.exponential, rounds)
             work *= workload.service_time_ns
             self._put(_whole(work), "primary_work", first)
+        if self._has_second:
+            self._put(self._second_work(rounds, work), "secondary_work", first)
+
+    def _second_work(self, rounds: int, work: Reals | int) -> Reals:
+        """What the next rounds take the secondary's guest, by client.  work: the same of the
+        primary's; it may be overwritten.
+        """
         if self._sigma:
             draws = self._by_client("jitter", self._streams.normal, rounds, 1)
             draws *= self._sigma
             draws -= self._sigma**2 / 2
             np.exp(draws, out=draws)
             draws *= work
-            if self._speed != 1.0:
-                draws /= self._speed
-            self._put(_whole(draws), "secondary_work", first)
-        elif self._speed != 1.0:
-            if isinstance(work, int):
-                second = self.view("secondary_work", first, self.size)
-                second.fill(max(round(work / self._speed), 1))
-            else:
-                self._put(_whole(work / self._speed), "secondary_work", first)
+        else:
+            draws = self._draw_buffers[1, :, :rounds]
+            draws[:] = work
+        if self._speed != 1.0:
+            draws /= self._speed
+        return _whole(draws)
+
+    def _make_second(self) -> None:
+        """The secondary's work of all rows that there are; those before the window only draw."""
+        self._has_second, each = True, self.connections
+        self._window["secondary_work"] = np.empty_like(self._window["primary_work"])
+        most = self._draw_buffers.shape[2]
+        for round_ in range(0, self.size // each, most):
+            rounds = min(most, self.size // each - round_)
+            first, end = round_ * each, (round_ + rounds) * each
+            kept = min(max(first, self._base), end)
+            work = np.ones(end - first)
+            work[kept - first :] = self.view("primary_work", kept, end)
+            second = self._second_work(rounds, work.reshape(rounds, each).T)
+            self.view("secondary_work", kept, end)[:] = second.T.reshape(-1)[kept - first :]
 
     def _put(self, draws: Reals, name: str, first: int) -> None:
         """Whole numbers by client into a column's last rows, in the order of rows."""
@@ -251,6 +282,7 @@ class Log:
         """The next draws of every client, a row each; they hold until the buffer's next use."""
         sources = self._sources.get(purpose)
         if sources is None:
+            self._streams.expect(purpose, self.connections)
             sources = [kind(purpose, client) for client in range(self.connections)]
             self._sources[purpose] = sources
         draws = self._draw_buffers[buffer, :, :rounds]

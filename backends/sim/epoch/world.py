@@ -147,7 +147,8 @@ class EpochWorld(SimWorld):
             )
         assert isinstance(workload, OpenService)  # so says the scenario
         change, end_ns = scenario.schedule().load(), scenario.duration_ns
-        return Log(workload, end_ns, streams, jitter, probability, paired, speed, change)
+        mirrored = POLICIES[policy].output is t.Output.WITNESS
+        return Log(workload, end_ns, streams, jitter, probability, paired, speed, change, mirrored)
 
     def _network(self, delay_ns: int, jitter: Jitter) -> Network:
         return EpochNetwork(self.clock, delay_ns, self._log, self._scenario.duration_ns)
