@@ -1,4 +1,4 @@
-"""The seeds of many streams at once: what numpy's `SeedSequence` says, for all keys of a purpose.
+"""The generators of many streams at once: seeded as by numpy's `SeedSequence`, all keys together.
 
 A stream of its own for every client costs little but its seed: numpy works out one in some 20 us,
 most of it the calls.  Here the same words are worked out for all keys together, as arrays.  The
@@ -9,8 +9,10 @@ algorithm is that of O'Neill's ``randutils`` (2015) as numpy has it (NEP 19 and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.random import PCG64
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
@@ -39,25 +41,21 @@ class _Hash:
         return words
 
 
-class Given(ISeedSequence):
-    """A seed for a bit generator: words that are there already."""
-
-    __slots__ = ("_words",)
+class _Seed(ISeedSequence):
+    """What a `PCG64` asks its seed for, there already: four words of 64 bits."""
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
         self._words = words
 
-    def generate_state(self, n_words: int, dtype: object = np.uint32) -> NDArray[np.uint64]:
-        """What a generator of that many 64-bit words asks for; ValueError for anything else."""
-        if n_words != len(self._words) or np.dtype(dtype) != np.uint64:
-            raise ValueError(f"these are {len(self._words)} words of 64 bits")
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        assert (n_words, dtype) == (self._words.size, self._words.dtype)
         return self._words
 
 
-def seeds(seed: int, address: Sequence[int], count: int, rest: Sequence[int]) -> list[Given]:
-    """Those of ``SeedSequence(seed, spawn_key=(*address, key, *rest))`` for keys 0 to count - 1.
+def generators(seed: int, address: Sequence[int], count: int, rest: Sequence[int]) -> list[PCG64]:
+    """``PCG64(SeedSequence(seed, spawn_key=(*address, key, *rest)))`` for keys 0 to count - 1.
 
-    seed below 2**64; address and rest: words of 32 bits.  Each is good for `numpy.random.PCG64`.
+    seed below 2**64; address and rest: words of 32 bits.
     """
     own = [seed & _MASK, seed >> _BITS, 0, 0]  # filled up, for keys follow
     keys = np.arange(count, dtype=np.uint32)
@@ -78,7 +76,9 @@ def seeds(seed: int, address: Sequence[int], count: int, rest: Sequence[int]) ->
     hashed = _Hash(_STATE, _STATE_TIMES)
     halves = [hashed(pool[i % _POOL]).astype(np.uint64) for i in range(2 * _POOL)]
     low, high = np.array(halves[::2]), np.array(halves[1::2])
-    return [Given(words) for words in np.ascontiguousarray((low | high << np.uint64(_BITS)).T)]
+    words = np.ascontiguousarray((low | high << np.uint64(_BITS)).T)
+    # numpy's stubs know no seed but its own; its documentation does
+    return [PCG64(_Seed(each)) for each in words]  # type: ignore[arg-type]
 
 
 def _mixed(left: Words, right: Words) -> Words:

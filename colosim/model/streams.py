@@ -16,10 +16,9 @@ from collections.abc import Callable
 from zlib import crc32
 
 import numpy as np
-from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-from colosim.model.seeding import Given, seeds
+from colosim.model.seeding import generators
 
 _FIRST_BLOCK = 64
 _LARGEST_BLOCK = 16_384
@@ -106,7 +105,7 @@ class Streams:
         self.seed = seed
         self.replication = replication
         self._draws: dict[tuple[str, int], Draws] = {}
-        self._seeds: dict[str, list[Given]] = {}  # of keys that were expected
+        self._expected: dict[str, list[np.random.PCG64]] = {}  # by purpose; keys from 0 on
         self._owners: dict[int, tuple[str, _Sampler]] = {}
 
     def exponential(self, purpose: str, key: int = 0) -> Draws:
@@ -122,9 +121,9 @@ class Streams:
         return self._get(purpose, key, _normal)
 
     def expect(self, purpose: str, count: int) -> None:
-        """Keys 0 to count - 1 will be asked for: their seeds are worked out together."""
+        """Keys 0 to count - 1 will be asked for: their generators are seeded together."""
         address = (self.replication, crc32(purpose.encode()))
-        self._seeds[purpose] = seeds(self.seed, address, count, self._vm)
+        self._expected[purpose] = generators(self.seed, address, count, self._vm)
 
     def _get(self, purpose: str, key: int, sampler: _Sampler) -> Draws:
         draws = self._draws.get((purpose, key))
@@ -136,13 +135,12 @@ class Streams:
             raise ValueError(f"draws for {purpose!r} would share the random bits of {owner[0]!r}")
         if not 0 <= key < _WORD:
             raise ValueError(f"key {key} of {purpose!r}: it must be from 0 to 2**32 - 1")
-        expected = self._seeds.get(purpose, ())
-        sequence: ISeedSequence
+        expected = self._expected.get(purpose, ())
         if key < len(expected):
-            sequence = expected[key]
+            bits = expected[key]
         else:
             address = (self.replication, checksum, key, *self._vm)
-            sequence = np.random.SeedSequence(self.seed, spawn_key=address)
-        draws = Draws(np.random.Generator(np.random.PCG64(sequence)), sampler)
+            bits = np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=address))
+        draws = Draws(np.random.Generator(bits), sampler)
         self._draws[purpose, key] = draws
         return draws

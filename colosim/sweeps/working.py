@@ -6,11 +6,14 @@ that it needs comes as one blob, and nothing is read from or written to disk.
 
 from __future__ import annotations
 
+import gc
 import math
+import multiprocessing
 import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from backends.sim import run_replication
 from colosim import store
@@ -66,7 +69,17 @@ def run_pieces(versions: Mapping[str, str], blob: bytes) -> list[Done]:
             "install the same on all machines and restart the workers"
         )
     job, pieces = pickle.loads(blob)
+    if multiprocessing.parent_process() is not None:
+        _keep_modules()
     return [_run(job, point, piece) for point, piece in pieces]
+
+
+@cache
+def _keep_modules() -> None:
+    """What a worker process has loaded by now it keeps; looking through it for garbage, again and
+    again, took a twentieth of its time.
+    """
+    gc.freeze()
 
 
 def _run(job: Job, point: Point, piece: Piece) -> Done:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colosim.model import streams as streams_module
-from colosim.model.seeding import seeds
+from colosim.model.seeding import generators
 from colosim.model.streams import Streams
 
 KINDS = ("exponential", "uniform", "normal")
@@ -78,10 +78,10 @@ def test_blocks_are_one_sequence_of_the_documented_generator():
     st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=2),
     st.lists(st.integers(1, 2**32 - 1), max_size=1),
 )
-def test_seeds_worked_out_together_are_those_of_numpy(seed, address, rest):
-    for key, given_ in enumerate(seeds(seed, address, 5, rest)):
+def test_generators_seeded_together_are_those_of_numpy(seed, address, rest):
+    for key, bits in enumerate(generators(seed, address, 5, rest)):
         sequence = np.random.SeedSequence(seed, spawn_key=(*address, key, *rest))
-        assert np.random.PCG64(given_).state == np.random.PCG64(sequence).state
+        assert bits.state == np.random.PCG64(sequence).state
 
 
 def test_keys_that_were_expected_have_the_same_draws():
