@@ -10,7 +10,7 @@ touches the link gives all of it back first, to go on one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +41,9 @@ class _Train:
 
     def left(self, there_ns: int) -> None:
         self.before_ns, self.there_ns = self.there_ns, there_ns
+
+    def copy(self) -> _Train:
+        return _Train(self.next_ns, self.there_ns, self.before_ns)
 
 
 class Met(NamedTuple):
@@ -113,7 +116,7 @@ class OneWay:
 
     def together(self, begins_ns: int, sizes_bytes: tuple[int, ...]) -> Crossing:
         """Of those that meet a heartbeat; they are brought up to date."""
-        link, train, beats, left_ns = self.out.trial(), replace(self._train), 0, begins_ns
+        link, train, beats, left_ns = self.out.trial(), self._train.copy(), 0, begins_ns
         while begins_ns != _NEVER_NS or STATE in link.channels:
             leaves_ns = link.since_ns + link.wait_ns() if link.channels else _NEVER_NS
             at_ns = min(leaves_ns, train.next_ns, begins_ns)

@@ -11,6 +11,7 @@ from backends.sim.guest import Guest, Snapshot, slowed_ns
 from colosim.model.cost import Slowdown
 
 Rows = tuple[int, int]
+_NONE: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class EpochGuest(Guest):
     def settle(self) -> None:
         """Bring it up to date."""
         lane, now_ns = self.lane, self._clock.now_ns()
-        if now_ns == lane.settled_ns:
+        if now_ns == lane.settled_ns:  # most often
             return
         before = lane.position
         if through := lane.settle(now_ns):
@@ -107,10 +108,15 @@ class EpochGuest(Guest):
             self.settle()
             self._changed()
 
-    def snapshot(self, pages: int, unanswered: Mapping[tuple[int, int], str]) -> EpochSnapshot:
+    def snapshot(
+        self,
+        pages: int,
+        unanswered: Mapping[tuple[int, int], str],
+        owed: tuple[Rows, ...] = (),
+    ) -> EpochSnapshot:
         self._advance()
-        lane = self.lane
-        return EpochSnapshot((), frozenset(), lane.taken, pages, {}, lane.position, lane.left_ns)
+        at = self.lane
+        return EpochSnapshot((), _NONE, at.taken, pages, {}, at.position, at.left_ns, owed)
 
     def load(self, snapshot: Snapshot) -> None:
         assert isinstance(snapshot, EpochSnapshot)

@@ -10,7 +10,7 @@ moments that the arrays say.  Everything that is not about requests is `SimWorld
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any, cast
 
@@ -790,8 +790,7 @@ class EpochWorld(SimWorld):
 
     def _snapshot(self, host: Host, pages: int) -> Snapshot:
         host = self._of(host.id)
-        taken = host.guest.snapshot(pages, {})
-        return replace(taken, owed=(*host.again, *host.held.values()))
+        return host.guest.snapshot(pages, {}, (*host.again, *host.held.values()))
 
     def _loaded(self, host: Host, snapshot: Snapshot) -> None:
         assert isinstance(snapshot, EpochSnapshot)
