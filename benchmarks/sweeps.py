@@ -41,7 +41,7 @@ RUNS, CORES = 1_000 * 20, 2
 
 
 def sweep(points: int, replications: int) -> dict[str, Any]:
-    """Remus at intervals that give 110 to 330 checkpoints, by rates of requests."""
+    """Remus at intervals that give 105 to 150 checkpoints, by rates of requests."""
     base = load_scenario(SCENARIO).replace(
         {"duration": "60 s", "warm_up": "5 s", "fidelity": "epoch", "policy.name": "remus"}
         | {"memory.pages_per_request": 0.5}  # half of them write; the curve is of 500 requests/s
@@ -52,7 +52,7 @@ def sweep(points: int, replications: int) -> dict[str, Any]:
         "replications": replications,
         "axes": {
             "workload.rate": {"from": "350 /s", "to": "700 /s", "steps": max(points // steps, 2)},
-            "policy.remus.interval": {"from": "180 ms", "to": "500 ms", "steps": steps},
+            "policy.remus.interval": {"from": "400 ms", "to": "550 ms", "steps": steps},
         },
     }
 
