@@ -393,6 +393,7 @@ class Straight:
     def _others_first(self, step: _Step, until_ns: int) -> bool:
         """What is due by then happens; whether both sides are as they were before."""
         self._show()
+        self._world.plan_owed()
         clock = self._clock
         while clock.next_ns() <= until_ns:
             clock.step()

@@ -293,6 +293,9 @@ class SimWorld:
     def plan_anew(self) -> None:
         """What was planned ahead and does not hold any more; while `plans_wait`, only if asked."""
 
+    def plan_owed(self) -> None:
+        """While `plans_wait`: what was put off is planned, for somebody is about to look."""
+
     def plans_go_on(self) -> None:
         """Whatever changes is planned anew without being asked."""
         self.plans_wait = False

@@ -57,6 +57,7 @@ class Lane:
         self._sums, self._steps = np.empty(0, np.int64), np.empty(0, np.int64)
         self.moves = False
         self.reads = False  # takes what arrives
+        self._since_ns = -1  # when disturbed last, if it was not planned since
         self.settled_ns = -1  # and nothing intervened since
 
     def settle(self, now_ns: int) -> int:
@@ -78,6 +79,7 @@ class Lane:
     def disturb(self, now_ns: int) -> None:
         """What is planned does not hold from now on (after `settle`)."""
         self.settled_ns = -1
+        self._since_ns = now_ns
         if self.planned > self.position:
             if self.position < self.taken:
                 self.left_ns = int(self._log.view(self._ends, self.position, self.position + 1)[0])
@@ -114,7 +116,8 @@ class Lane:
             return None
         log = self._log
         out = log.view(self._ends, first, end)
-        from_ns = self.free_from(now_ns)
+        from_ns = self.free_from(now_ns if self._since_ns < 0 else self._since_ns)
+        self._since_ns = -1
         left_ns = self.left_ns if first == self.position and self.left_ns >= 0 else None
         work = self._works(first, end, left_ns)
         at = log.view(self._arrivals, first, end)

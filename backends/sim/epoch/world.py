@@ -238,11 +238,21 @@ class EpochWorld(SimWorld):
         if self.is_planned:
             return
         self.is_planned = True
-        self._owes_plan = self.plans_wait and self._stands_still()
+        self._owes_plan = self.plans_wait and (self._may_owe or self._stands_still())
         if self._owes_plan:
             self._call_off(self._ran_out)
             self._call_off(self._differ)
         else:
+            self._plan(ran_out=False)
+
+    @property
+    def _may_owe(self) -> bool:
+        """A plan would only say what lanes do since they were disturbed: later it says the same."""
+        return not (self._compares or isinstance(self._log, FeedbackLog))
+
+    def plan_owed(self) -> None:
+        if self._owes_plan:
+            self._owes_plan = False
             self._plan(ran_out=False)
 
     def plans_go_on(self) -> None:
@@ -332,7 +342,8 @@ class EpochWorld(SimWorld):
             for lane in moving
             if lane.reads or lane.planned < lane.taken
         ]
-        self._call(self._ran_out, min(ends_ns) if ends_ns else self._scenario.duration_ns)
+        end_ns = min(ends_ns) if ends_ns else self._scenario.duration_ns
+        self._call(self._ran_out, max(end_ns, now_ns))  # plans that were owed may be over already
 
     # -- clients that wait -----------------------------------------------------------------
 
