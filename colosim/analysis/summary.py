@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from colosim.analysis.stats import interval, paired
 from colosim.model.results import RunRecord
+from colosim.wording import capital
 
 _EVENT_COLUMNS = ("at_ns", "node", "what", "detail")
 
@@ -182,9 +183,13 @@ def differences(metrics: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 def label(metric: str, unit: str) -> str:
     """A metric for people: "latency_p99_ms" in "ms" is "Latency p99 (ms)"."""
+    return f"{capital(named(metric, unit))} ({'count' if unit == '1' else unit})"
+
+
+def named(metric: str, unit: str) -> str:
+    """A metric within a sentence, which has its unit elsewhere: "latency p99"."""
     suffix = {"1/s": "per_s", "Mbit/s": "mbit_per_s"}.get(unit, unit)
-    words = metric.removesuffix(f"_{suffix}").replace("_", " ")
-    return f"{words[:1].upper()}{words[1:]} ({'count' if unit == '1' else unit})"
+    return metric.removesuffix(f"_{suffix}").replace("_", " ")
 
 
 def readable(
