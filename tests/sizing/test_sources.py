@@ -1,6 +1,7 @@
 """What each source says: live runs, logs of a genuine pair, captures."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,49 @@ def test_logs_of_a_genuine_pair_say_costs_pages_and_differences(tmp_path, versio
     assert scenario.link.bandwidth_bps == 10_000_000_000
     assert "workload.rate_per_s" not in found.unknowns
     assert 0 < scenario.divergence.unprompted_per_s < 20
+
+
+def test_the_memory_that_is_given_does_not_come_too_late_for_a_log(tmp_path):
+    """Without it the guest counts as 256 MiB; what it dirties may be more."""
+    text = (LOGS / "7.2-primary.log").read_text()
+
+    def times_thousand(found):
+        return f"{found[1]}{int(found[2]) * 1000}"
+
+    log = tmp_path / "large.log"
+    log.write_text(re.sub(r"(dirty_pages )(\d+)", times_thousand, text))
+    with pytest.raises(SizingError, match="are more than the guest's 65,536; give its --memory"):
+        basis(tmp_path, log)
+    found = basis(tmp_path, log, memory="16 GiB")
+    most = max(pages for point in found.curve.points for pages in point.samples)
+    assert most > 65_536
+    assert found.curve.table()["dirty_pages"].max() > 65_536
+    again = basis(tmp_path, log, changes={"memory.guest_memory": "16 GiB"})
+    assert again.curve == found.curve
+
+
+def test_what_is_set_by_hand_is_not_called_assumed(tmp_path):
+    changes = {"link.bandwidth": "10 Gbit/s", "memory.guest_memory": "1 GiB"}
+    found = basis(tmp_path, rates=["4 MiB/s"], changes=changes)
+    assert found.facts["link.bandwidth"].kind == "given"
+    assert "link" not in found.facts
+    assert found.curve.guest_pages == 2**30 // 4096
+    own = {"memory.kind": "uniform", "memory.working_set_pages": 10, "memory.touches": "9 /s"}
+    found = basis(tmp_path, rates=["4 MiB/s"], changes=own)
+    assert found.scenario(tmp_path).memory.kind == "uniform"
+    with pytest.raises(SizingError, match=r"memory\.guest_memory 'much': "):
+        basis(tmp_path, rates=["4 MiB/s"], changes={"memory.guest_memory": "much"})
+
+
+def test_captures_beside_closed_load_leave_what_the_scenario_says(tmp_path):
+    text = SCENARIO.replace('load = "open"', 'load = "closed"').replace(
+        'rate = "200 /s"', 'clients = 4\nthink_time = "50 ms"'
+    )
+    file = write(tmp_path / "closed.toml", text)
+    paths = http_pair(tmp_path, {5: (b"99", b"item 405!")})
+    found = basis(tmp_path, file, *paths)
+    assert found.facts["workload"].kind == "given"
+    assert any("it is closed or a job" in note for note in found.notes)
 
 
 def test_an_imported_pair_is_read_from_its_logs(tmp_path):
