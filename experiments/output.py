@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 import colosim
+from backends.qemu.errors import LiveError
 from colosim.analysis.stats import interval
-from colosim.scenario import Scenario
+from colosim.scenario import Scenario, ScenarioError
 from colosim.store import MANIFEST, StoreError
 from colosim.sweeps import SweepError
 
@@ -67,6 +68,10 @@ class Results:
         self.console = console()
         self._files: list[str] = []
         self._figures: list[str] = []
+
+    def say(self, text: str) -> None:
+        """What goes on."""
+        self.console.print(f"  {text}", soft_wrap=True, markup=False)
 
     def page(self, name: str, text: str) -> None:
         """Print it, and write it as ``name``.md."""
@@ -151,6 +156,25 @@ def is_there(scenario: Scenario, place: Path) -> bool:
         return False
     # by value: a key that is new since then has its default in both
     return not manifest["interrupted"] and found.to_mapping() == scenario.to_mapping()
+
+
+def run_live(runs: Iterable[tuple[str, Scenario, Path]], say: Callable[[str], None]) -> list[str]:
+    """Run what is not there already; what could not be run, a line each.
+
+    runs: title, scenario, directory.
+    """
+    failures = []
+    for title, scenario, place in runs:
+        if is_there(scenario, place):
+            say(f"{title}: there already")
+            continue
+        say(f"{title}: running")
+        try:
+            colosim.live(scenario, out=place)
+        except (LiveError, ScenarioError) as error:
+            failures.append(f"{title}: {error}")
+            say(failures[-1])
+    return failures
 
 
 def about(places: Iterable[Path]) -> dict[str, str]:

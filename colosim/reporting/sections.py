@@ -23,7 +23,6 @@ from colosim.tomltext import toml
 from colosim.units import readable, without_unit
 from colosim.wording import between, number
 
-_PAGE_BYTES = 4096
 _MOST_ROWS = 500
 _METRICS = ("throughput_per_s", "latency_mean_ms", "latency_p99_ms")
 _OF_JOBS = ("completion_time_s", "pause_mean_ms", "checkpoints_per_s")
@@ -195,8 +194,7 @@ def _curves(runs: Runs, seen: pd.DataFrame) -> dict[str, pd.DataFrame]:
     if not first.is_live:
         try:
             scenario = Scenario.from_mapping(dict(first.scenario), "the run's scenario")
-            model = scenario.memory.model(_PAGE_BYTES)
-            curve = pages.model_curve(model, places, _requests_per_s(runs))
+            curve = pages.model_curve(scenario.memory_model(), places, _requests_per_s(runs))
         except (ModelError, ScenarioError, AttributeError):  # its file may be elsewhere by now
             curve = None
         if curve is not None:

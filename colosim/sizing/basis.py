@@ -17,14 +17,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from colosim.model.memory import CurvePoint
+from colosim.model.memory import PAGE_BYTES, CurvePoint
 from colosim.scenario import Scenario
 from colosim.sizing.causes import Cause
 from colosim.units import dimension_of, readable, without_unit
 
 Kind = Literal["measured", "fitted", "given", "assumed"]
 
-PAGE_BYTES = 4096
 #: where curves are continued to: no checkpoint is sooner or later
 _SHORTEST_NS, _LONGEST_NS = 2_000_000, 128_000_000_000
 #: exponents of pages over time, pages ~ time ** exponent: of the curves that come with colosim, the

@@ -33,7 +33,7 @@ def main(out: str, policies: tuple[str, ...], turns: int, length: int, seed: int
     results = output.Results(out)
     place, console = results.place, results.console
     runs = live_policies.plan(policies or live_policies.POLICIES, turns, length, seed)
-    failures = live_policies.run(runs, place, lambda text: console.print(f"  {text}"))
+    failures = live_policies.run(runs, place, results.say)
     summary = live_policies.summary(runs, place)
     for failure in failures:
         console.print(f"could not be run: {failure}", soft_wrap=True, markup=False)

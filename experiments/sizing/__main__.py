@@ -22,14 +22,10 @@ def main(out: str, repeats: int, seed: int) -> None:
     """
     results = output.Results(out)
     place, console = results.place, results.console
-
-    def say(text: str) -> None:
-        console.print(f"  {text}", soft_wrap=True)
-
     runs = sizing.plan(seed, repeats)
     console.print(f"\n[bold]{len(runs)} live runs[/bold]")
-    failures = validation.run(runs, place, say)
-    answers = dict(sizing.sized(runs, place, say))
+    failures = validation.run(runs, place, results.say)
+    answers = dict(sizing.sized(runs, place, results.say))
     table, sure = sizing.compared(runs, answers, place)
     console.print("\n[bold]Measured, and what each sizing says[/bold]")
     parts = [output.markdown_table(table), output.markdown_table(sure)]

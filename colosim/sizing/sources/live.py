@@ -14,10 +14,10 @@ from colosim.calibration import costs as cost_fit
 from colosim.calibration import divergence as divergence_fit
 from colosim.calibration.divergence import exact_interval
 from colosim.calibration.epochs import TIMEOUT
-from colosim.model.memory import CurvePoint
+from colosim.model.memory import PAGE_BYTES, CurvePoint
 from colosim.pcap import CaptureError, compare_pcap
 from colosim.scenario import Scenario, Service
-from colosim.sizing.basis import PAGE_BYTES, PROBABILITY, UNPROMPTED, Basis, Curve, exponents
+from colosim.sizing.basis import PROBABILITY, UNPROMPTED, Basis, Curve, exponents
 from colosim.sizing.causes import Cause, causes_of
 from colosim.sizing.errors import SizingError
 from colosim.sizing.lab import quiet

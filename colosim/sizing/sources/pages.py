@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from colosim.model.memory import CurvePoint
+from colosim.model.memory import PAGE_BYTES, CurvePoint
 from colosim.sizing import given
 from colosim.sizing.basis import (
     BELOW,
     BEYOND,
     EXPONENTS,
-    PAGE_BYTES,
     Basis,
     Curve,
     Kind,
