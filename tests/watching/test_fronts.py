@@ -184,19 +184,27 @@ def test_whoever_does_not_read_is_not_waited_for(tmp_path, monkeypatch):
 # -- the command ---------------------------------------------------------------------------------
 
 
+def lasting(out: str) -> list[str]:
+    """Notes and the last line; how many there are between depends on how busy the machine is."""
+    *lines, last = out.splitlines()
+    return [*(line for line in lines if not re.match(r"\S+ s of ", line)), last]
+
+
 def test_a_recorded_and_a_simulated_run_are_played(run, tmp_path, colosim_main):
     status, out, err = colosim_main("watch", run, "--speed", "max")
     assert (status, err) == (0, "")
     assert "4.105 s secondary: serves alone" in out
     trace = run / f"{TRACE}.gz"
-    assert colosim_main("watch", trace, "--speed", "max")[:2] == (0, out)
+    again = colosim_main("watch", trace, "--speed", "max")
+    assert (again[0], lasting(again[1])) == (0, lasting(out))
     scenario = write(tmp_path / "small.toml")
     status, out, err = colosim_main("watch", scenario, "--policy", "remus", "--speed", "max")
     assert (status, err) == (0, "")
     result = colosim.simulate(scenario, "remus", replications=1, out=tmp_path / "small")
     count = len(result.records[0].checkpoints["checkpoint"])
     assert f"checkpoints {count:,} (interval {count:,})" in out.splitlines()[-1]
-    assert colosim_main("watch", tmp_path / "small", "--speed", "max")[1] == out
+    again = colosim_main("watch", tmp_path / "small", "--speed", "max")
+    assert lasting(again[1]) == lasting(out)
     played = colosim.watch(scenario, "remus")
     assert played.view().totals.checkpoints == count
     assert 0 < played.view(1.0).totals.checkpoints < count
