@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from backends.qemu.dirty_rate import DirtyPages, Measured
 from backends.qemu.qemu_log import phases
 from colosim.cli import main
 from colosim.sizing import SizingError
-from colosim.sizing.basis import BELOW, BEYOND, COSTS
+from colosim.sizing.basis import BELOW, BEYOND, COSTS, PAGES
 from colosim.sizing.sources import basis_of, sorted_sources
 from tests.calibration import as_live
 from tests.sizing.test_causes import http_pair
@@ -80,6 +81,17 @@ def test_the_memory_that_is_given_does_not_come_too_late_for_a_log(tmp_path):
     assert again.curve == found.curve
 
 
+def test_what_qemu_measured_of_a_running_vm_has_its_memory_and_its_doubt(tmp_path):
+    points = [DirtyPages(10**9, 5_000.0, 4_500.0, 6_000.0), DirtyPages(2 * 10**9, 7e3, 6e3, 8e3)]
+    measured = Measured(128 * 2**20, "11.1.3", "page-sampling", points)
+    found = basis(tmp_path, measured=measured)
+    assert found.facts["memory.guest_memory"].kind == "measured"
+    assert found.scenario(tmp_path).memory.guest_memory_bytes == 128 * 2**20
+    assert found.unknowns[PAGES].high == pytest.approx(1.2)
+    with pytest.raises(SizingError, match="more than the guest's 4,096"):
+        basis(tmp_path, measured=measured, memory="16 MiB")
+
+
 def test_what_is_set_by_hand_is_not_called_assumed(tmp_path):
     changes = {"link.bandwidth": "10 Gbit/s", "memory.guest_memory": "1 GiB"}
     found = basis(tmp_path, rates=["4 MiB/s"], changes=changes)
@@ -144,6 +156,8 @@ def test_captures_say_load_answers_and_why_the_guests_differ(tmp_path):
     assert high == pytest.approx(0.2366, abs=1e-3)
     assert scenario.workload.rate_per_s == pytest.approx(40 / 3.92, rel=0.05)
     assert scenario.memory.guest_memory_bytes == 512 * 2**20
+    fact = found.facts["memory.guest_memory"]
+    assert (fact.value, fact.kind) == ("512 MiB", "given")
     assert [each.name for each in found.causes] == ["http-date (Date)"]
     assert found.unknowns["workload.service_time_ns"].high == pytest.approx(10e6, rel=0.01)
 

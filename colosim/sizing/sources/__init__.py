@@ -127,9 +127,9 @@ def _pages(basis: Basis, given: Given) -> None:
     ways = [given.rates, given.table, given.measured]
     if sum(bool(each) for each in ways) > 1:
         raise SizingError("dirty pages are given twice; give one of --dirty-rate, a CSV or --qmp")
-    if given.memory is not None:
-        pages.take_memory(basis, given.memory)
     if given.measured is not None:
-        pages.take_measured(basis, given.measured, given.memory is not None)
+        pages.take_measured(basis, given.measured)
     elif given.rates or given.table:
         pages.take_rates(basis, given.rates, given.table)
+    if given.memory is not None:
+        pages.take_memory(basis, given.memory)

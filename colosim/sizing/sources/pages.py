@@ -40,12 +40,12 @@ def take_memory(basis: Basis, text: str) -> None:
         raise SizingError(f"memory {text!r}: {error}") from None
     if size < PAGE_BYTES:
         raise SizingError(f"memory {text!r}: is less than a page")
-    _set_memory(basis, size)
-    basis.say("memory.guest_memory", SIZE.format(size), "given", "--memory")
+    _set_memory(basis, size, "given", "--memory")
 
 
-def _set_memory(basis: Basis, size: int) -> None:
+def _set_memory(basis: Basis, size: int, kind: Kind, source: str) -> None:
     set_in(basis.mapping, "memory.guest_memory", f"{size} B")
+    basis.say("memory.guest_memory", SIZE.format(size), kind, source)
 
 
 def take_rates(basis: Basis, rates: Sequence[str], table: Path | None) -> None:
@@ -58,16 +58,14 @@ def take_rates(basis: Basis, rates: Sequence[str], table: Path | None) -> None:
     take_points(basis, points, "given", source)
 
 
-def take_measured(basis: Basis, found: Measured, is_memory_given: bool) -> None:
+def take_measured(basis: Basis, found: Measured) -> None:
     """What `backends.qemu.dirty_rate` measured of the user's own VM."""
     source = f"QEMU {found.version}, calc-dirty-rate, {found.mode}"
-    if not is_memory_given:
-        _set_memory(basis, found.memory_bytes)
-        basis.say("memory.guest_memory", SIZE.format(found.memory_bytes), "measured", source)
     points = [CurvePoint(each.interval_ns, (each.pages,)) for each in found.points]
     unsure = max((each.high / max(each.pages, 1.0) for each in found.points), default=1.0) - 1
     basis.sources.append(f"dirty pages: {source}")
     take_points(basis, points, "measured", source, min(max(unsure, 0.0), 10.0))
+    _set_memory(basis, found.memory_bytes, "measured", source)
 
 
 # --------------------------------------------------------------------------------------------
