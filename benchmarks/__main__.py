@@ -9,7 +9,6 @@ met is no failure: a number that depends on the machine has no right value.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import time
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import events, fidelity, growth, requests, speed, sweeps, transfers
-from benchmarks.rounds import Missing, Ratio, Row, context, markdown, table, to_json
+from benchmarks.command import Command, to_json
+from benchmarks.rounds import Missing, Ratio, Row, context, markdown, table
 from benchmarks.speed import aligned
 
 Lines = Sequence[tuple[str, ...]]
@@ -277,8 +277,7 @@ def page(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure everything, print the goals, write the page, the JSON and the figure."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Command("", __doc__)
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="has the peers")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS], metavar="NAME")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), metavar="DIR")

@@ -20,7 +20,6 @@ import argparse
 import asyncio
 import contextlib
 import functools
-import json
 import os
 import platform
 import select
@@ -49,6 +48,7 @@ from backends.qemu.net.port import Port
 from backends.qemu.scratch import new_directory
 from backends.qemu.stream import join
 from backends.qemu.world import LiveHost, PrimaryHost, SecondaryHost, Trace
+from benchmarks.command import Command, write
 from benchmarks.speed import aligned, processor
 from colosim.protocol.codec import encode
 from colosim.protocol.dialect import UPSTREAM, Message
@@ -393,12 +393,11 @@ def table(result: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the JSON if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.delay", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--pairs", type=int, default=1000, metavar="N", help="in each round")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser = Command("delay", __doc__)
+    parser.count("--pairs", 1000, text="in each round")
+    parser.count("--rounds", 5)
     parser.add_argument("--rate", type=float, default=1000.0, metavar="N", help="pairs a second")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result")
+    parser.offer_json()
     parser.add_argument("--host", nargs=2, metavar=("NAME", "DIRECTORY"), help=argparse.SUPPRESS)
     parser.add_argument("--relay", type=int, metavar="DESCRIPTOR", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -408,12 +407,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.relay is not None:
         _relay(given.relay)
         return
-    if min(given.pairs, given.rounds) < 1 or given.rate <= 0:
-        parser.error("counts are at least 1, and the rate is above 0")
+    if not given.rate > 0:
+        parser.error("the rate is above 0")
     result = measure(given.pairs, given.rounds, given.rate)
     print(aligned(table(result)))
-    if given.json is not None:
-        given.json.write_text(json.dumps(result, indent=2) + "\n")
+    write(result, given.json)
 
 
 if __name__ == "__main__":

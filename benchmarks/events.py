@@ -12,12 +12,10 @@ here is a test.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import simpy
@@ -25,6 +23,7 @@ import simpy
 from backends.nodes import PRIMARY
 from backends.sim.clock import Clock
 from backends.sim.world import SimWorld
+from benchmarks.command import Command
 from benchmarks.peers import add_peers
 from benchmarks.rounds import Run, context, rows, show, turns
 from benchmarks.speed import PENDING, bare_loop, service
@@ -138,15 +137,12 @@ def measure(events: int, rounds: int, python: str) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the JSON if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.events", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--events", type=int, default=300_000, metavar="N")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N")
+    parser = Command("events", __doc__)
+    parser.count("--events", 300_000)
+    parser.count("--rounds", 7)
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result")
+    parser.offer_json()
     given = parser.parse_args(arguments)
-    if min(given.events, given.rounds) < 1:
-        parser.error("counts are at least 1")
     show(measure(given.events, given.rounds, given.peers), given.json)
 
 

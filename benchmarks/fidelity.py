@@ -9,13 +9,13 @@ top of that.  Times are CPU times of this process.  Beside it, the same scenario
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
 from backends.sim import run_replication
+from benchmarks.command import Command
 from benchmarks.speed import aligned, measuring
 from colosim.scenario import Scenario
 
@@ -81,9 +81,8 @@ def measure(repetitions: int) -> list[tuple[str, ...]]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fidelity", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--repetitions", type=int, default=3, metavar="N")
+    parser = Command("fidelity", __doc__)
+    parser.count("--repetitions", 3)
     print(aligned(measure(parser.parse_args().repetitions)))
 
 

@@ -13,7 +13,6 @@ kept.  Nothing here is a test.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import math
 import tracemalloc
@@ -28,8 +27,9 @@ from numpy.typing import NDArray
 from scipy.stats import linregress, t
 
 from backends.sim import run_replication
+from benchmarks.command import Command, write
 from benchmarks.requests import scenario as requests_scenario
-from benchmarks.rounds import context, to_json
+from benchmarks.rounds import context
 from benchmarks.speed import aligned, measuring, service, timed
 from colosim.analysis.plots import Chart, styled
 
@@ -234,23 +234,21 @@ def figure(result: Mapping[str, Any]) -> Chart:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, draw, and write the JSON if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--sizes", type=int, default=6, metavar="N", help="each twice the last")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    parser = Command("growth", __doc__)
+    parser.count("--sizes", 6, 3, "each twice the last")
+    parser.count("--rounds", 3)
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="of all sizes")
     parser.add_argument("--out", type=Path, metavar="DIR", help="draw growth.svg and .png there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result")
+    parser.offer_json()
     given = parser.parse_args(arguments)
-    if given.sizes < 3 or given.rounds < 1 or not given.scale > 0:
-        parser.error("there are at least 3 sizes and 1 round, and the scale is above 0")
+    if not given.scale > 0:
+        parser.error("the scale is above 0")
     result = measure(given.sizes, given.rounds, given.scale)
     print(aligned(table(result)))
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
         figure(result).save(given.out / "growth")
-    if given.json is not None:
-        given.json.write_text(to_json(result))
+    write(result, given.json)
 
 
 if __name__ == "__main__":

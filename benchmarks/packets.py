@@ -14,9 +14,7 @@ connections.  Nothing here is a test.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +24,7 @@ from random import Random
 from statistics import median
 from typing import Any
 
+from benchmarks.command import Command, write
 from benchmarks.speed import aligned, measuring, processor
 from colosim.protocol.compare_qemu import QemuComparator
 from colosim.protocol.compare_strict import StrictComparator
@@ -159,19 +158,15 @@ def table(result: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the JSON if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.packets", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = Command("packets", __doc__)
     parser.add_argument("--qemu", default="qemu-system-x86_64", metavar="PROGRAM")
-    parser.add_argument("--pairs", type=int, default=30_000, metavar="N")
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result")
+    parser.count("--pairs", 30_000)
+    parser.count("--repetitions", 5)
+    parser.offer_json()
     given = parser.parse_args(arguments)
-    if min(given.pairs, given.repetitions) < 1:
-        parser.error("counts are at least 1")
     result = measure(given.pairs, given.repetitions, given.qemu)
     print(aligned(table(result)))
-    if given.json is not None:
-        given.json.write_text(json.dumps(result, indent=2) + "\n")
+    write(result, given.json)
 
 
 if __name__ == "__main__":

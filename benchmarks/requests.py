@@ -11,17 +11,16 @@ here is a test.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import simpy
 
 from backends.sim import run_replication
+from benchmarks.command import Command
 from benchmarks.peers import add_peers
 from benchmarks.rounds import Run, context, ratio, rows, show, turns
 from benchmarks.speed import timed
@@ -112,15 +111,12 @@ def measure(requests: int, rounds: int, python: str) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the JSON if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.requests", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--requests", type=int, default=2_000_000, metavar="N")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser = Command("requests", __doc__)
+    parser.count("--requests", 2_000_000)
+    parser.count("--rounds", 5)
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result")
+    parser.offer_json()
     given = parser.parse_args(arguments)
-    if min(given.requests, given.rounds) < 1:
-        parser.error("counts are at least 1")
     show(measure(given.requests, given.rounds, given.peers), given.json)
 
 

@@ -7,12 +7,11 @@ t interval of the logarithms: that of a/b is then one over that of b/a.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import colosim
+from benchmarks.command import write
 from benchmarks.speed import aligned, measuring, processor
 from colosim.analysis.stats import interval
 
@@ -140,25 +140,9 @@ def context(peers: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def to_json(result: Mapping[str, Any]) -> str:
-    """The whole result; what has no value is null."""
-
-    def plain(value: Any) -> Any:
-        if is_dataclass(value) and not isinstance(value, type):
-            value = asdict(value)
-        if isinstance(value, Mapping):
-            return {name: plain(each) for name, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(each) for each in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(plain(result), indent=2) + "\n"
-
-
 def show(result: Mapping[str, Any], file: Path | None) -> None:
     """Print the table and what was skipped; write the JSON, if asked to."""
     print(aligned(table(result["rows"])))
     for peer, reason in result["skipped"].items():
         print(f"{peer} skipped: {reason}")
-    if file is not None:
-        file.write_text(to_json(result))
+    write(result, file)

@@ -12,9 +12,7 @@ Nothing here is a test: a number that depends on the machine has no right value.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import os
 import platform
 import sys
@@ -34,6 +32,7 @@ import simpy
 
 import colosim
 from backends.sim import run_replication
+from benchmarks.command import Command, write
 from colosim.model.results import RunRecord
 from colosim.protocol.trace import encode_line
 from colosim.scenario import Scenario
@@ -333,16 +332,13 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the JSON if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result")
+    parser = Command("speed", __doc__)
+    parser.offer_json()
     default = Counts()
     for name in Counts.__slots__:
-        parser.add_argument(f"--{name}", type=int, default=getattr(default, name), metavar="N")
+        parser.count(f"--{name}", getattr(default, name))
     given = vars(parser.parse_args(arguments))
     file = given.pop("json")
-    if min(given.values()) < 1:
-        parser.error("counts are at least 1")
     result = measure(Counts(**given), lambda text: print(text, file=sys.stderr))
     print(aligned(table(result)))
     print()
@@ -352,8 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"memory, {row['policy']}, trace {trace}: {row['bytes_per_response']:,.0f} B/response"
         )
     print(f"\n{markdown(result)}")
-    if file is not None:
-        file.write_text(json.dumps(result, indent=2) + "\n")
+    write(result, file)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ The web server is ``experiments/scenarios/webserver-redis.toml`` at fidelity ``e
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import tempfile
 import time
@@ -24,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 from backends.sim import run_replication
+from benchmarks.command import Command, write
 from benchmarks.rounds import context
 from benchmarks.speed import aligned
 from colosim import store, sweeps
@@ -170,17 +169,16 @@ def table(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--points", type=int, default=1_000, metavar="N")
-    parser.add_argument("--replications", type=int, default=20, metavar="N")
+    parser = Command("sweeps", __doc__)
+    parser.count("--points", 1_000)
+    parser.count("--replications", 20)
     parser.add_argument(
         "--scheduler",
         default="processes",
         help="processes, here, dask (two local workers), tcp://HOST:PORT, ray",
     )
     parser.add_argument("--overhead", action="store_true", help="CPU time of the sweep itself")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.offer_json()
     given = parser.parse_args(arguments)
     if given.overhead:
         found = overhead(given.points, given.replications)
@@ -191,8 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         found = measure(given.points, given.replications, given.scheduler)
     print(aligned(table(found)))
-    if given.json:
-        given.json.write_text(json.dumps({**context({}), **found}, indent=2))
+    write({**context({}), **found}, given.json)
 
 
 if __name__ == "__main__":

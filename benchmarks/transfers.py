@@ -12,7 +12,6 @@ cases take turns; times are CPU times.  Nothing here is a test.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.sim import run_replication
+from benchmarks.command import Command
 from benchmarks.rounds import Missing, Run, context, rows, show, turns
 from benchmarks.speed import checkpoints_case, timed
 from colosim.protocol.types import Transfer
@@ -152,14 +152,11 @@ def measure(checkpoints: int, rounds: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the JSON if asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.transfers", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--checkpoints", type=int, default=1_000, metavar="N")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result")
+    parser = Command("transfers", __doc__)
+    parser.count("--checkpoints", 1_000, 2)
+    parser.count("--rounds", 7)
+    parser.offer_json()
     given = parser.parse_args(arguments)
-    if given.checkpoints < 2 or given.rounds < 1:
-        parser.error("there are at least 2 checkpoints and 1 round")
     show(measure(given.checkpoints, given.rounds), given.json)
 
 

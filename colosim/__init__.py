@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from colosim.scenario import Scenario, ScenarioError, load_scenario
     from colosim.sizing import size
     from colosim.timelines import export
-    from colosim.watching.recording import recorded_run
+    from colosim.watching.shipped import recorded_run
     from colosim.watching.widget import watch
 
 __version__ = "0.1.0"
@@ -45,7 +45,7 @@ _HOME = {
     "Scenario": "colosim.scenario",
     "ScenarioError": "colosim.scenario",
     "load_scenario": "colosim.scenario",
-    "recorded_run": "colosim.watching.recording",
+    "recorded_run": "colosim.watching.shipped",
     "watch": "colosim.watching.widget",
 }
 

@@ -20,7 +20,7 @@ def _table(mapping: Mapping[str, Any], notes: Mapping[str, str], path: str) -> I
         if not isinstance(value, Mapping) and not _is_tables(value):
             dotted = f"{path}.{key}" if path else key
             note = f"  # {notes[dotted]}" if dotted in notes else ""
-            yield f"{key} = {_value(value)}{note}"
+            yield f"{key} = {as_toml(value)}{note}"
     for key, value in mapping.items():
         if isinstance(value, Mapping):
             dotted = f"{path}.{key}" if path else key
@@ -39,9 +39,10 @@ def _is_tables(value: Any) -> bool:
     return is_list and all(isinstance(each, Mapping) for each in value)
 
 
-def _value(value: Any) -> str:
+def as_toml(value: Any) -> str:
+    """A value as it stands in a file: text, a number, truth, or a list of them."""
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(as_toml, value))}]"
     return json.dumps(value, ensure_ascii=False)  # text, numbers and truth are written alike
 
 

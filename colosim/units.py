@@ -82,6 +82,19 @@ class Dimension:
             unit = max(fitting, key=self.units.__getitem__)
         return f"{value // int(self.units[unit])} {unit}"
 
+    def readable(self, value: float, digits: int = 4) -> str:
+        """Short text for people: exactly where that has no more than three digits, else with so
+        many in the largest unit that it has once.
+        """
+        if not self.whole:
+            return f"{value:.{digits}g} {next(iter(self.units))}"
+        exact = self.format(int(value))
+        if len(exact.split()[0]) <= 3:
+            return exact
+        fitting = {unit: float(size) for unit, size in self.units.items() if size <= int(value)}
+        unit = max(fitting, key=fitting.__getitem__)
+        return f"{value / fitting[unit]:.{digits}g} {unit}"
+
 
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
@@ -135,3 +148,12 @@ def without_unit(name: str) -> str:
     """The name as written in files: "service_time_ns" is "service_time"."""
     dimension = dimension_of(name)
     return name if dimension is None else name.removesuffix(f"_{dimension.suffix}")
+
+
+def readable(name: str, value: object, digits: int = 4) -> str:
+    """What a Python name holds, as short text: ``bandwidth_bps`` of 2.5e9 is "2.5 Gbit/s"."""
+    if isinstance(value, str):
+        return value
+    number = float(value)  # type: ignore[arg-type]
+    dimension = dimension_of(name)
+    return f"{number:.{digits}g}" if dimension is None else dimension.readable(number, digits)

@@ -28,7 +28,7 @@ from IPython.display import display
 import colosim
 from backends.qemu import doctor
 from colosim.analysis.plots import COLOURS, Chart, styled
-from colosim.watching.recording import RECORDED
+from colosim.watching.shipped import RECORDED
 
 
 async def can_run_live():

@@ -10,7 +10,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from colosim.watching.recording import RECORDED, keep
+from colosim.watching.shipped import RECORDED, keep
 
 
 def main() -> None:

@@ -45,10 +45,35 @@ def paired(values: ArrayLike, baseline: ArrayLike, confidence: float = 0.95) -> 
     interval is narrower than that of two independent samples.  Raises ValueError unless the shapes
     are equal.
     """
-    first, second = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
+    return interval(_differences(values, baseline), confidence)
+
+
+def _differences(values: ArrayLike, baseline: ArrayLike) -> NDArray[np.float64]:
+    first: NDArray[np.float64] = np.asarray(values, dtype=float)
+    second: NDArray[np.float64] = np.asarray(baseline, dtype=float)
     if first.shape != second.shape:
         raise ValueError(f"{first.size} values cannot be paired with {second.size}")
-    return interval(first - second, confidence)
+    return np.subtract(first, second)
+
+
+def not_above(values: ArrayLike, baseline: ArrayLike, tie: float = 1.0) -> float:
+    """P of a one-sided t test that the mean of ``values`` is not above that of ``baseline``.
+
+    Both of shape (n,), paired by position (Law, 5th ed., 10.2.1).
+
+    Small p: it is above.  Pairs with a NaN are left out.  Differences without any spread decide by
+    themselves: 0.0, 1.0, or ``tie`` where there is none.  NaN for fewer than two pairs; ValueError
+    unless the shapes are equal.
+    """
+    difference = _differences(values, baseline)
+    difference = difference[~np.isnan(difference)]
+    if difference.size < 2:
+        return math.nan
+    mean = difference.mean()
+    error = float(difference.std(ddof=1)) / math.sqrt(difference.size)
+    if not error:
+        return tie if mean == 0 else float(mean < 0)
+    return float(stdtr(difference.size - 1, -mean / error))
 
 
 def equivalence(values: ArrayLike, baseline: ArrayLike, margin: float) -> float:

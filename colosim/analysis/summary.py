@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from colosim.analysis.stats import interval, paired
 from colosim.model.results import RunRecord
+from colosim.wording import capital
 
 _EVENT_COLUMNS = ("at_ns", "node", "what", "detail")
 
@@ -68,16 +70,27 @@ def phases_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per step of a checkpoint, of the replications that somebody watched."""
 
     def table(record: RunRecord) -> pd.DataFrame:
-        started = dict(
-            zip(record.checkpoints["checkpoint"], record.checkpoints["started_ns"], strict=True)
-        )
-        numbers = record.phases["checkpoint"]
+        numbers = _in_turn(record.checkpoints["checkpoint"])
+        started = dict(zip(numbers, record.checkpoints["started_ns"], strict=True))
         return pd.DataFrame(record.phases).assign(
             phase=record.phases["phase"].astype(str),
-            measured=[started.get(each, -1) >= record.warm_up_ns for each in numbers],
+            measured=[
+                started.get(each, -1) >= record.warm_up_ns
+                for each in _in_turn(record.phases["checkpoint"])
+            ],
         )
 
     return _stacked(records, table)
+
+
+def _in_turn(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Of each row its number, and how many-th time it comes: each pair numbers from 1."""
+    turns: Counter[int] = Counter()
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        turns[number] += not found or number != found[-1][0]
+        found.append((number, turns[number]))
+    return found
 
 
 def phases_summary(phases: pd.DataFrame) -> pd.DataFrame:
@@ -182,9 +195,13 @@ def differences(metrics: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 def label(metric: str, unit: str) -> str:
     """A metric for people: "latency_p99_ms" in "ms" is "Latency p99 (ms)"."""
+    return f"{capital(named(metric, unit))} ({'count' if unit == '1' else unit})"
+
+
+def named(metric: str, unit: str) -> str:
+    """A metric within a sentence, which has its unit elsewhere: "latency p99"."""
     suffix = {"1/s": "per_s", "Mbit/s": "mbit_per_s"}.get(unit, unit)
-    words = metric.removesuffix(f"_{suffix}").replace("_", " ")
-    return f"{words[:1].upper()}{words[1:]} ({'count' if unit == '1' else unit})"
+    return metric.removesuffix(f"_{suffix}").replace("_", " ")
 
 
 def readable(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr
+
+from colosim.analysis.stats import not_above
 
 COLUMNS = ("policy", "mean", "runner_up", "margin", "confidence")
 
@@ -82,17 +83,7 @@ def _winner(cell: pd.DataFrame, lowest: bool) -> tuple[str, float, str | None, f
     if len(means) == 1:
         return best, mean, None, math.nan, 1.0
     second = float(means.iloc[1])
-    p = [_not_better(wide[other] - wide[best], lowest) for other in means.index[1:]]
+    pairs = ((wide[other], wide[best]) for other in means.index[1:])
+    p = [not_above(one, two) if lowest else not_above(two, one) for one, two in pairs]
     margin = abs(second - mean) / abs(second) if second else math.nan
     return best, mean, str(means.index[1]), margin, float(np.maximum(0.0, 1.0 - sum(p)))
-
-
-def _not_better(behind: pd.Series[float], lowest: bool) -> float:
-    """P value of a t test that the winner is not better, of what the other is behind it by."""
-    ahead = behind.dropna().to_numpy(dtype=float) * (1 if lowest else -1)
-    if ahead.size < 2:
-        return math.nan
-    error = float(ahead.std(ddof=1)) / math.sqrt(ahead.size)
-    if not error:
-        return 0.0 if ahead[0] > 0 else 1.0
-    return float(stdtr(ahead.size - 1, -ahead.mean() / error))

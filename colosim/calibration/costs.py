@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from colosim.calibration.runs import MeasuredRun
+from colosim.model.memory import PAGE_BYTES
 from colosim.protocol.checkpoint import Transfer
 
 _MESSAGE_BYTES = 76  # on the link: 64 of headers (`backends.sim.world`), 12 of its own with framing
-_PAGE_BYTES, _HEADER_BYTES = 4096, 8
+_HEADER_BYTES = 8
 _ROUNDS = 50
 
 Values = NDArray[np.float64]
@@ -112,8 +113,8 @@ def fit(
     scan_ns = float(table["scan_ns"].median())
     find_ns = min(scan_ns, save.fixed_ns)
     mib = runs[0].scenario.memory.guest_memory_bytes / 2**20
-    bare = pages.sum() * (_PAGE_BYTES + _HEADER_BYTES) - table["ram_bytes"].sum()
-    zero = min(max(float(bare / (pages.sum() * (_PAGE_BYTES - 1))), 0.0), 1.0)
+    bare = pages.sum() * (PAGE_BYTES + _HEADER_BYTES) - table["ram_bytes"].sum()
+    zero = min(max(float(bare / (pages.sum() * (PAGE_BYTES - 1))), 0.0), 1.0)
     whole = f"step {names[0]}, scan and devices at the same time, then encoding"
     found = [
         ("quiesce_ns", quiesce.fixed_ns, "quiesce + request - the link and the secondary's stop"),

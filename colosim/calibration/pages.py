@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 from colosim.calibration.errors import CalibrationError
 from colosim.calibration.runs import MeasuredRun
 from colosim.model.memory import (
+    PAGE_BYTES,
     CurvePoint,
     MeasuredCurve,
     MemoryModel,
@@ -31,7 +32,6 @@ from colosim.model.memory import (
 )
 from colosim.scenario import ClosedService, OpenService
 
-_PAGE_BYTES = 4096
 _MEASURED = "measured"
 _AS_GOOD = 0.005
 #: checkpoints that differences make, by exposure: into how many parts, of how many at least
@@ -89,7 +89,7 @@ def fit(runs: Sequence[MeasuredRun]) -> PagesFit:
             "need runs at two intervals or more"
         )
     per_request = _per_request(table)
-    guest_pages = runs[0].scenario.memory.guest_memory_bytes // _PAGE_BYTES
+    guest_pages = runs[0].scenario.memory.guest_memory_bytes // PAGE_BYTES
     points = [
         point
         for run, own in zip(runs, tables, strict=True)

@@ -27,6 +27,7 @@ import numpy as np
 
 from colosim.model.errors import ModelError, check_range
 
+PAGE_BYTES = 4096  # of x86-64, in which everything was measured
 DEFAULT_GUEST_PAGES = 65_536
 """256 MiB in pages of 4 KiB: the guest of the measured curves."""
 

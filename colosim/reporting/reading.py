@@ -13,7 +13,7 @@ import pandas as pd
 
 from colosim import store
 from colosim.sweeps.columns import COMMON
-from colosim.timelines.recording import Recording, of_run
+from colosim.timelines.aligning import AlignedTrace, of_run
 
 if TYPE_CHECKING:
     from colosim.api import Comparison, Result
@@ -35,8 +35,8 @@ _FILES = {
 class Run:
     """One policy's replications, simulated or live.
 
-    manifest: what the directory says of itself.  tables: name -> table.  recording: of replication
-    0 where there is a trace.
+    manifest: what the directory says of itself.  tables: name -> table.  trace: of
+    replication 0, where there is one.
     """
 
     manifest: Mapping[str, Any]
@@ -57,7 +57,8 @@ class Run:
         return dict(self.manifest["scenario"])
 
     @cached_property
-    def recording(self) -> Recording | None:
+    def trace(self) -> AlignedTrace | None:
+        """All nodes' lines on the clock of the tables."""
         if self.directory is None or not (self.directory / "trace-0.jsonl.gz").exists():
             return None
         return of_run(self.directory, self.manifest)

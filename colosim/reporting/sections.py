@@ -20,8 +20,9 @@ from colosim.reporting.reading import Exploration, Run, Runs, Source, Sweep
 from colosim.scenario import Scenario, ScenarioError
 from colosim.store import StoreError
 from colosim.tomltext import toml
+from colosim.units import readable, without_unit
+from colosim.wording import between, number
 
-_PAGE_BYTES = 4096
 _MOST_ROWS = 500
 _METRICS = ("throughput_per_s", "latency_mean_ms", "latency_p99_ms")
 _OF_JOBS = ("completion_time_s", "pause_mean_ms", "checkpoints_per_s")
@@ -119,7 +120,8 @@ def _of_runs(runs: Runs) -> Document:
 def _client_figures(runs: Runs) -> Iterator[Figure]:
     responses, events = runs.table("responses"), runs.table("events")
     there = set(runs.summary.loc[runs.summary["mean"].notna(), "metric"])
-    metrics = [name for name in (*_METRICS, *_OF_JOBS) if name in there][:3]
+    is_job = _OF_JOBS[0] in there
+    metrics = [name for name in (_OF_JOBS if is_job else _METRICS) if name in there]
     if runs.baseline is not None and metrics:
         yield Figure(
             plots.comparison(runs.summary, metrics),
@@ -127,7 +129,7 @@ def _client_figures(runs: Runs) -> Iterator[Figure]:
             "Means over replications; whiskers are 95 % intervals.",
             is_wide=True,
         )
-    if len(responses) and (responses["released_ns"] >= 0).any():
+    if not is_job and len(responses) and (responses["released_ns"] >= 0).any():
         yield Figure(
             plots.throughput(responses, events),
             "Answers a second over the time of the run, a panel for each policy; faults and "
@@ -152,8 +154,8 @@ def _client_figures(runs: Runs) -> Iterator[Figure]:
 def _quantiles(table: pd.DataFrame, column: str) -> str:
     measured = table[table["measured"].astype(bool) & table[column].notna()]
     return " ".join(
-        f"{policy}: median {verdicts.number(float(values.median()))} ms, "
-        f"99 % within {verdicts.number(float(values.quantile(0.99)))} ms."
+        f"{policy}: median {number(float(values.median()))} ms, "
+        f"99 % within {number(float(values.quantile(0.99)))} ms."
         for policy, values in measured.groupby("policy", sort=False)[column]
     )
 
@@ -192,8 +194,7 @@ def _curves(runs: Runs, seen: pd.DataFrame) -> dict[str, pd.DataFrame]:
     if not first.is_live:
         try:
             scenario = Scenario.from_mapping(dict(first.scenario), "the run's scenario")
-            model = scenario.memory.model(_PAGE_BYTES)
-            curve = pages.model_curve(model, places, _requests_per_s(runs))
+            curve = pages.model_curve(scenario.memory_model(), places, _requests_per_s(runs))
         except (ModelError, ScenarioError, AttributeError):  # its file may be elsewhere by now
             curve = None
         if curve is not None:
@@ -209,11 +210,11 @@ def _requests_per_s(runs: Runs) -> float:
 
 def _inside(run: Run) -> Section | None:
     """Both sides of one run, from its trace."""
-    recording = run.recording
-    if recording is None:
+    trace = run.trace
+    if trace is None:
         return None
     try:
-        visits = recording.visits
+        visits = trace.visits
     except TraceError as error:
         raise StoreError(f"{run.directory}: the trace cannot be replayed: {error}") from None
     if visits["state"].nunique() < 2:  # nothing was protected
@@ -296,10 +297,11 @@ def _of_sweep(sweep: Sweep) -> Document:
     base = sweep.manifest.get("scenario", {})
     name = str(base.get("name", "sweep")) if isinstance(base, Mapping) else "sweep"
     points = sweep.table.groupby([*sweep.axes, "policy"], dropna=False).ngroups
+    axes = ", ".join(map(without_unit, sweep.axes)) or "policies"
     figures = [*_maps(sweep, metric)]
     return Document(
         title=name,
-        kind=f"sweep over {', '.join(sweep.axes) or 'policies'}: {points} points",
+        kind=f"sweep over {axes}: {points} points",
         verdict=verdicts.of_sweep(sweep),
         sections=[
             Section("Which policy wins where", figures)
@@ -339,7 +341,7 @@ def _points(sweep: Sweep, metric: str) -> Table:
     found = summarise(rows, [*sweep.axes, "policy"])
     body = [
         [
-            *(_any(row[axis]) for axis in sweep.axes),
+            *(_at(axis, row[axis]) for axis in sweep.axes),
             _text(str(row["policy"])),
             _number(row["mean"]),
             _between(row["ci_low"], row["ci_high"]),
@@ -348,7 +350,8 @@ def _points(sweep: Sweep, metric: str) -> Table:
         for row in found[:_MOST_ROWS].to_dict("records")
     ]
     unit = str(rows["unit"].iloc[0]) if len(rows) else ""
-    columns = [*sweep.axes, "Policy", label(metric, unit), "95 % interval", "n"]
+    axes = map(without_unit, sweep.axes)
+    columns = [*axes, "Policy", label(metric, unit), "95 % interval", "n"]
     note = f"The first {_MOST_ROWS} of {len(found):,}." if len(found) > _MOST_ROWS else ""
     return Table(f"{label(metric, unit)} of each point", columns, body, note)
 
@@ -378,17 +381,24 @@ def _text(text: str) -> _Cell:
 
 
 def _number(value: Any, whole: bool = False) -> _Cell:
-    number = float(value)
-    if math.isnan(number):
+    figure = float(value)
+    if math.isnan(figure):
         return "–", ""
-    return (f"{number:,.0f}" if whole else verdicts.number(number)), number
+    return (f"{figure:,.0f}" if whole else number(figure)), figure
 
 
 def _between(low: Any, high: Any) -> _Cell:
     low, high = float(low), float(high)
     if math.isnan(low):
         return "–", ""
-    return f"{verdicts.number(low)} to {verdicts.number(high)}", high - low
+    return between(low, high), high - low
+
+
+def _at(axis: str, value: Any) -> _Cell:
+    """A value of a sweep's axis, with its unit; nothing where it does not concern a policy."""
+    if value is None or pd.isna(value):
+        return "–", ""
+    return readable(axis, value), value if isinstance(value, str) else float(value)
 
 
 def _any(value: Any) -> _Cell:
@@ -397,7 +407,7 @@ def _any(value: Any) -> _Cell:
     if pd.isna(value):
         return "–", ""
     is_whole = float(value).is_integer()
-    return (f"{value:,.0f}" if is_whole else verdicts.number(float(value))), float(value)
+    return (f"{value:,.0f}" if is_whole else number(float(value))), float(value)
 
 
 def _of_frame(title: str, frame: pd.DataFrame, note: str = "") -> Table:

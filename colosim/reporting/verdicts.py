@@ -10,13 +10,15 @@ import pandas as pd
 from scipy.special import betaincinv
 
 from colosim.analysis.stats import interval
-from colosim.analysis.summary import differences, summarise
+from colosim.analysis.summary import differences, named, summarise
 from colosim.analysis.winners import winners
 from colosim.reporting.reading import Exploration, Run, Runs, Sweep
-from colosim.units import TIME
+from colosim.units import TIME, readable
+from colosim.wording import between, capital, is_told, listed, number, percent, plus_minus, sure
 
 _SURE = 0.95
 _P99 = "latency_p99_ms"
+_JOB = "completion_time_s"
 
 
 class Survival(NamedTuple):
@@ -46,8 +48,8 @@ class Survival(NamedTuple):
         if math.isnan(self.lost):
             lost = "losses are not known"
         return (
-            f"{self.short()} (chance of survival, 95 % interval: {percent(low, 0)} to "
-            f"{percent(high, 0)}); {gap}, {lost}"
+            f"{self.short()} (chance of survival, 95 % interval: "
+            f"{between(low, high, lambda part: percent(part, 0))}); {gap}, {lost}"
         )
 
 
@@ -110,12 +112,11 @@ def _of_one(run: Run, summary: pd.DataFrame) -> Iterator[str]:
     }
     n = int(values["n"].max()) if len(values) else 0
     parts = []
-    if "throughput_per_s" in cells:
+    if _JOB in cells:  # it asks for nothing but its end
+        parts.append(f"was done after {cells[_JOB]} s")
+    elif "throughput_per_s" in cells:
         parts.append(f"answered {cells['throughput_per_s']} requests a second")
-    if _P99 in cells:
-        parts.append(f"99 % of them within {cells[_P99]} ms")
-    if "completion_time_s" in cells:
-        parts.append(f"was done after {cells['completion_time_s']} s")
+        parts += [f"99 % of them within {cells[_P99]} ms"] if _P99 in cells else []
     if "checkpoints_per_s" in cells and "pause_mean_ms" in cells:
         parts.append(
             f"stood for {cells['pause_mean_ms']} ms at each of {cells['checkpoints_per_s']} "
@@ -126,8 +127,8 @@ def _of_one(run: Run, summary: pd.DataFrame) -> Iterator[str]:
     parts += (
         [f"{found.short()} the fault" if found.tried == 1 else found.short()] if found.tried else []
     )
-    yield f"{world} under {run.policy} {_listed(parts) or 'had nothing to measure'}."
-    yield f"Fault: it {found.words()}." if found.tried else f"{_upper(found.words())}."
+    yield f"{world} under {run.policy} {listed(parts) or 'had nothing to measure'}."
+    yield f"Fault: it {found.words()}." if found.tried else f"{capital(found.words())}."
     if n < 2:
         yield "This is one run, so there is no interval: another one may differ."
     else:
@@ -146,20 +147,23 @@ def _compared(runs: Runs) -> Iterator[str]:
     for policy, found in tried.items():
         if policy == baseline:
             continue
-        costs = [
-            _relative(rows, policy, baseline, "throughput_per_s")
-            or _relative(rows, policy, baseline, "completion_time_s"),
+        of_a_job = _relative(rows, policy, baseline, _JOB)
+        of_clients = [
+            _relative(rows, policy, baseline, "throughput_per_s"),
             _absolute(rows, policy, _P99),
+        ]
+        costs = [
+            *([of_a_job] if of_a_job else of_clients),
             found.short() if found.tried else "",
         ]
-        parts.append(f"{_who(policy)} {_listed([x for x in costs if x]) or 'cannot be compared'}")
+        parts.append(f"{_who(policy)} {listed([x for x in costs if x]) or 'cannot be compared'}")
     if (found := tried.get(baseline, Survival(0, 0, 0, 0, 0))).tried:
         parts.append(f"{_who(baseline)} {found.short()}")
-    yield f"{_upper('; '.join(parts))}."
+    yield f"{capital('; '.join(parts))}."
     yield from _best(metrics, [policy for policy in tried if policy != "none"])
     for policy, found in tried.items():
         if found.tried:
-            yield f"{_upper(_who(policy))} {found.words()}."
+            yield f"{capital(_who(policy))} {found.words()}."
     if not fault:
         yield "No fault was injected, so survival was not tried."
     n = int(summary["n"].max()) if len(summary) else 0
@@ -213,31 +217,27 @@ def _who(policy: str) -> str:
 
 
 def _relative(rows: _Rows, policy: str, baseline: str, metric: str) -> str:
+    """The difference as a part of the baseline: throughput that is lost, or time that is added."""
     if (policy, metric) not in rows or (baseline, metric) not in rows:
         return ""
     row, base = rows[policy, metric], float(rows[baseline, metric]["mean"])
-    values = [
+    mean, low, high = (
         float(row[name]) / base if base else math.nan for name in ("diff", "diff_low", "diff_high")
-    ]
-    if math.isnan(values[0]):
+    )
+    if math.isnan(mean):
         return ""
-    what = "throughput" if metric.startswith("throughput") else "time to finish"
     if metric.startswith("throughput"):
-        values = [-values[0], -values[2], -values[1]]
-    mean, low, high = values
+        mean, low, high = -mean, -high, -low
+        worse, better, none = "costs {} of throughput", "has {} more throughput", "throughput"
+    else:
+        worse, better, none = "takes {} longer to finish", "takes {} less to finish", "time"
+    text = worse if mean >= 0 else better
     if math.isnan(low):
-        return (
-            f"costs {percent(mean)} of {what} (no interval)"
-            if what == "throughput"
-            else (f"takes {percent(mean)} longer (no interval)")
-        )
-    if low <= 0 <= high:
-        return f"costs no {what} that can be told ({percent(low)} to {percent(high)})"
-    if what == "throughput":
-        if mean < 0:
-            return f"has {percent(-mean)} more throughput ({percent(-high)} to {percent(-low)})"
-        return f"costs {percent(mean)} of throughput ({percent(low)} to {percent(high)})"
-    return f"takes {percent(mean)} longer to finish ({percent(low)} to {percent(high)})"
+        return f"{text.format(percent(abs(mean)))} (no interval)"
+    if not is_told(low, high):
+        return f"costs no {none} that can be told ({between(low, high, percent)})"
+    low, high = (low, high) if mean >= 0 else (-high, -low)
+    return f"{text.format(percent(abs(mean)))} ({between(low, high, percent)})"
 
 
 def _absolute(rows: _Rows, policy: str, metric: str) -> str:
@@ -248,28 +248,29 @@ def _absolute(rows: _Rows, policy: str, metric: str) -> str:
         return ""
     if math.isnan(low):
         return f"adds {number(mean)} ms to p99 latency (no interval)"
-    brackets = f"({number(low)} to {number(high)} ms)"
-    if low <= 0 <= high:
-        return f"adds no p99 latency that can be told {brackets}"
-    verb = "adds" if mean > 0 else "takes"
-    where = "to" if mean > 0 else "off"
-    if mean < 0:
-        brackets = f"({number(-high)} to {number(-low)} ms)"
-    return f"{verb} {number(abs(mean))} ms {where} p99 latency {brackets}"
+    if not is_told(low, high):
+        return f"adds no p99 latency that can be told ({between(low, high)} ms)"
+    verb, where = ("adds", "to") if mean > 0 else ("takes", "off")
+    low, high = (low, high) if mean > 0 else (-high, -low)
+    return f"{verb} {number(abs(mean))} ms {where} p99 latency ({between(low, high)} ms)"
 
 
 def _best(metrics: pd.DataFrame, policies: Sequence[str]) -> Iterator[str]:
-    """Who has the lowest p99 of those that protect."""
-    if len(policies) < 2 or metrics.loc[metrics["metric"] == _P99, "value"].isna().all():
+    """Who is the best of those that protect and are done, or answer anybody."""
+    metric = metric_of(metrics)
+    measured = metrics[(metrics["metric"] == metric) & metrics["value"].notna()]
+    policies = [policy for policy in policies if policy in set(measured["policy"])]
+    if len(policies) < 2:
         return
-    won = winners(metrics.assign(everywhere=0), ["everywhere"], _P99, policies)
+    won = winners(metrics.assign(everywhere=0), ["everywhere"], metric, policies)
     if won.empty:
         return
     [row] = won.to_dict("records")
-    sure = float(row["confidence"])
-    how = "one replication, so not sure" if math.isnan(sure) else f"{sure_of(sure)} sure"
+    confidence = float(row["confidence"])
+    is_one = math.isnan(confidence)
+    how = "one replication, so not sure" if is_one else f"{sure(confidence)} sure"
     yield (
-        f"Of those that protect, {row['policy']} has the lowest p99 latency, "
+        f"Of those that protect, {row['policy']} has the lowest {_called(metric)}, "
         f"{percent(float(row['margin']), 0)} below {row['runner_up']} ({how})."
     )
 
@@ -278,25 +279,29 @@ def of_sweep(sweep: Sweep) -> list[str]:
     """Which policy wins in how many points; or between what a metric lies."""
     table = sweep.table
     metric = metric_of(table)
+    rows = table[table["metric"] == metric]
+    unit = str(rows["unit"].iloc[0]) if len(rows) else "1"
+    name = _called(metric, unit)
     rivals = [policy for policy in pd.unique(table["policy"]) if policy != "none"]
     if sweep.axes and len(rivals) > 1:
         won = winners(table, sweep.axes, metric, rivals)
         said = []
-        for policy, rows in won.groupby("policy", sort=False):
-            sure = int((rows["confidence"] >= _SURE).sum())
-            said.append(
-                f"{policy} in {len(rows)} ({sure} of them at least {percent(_SURE, 0)} sure)"
-            )
-        where = f"Of {len(won)} combinations, the lowest {_name(metric)} has {_listed(said)}."
+        for policy, of_policy in won.groupby("policy", sort=False):
+            certain = int((of_policy["confidence"] >= _SURE).sum())
+            how = f"{certain} of them at least {percent(_SURE, 0)} sure"
+            said.append(f"{policy} in {len(of_policy)} ({how})")
+        where = f"Of {len(won)} combinations, the lowest {name} has {listed(said)}."
         return [where, *_failures(table)]
-    rows = table[table["metric"] == metric]
     means = rows.groupby([*sweep.axes, "policy"], dropna=False)["value"].mean().dropna()
     if means.empty:
-        return [f"No point has a {_name(metric)}.", *_failures(table)]
-    low, high = means.idxmin(), means.idxmax()
+        return [f"No point has a {name}.", *_failures(table)]
+    least, most = (means.min(), means.idxmin()), (means.max(), means.idxmax())
+    ends = (
+        f"{number(value)}{'' if unit == '1' else f' {unit}'} ({_place(at, sweep.axes)})"
+        for value, at in (least, most)
+    )
     return [
-        f"Mean {_name(metric)} goes from {number(means.min())} ms ({_place(low)}) to "
-        f"{number(means.max())} ms ({_place(high)}) over {len(means)} points.",
+        f"Mean {name} goes from {' to '.join(ends)} over {len(means)} points.",
         *_failures(table),
     ]
 
@@ -306,17 +311,26 @@ def _failures(table: pd.DataFrame) -> Iterator[str]:
         yield f"Invariants were broken in {broken} rows."
 
 
-def _place(key: object) -> str:
-    return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+def _place(key: Any, axes: Sequence[str]) -> str:
+    """Of a point: its values with their units, and the policy."""
+    *values, policy = key if isinstance(key, tuple) else (key,)
+    there = [(axis, value) for axis, value in zip(axes, values, strict=True) if pd.notna(value)]
+    return ", ".join([*(readable(axis, value) for axis, value in there), str(policy)])
 
 
 def metric_of(table: pd.DataFrame) -> str:
-    """What a sweep is judged by: p99 latency where it has any, else what it has first."""
+    """What policies are judged by: the time of a job, p99 latency of a service, else what is first.
+
+    (A job has a latency, too: of its last output.)
+    """
     measured = table[table["value"].notna()]
     there = list(pd.unique(measured["metric"]))
-    return next(
-        (name for name in (_P99, "completion_time_s") if name in there), there[0] if there else _P99
-    )
+    return next((name for name in (_JOB, _P99) if name in there), there[0] if there else _P99)
+
+
+def _called(metric: str, unit: str = "s") -> str:
+    """A metric within a sentence."""
+    return "p99 latency" if metric == _P99 else named(metric, unit)
 
 
 def of_exploration(found: Exploration) -> list[str]:
@@ -334,50 +348,6 @@ def of_exploration(found: Exploration) -> list[str]:
     return [first, *partly]
 
 
-# --------------------------------------------------------------------------------------------
-# Numbers
-
-
-def number(value: float) -> str:
-    """Three digits that count, and no more decimals than that."""
-    if math.isnan(value):
-        return "?"
-    if value == 0:
-        return "0"
-    decimals = min(max(2 - math.floor(math.log10(abs(value))), 0), 6)
-    return f"{value:,.{decimals}f}".replace("-", "−")
-
-
-def percent(value: float, decimals: int = 1) -> str:
-    """Of a part; a decimal that is 0 is left out."""
-    text = f"{100 * value:,.{decimals}f}".removesuffix(".0")
-    return f"{'0' if text == '-0' else text.replace('-', '−')} %"
-
-
-def sure_of(confidence: float) -> str:
-    """Never more sure than 99.9 %."""
-    return "more than 99.9 %" if confidence > 0.999 else percent(confidence)
-
-
-def plus_minus(half: float) -> str:
-    """An interval's half, where there is one."""
-    return "" if math.isnan(half) else f" ± {number(half)}"
-
-
 def _cell(row: pd.Series) -> str:
     half = (float(row["ci_high"]) - float(row["ci_low"])) / 2
     return number(float(row["mean"])) + plus_minus(half)
-
-
-def _name(metric: str) -> str:
-    return "p99 latency" if metric == _P99 else metric.replace("_", " ")
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _listed(parts: Sequence[str]) -> str:
-    if len(parts) < 2:
-        return "".join(parts)
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from colosim.model.disk import BLOCK_BYTES
 from colosim.model.errors import ModelError
+from colosim.model.memory import PAGE_BYTES
 from colosim.protocol.checkpoint import Quirks, primary_machine, secondary_machine
 from colosim.protocol.combinations import refusals
 from colosim.protocol.compare import ELSEWHERE
@@ -381,7 +382,7 @@ _CONFLICTS: tuple[_Conflict, ...] = (
         "missing; give the file with the secret that colosim agent was started with",
     ),
     (
-        lambda s: isinstance(s.memory, MeasuredMemory) and s.costs().page_bytes != 4096,
+        lambda s: isinstance(s.memory, MeasuredMemory) and s.costs().page_bytes != PAGE_BYTES,
         "cost.page",
         "the curves were measured in pages of 4 KiB; give 4 KiB",
     ),

@@ -1,10 +1,17 @@
 """What protection costs a service: `size`.
 
-``sources``   what to size from: a scenario, live runs, logs, captures, dirty rates
-``basis``     what they say, from where, and ranges for what they do not say
-``causes``    why two guests' output differed, from the bytes
-``lab``       candidates, simulated with common random numbers
-``sizing``    which to choose, how sure, what to change; ``report``: as text, JSON and files
+==============  =================================================================================
+``sources``     what to size from: a scenario, live runs, logs, captures, dirty rates
+``basis``       what they say, from where, and ranges for what they do not say
+``causes``      why two guests' output differed, from the bytes; ``traffic``: load, from the bytes
+``candidates``  what is compared
+``trials``      candidates on the basis; ``lab``: simulated with common random numbers
+``choosing``    which to choose, and how sure by chance alone
+``unknowns``    what the choice hangs on, and how sure with all that is not known
+``needs``       capacity, link and memory
+``changes``     what to change in the service
+``sizing``      all of it in order: `size`; ``answer``: what comes out; ``report``: as text, files
+==============  =================================================================================
 
 Imported on first use, for the command line registers ``command`` at every start.
 """
@@ -15,13 +22,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from colosim.sizing.answer import Sizing
     from colosim.sizing.errors import SizingError
-    from colosim.sizing.sizing import Sizing, size
+    from colosim.sizing.sizing import size
 
 __all__ = ["Sizing", "SizingError", "size"]
 
 _HOME = {
-    "Sizing": "colosim.sizing.sizing",
+    "Sizing": "colosim.sizing.answer",
     "SizingError": "colosim.sizing.errors",
     "size": "colosim.sizing.sizing",
 }

@@ -17,14 +17,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from colosim.model.memory import CurvePoint
+from colosim.model.memory import PAGE_BYTES, CurvePoint
 from colosim.scenario import Scenario
 from colosim.sizing.causes import Cause
-from colosim.units import dimension_of, without_unit
+from colosim.units import dimension_of, readable, without_unit
 
 Kind = Literal["measured", "fitted", "given", "assumed"]
 
-PAGE_BYTES = 4096
 #: where curves are continued to: no checkpoint is sooner or later
 _SHORTEST_NS, _LONGEST_NS = 2_000_000, 128_000_000_000
 #: exponents of pages over time, pages ~ time ** exponent: of the curves that come with colosim, the
@@ -32,6 +31,8 @@ _SHORTEST_NS, _LONGEST_NS = 2_000_000, 128_000_000_000
 EXPONENTS = (0.6, 0.0, 1.0)
 #: keys of unknowns that are no field of a scenario
 COSTS, PAGES, BELOW, BEYOND = "cost", "memory", "memory.below", "memory.beyond"
+#: keys of what several sources say of why the guests differ
+UNPROMPTED, PROBABILITY = "divergence.unprompted_per_s", "divergence.probability"
 _SCALED_COSTS = (
     *("stop_ns", "find_pages_ns", "save_fixed_ns", "save_per_page_ns", "copy_fixed_ns"),
     *("copy_per_page_ns", "transfer_fixed_ns", "transfer_per_page_ns", "load_fixed_ns"),
@@ -81,22 +82,7 @@ class Unknown:
 
     def shown(self, value: float) -> str:
         """A value with its unit."""
-        if self.key in (COSTS, PAGES):
-            return f"× {value:.3g}"
-        dimension = dimension_of(self.key)
-        if dimension is None or not dimension.whole:
-            unit = "" if dimension is None else f" {next(iter(dimension.units))}"
-            return f"{value:.3g}{unit}"
-        return readable_quantity(self.key, value)
-
-
-def readable_quantity(key: str, value: float) -> str:
-    """A quantity to three digits, in the largest unit that leaves it at least 1."""
-    dimension = dimension_of(key)
-    assert dimension is not None
-    fitting = [(size, unit) for unit, size in dimension.units.items() if float(size) <= value]
-    size, unit = max(fitting, default=(1, next(iter(dimension.units))))
-    return f"{value / float(size):.3g} {unit}"
+        return f"× {value:.3g}" if self.key in (COSTS, PAGES) else readable(self.key, value, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +133,6 @@ class Curve:
             yield _moved(last, at_ns, self.beyond)
             at_ns *= 2
 
-    @property
-    def mib_per_s(self) -> float:
-        """At the shortest measured exposure: distinct pages a second."""
-        first = min(self.points)
-        mean = sum(first.samples) / len(first.samples)
-        return mean * PAGE_BYTES / 2**20 / (first.exposure_ns / 1e9)
-
 
 def _moved(point: CurvePoint, at_ns: int, exponent: float) -> CurvePoint:
     """What a power law through a point says at another exposure."""
@@ -167,9 +146,11 @@ class Basis:
 
     mapping: the scenario, as in a file.  curve: dirty pages, if they are not in the mapping.
     causes: why the guests differed, from captures.  knows: which kinds of thing some source said.
+    has_length: a scenario says how long a run is.
     """
 
     mapping: dict[str, Any]
+    has_length: bool = False
     facts: dict[str, Fact] = field(default_factory=dict)
     unknowns: dict[str, Unknown] = field(default_factory=dict)
     curve: Curve | None = None

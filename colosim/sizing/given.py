@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from colosim.model.memory import CurvePoint
-from colosim.sizing.basis import PAGE_BYTES
+from colosim.model.memory import PAGE_BYTES, CurvePoint
 from colosim.sizing.errors import SizingError
 from colosim.units import SIZE, TIME, UnitError
 

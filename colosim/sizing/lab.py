@@ -1,8 +1,8 @@
-"""Candidates, simulated: all of them meet the same random draws, replication by replication."""
+"""Scenarios, simulated: all policies meet the same random draws, replication by replication."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,26 +13,6 @@ from colosim import parallel
 from colosim.model.results import RunRecord
 from colosim.progress import Progress
 from colosim.scenario import Scenario, Service
-
-#: metrics of `measured`, beside those of a record, with their units
-MORE = {
-    "stopped_share": "1",
-    "held_bytes_max": "B",
-    "state_bytes_max": "B",
-    "overlay_bytes_max": "B",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A policy with its parameters: what is compared.
-
-    changes: dotted keys of the scenario.
-    """
-
-    label: str
-    policy: str
-    changes: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

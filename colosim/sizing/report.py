@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from colosim import store
-from colosim.sizing.sizing import AS_GOOD, GOALS, NONE, Sizing, scenario_text
+from colosim.sizing.answer import Sizing, scenario_text
+from colosim.sizing.candidates import NONE, OF_A_JOB
+from colosim.sizing.changes import ALL
+from colosim.sizing.unknowns import AS_GOOD
+from colosim.units import BANDWIDTH, SIZE
+from colosim.wording import between, is_told, number, percent, plus_minus, sure
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -31,45 +36,19 @@ _WORDS = {
 }
 
 
-def _ms(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g} ms"
+def _or_dash(shown: Callable[[float], str]) -> Callable[[float], str]:
+    return lambda value: "-" if math.isnan(value) else shown(value)
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"
-
-
-def _percent(value: float) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.1%}" if abs(value) < 0.1 else f"{value:.0%}"
-
-
-def _between(row: Mapping[Any, Any], name: str, shown: Callable[[float], str]) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    if math.isnan(low):
-        return shown(row[name])
-    return f"{shown(row[name])} ({shown(low).removesuffix(' ms')} to {shown(high)})"
+_number = _or_dash(number)
+_percent = _or_dash(percent)
+_ms = _or_dash(lambda value: f"{number(value)} ms")
+_s = _or_dash(lambda value: f"{number(value)} s")
 
 
 def _half(row: Mapping[Any, Any], name: str) -> str:
     """A mean and half of its 95 % interval."""
-    half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
-    return _number(row[name]) + ("" if math.isnan(half) else f" ± {half:.2g}")
-
-
-def _bytes(value: float) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f} B"
-
-
-def _rate(bps: float) -> str:
-    for unit, size in (("Gbit/s", 1e9), ("Mbit/s", 1e6)):
-        if bps >= size:
-            return f"{bps / size:.3g} {unit}"
-    return f"{bps:.0f} bit/s"
+    return _number(row[name]) + plus_minus((row[f"{name}_high"] - row[f"{name}_low"]) / 2)
 
 
 # --------------------------------------------------------------------------------------------
@@ -85,23 +64,30 @@ def _what(found: Sizing) -> str:
     row = found.row()
     head = f"Choose {found.choice}:"
     if not math.isnan(row["added_time_s"]):
-        return f"{head} the job takes {_between(row, 'added_time_s', _s)} longer."
+        return f"{head} the job takes {_told(row, 'added_time_s', _s)} longer."
     cost = (
-        f"{head} it adds {_between(row, 'added_p50_ms', _ms)} to the median and"
-        f" {_between(row, 'added_p99_ms', _ms)} to the 99 % latency"
+        f"{head} it adds {_told(row, 'added_p50_ms', _ms)} to the median and"
+        f" {_told(row, 'added_p99_ms', _ms)} to the 99 % latency"
     )
     if not math.isnan(row["capacity_lost"]):
-        cost += f", and takes {_between(row, 'capacity_lost', _percent)} of the most it can answer"
+        cost += f", and takes {_told(row, 'capacity_lost', _percent)} of the most it can answer"
     return f"{cost}."
 
 
-def _s(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g} s"
+def _told(row: Mapping[Any, Any], name: str, shown: Callable[[float], str]) -> str:
+    """A difference with its 95 % interval, if that tells it from chance."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if math.isnan(low):
+        return shown(row[name])
+    mean = shown(row[name]) if is_told(low, high) else "nothing that can be told"
+    return f"{mean} ({between(low, high, shown)})"
 
 
 def _sure(found: Sizing) -> str:
-    certain = f"{found.certain:.0%}" if found.certain < 0.99 else "99 % or more"
-    text = f"By chance alone that is sure to {certain}"
+    if math.isnan(found.certain):
+        text = "None keeps up with the load, so nothing is said of how sure that is by chance"
+    else:
+        text = f"By chance alone that is sure to {sure(found.certain)}"
     if found.runner_up:
         text += f" (next is {found.runner_up})"
     wins, draws, low, high = found.best
@@ -109,13 +95,12 @@ def _sure(found: Sizing) -> str:
         return f"{text}; nothing else was left open."
     text += (
         f"; with all that is not known drawn from its range it is the best, or within 5 % of it, in"
-        f" {wins} of {draws} draws ({_percent(low)} to {_percent(high)})"
+        f" {wins} of {draws} draws ({between(low, high, percent)})"
     )
     if wins < draws:
         others = found.draws.loc[found.draws["behind"] > AS_GOOD, "best"].value_counts()
-        more = (
-            "does not keep up" if math.isinf(found.regret) else f"is up to {found.regret:.0%} worse"
-        )
+        is_late = math.isinf(found.regret)
+        more = "does not keep up" if is_late else f"is up to {percent(found.regret, 0)} worse"
         named = ", ".join(f"{label} ({count})" for label, count in others.items())
         text += f"; in others it {more}, and best are {named}"
     borders = found.sensitivity[found.sensitivity["border"] != ""]
@@ -131,13 +116,20 @@ def _sure(found: Sizing) -> str:
 def _needs(found: Sizing) -> str:
     row = found.row()
     enough = found.link[found.link["enough"]]
-    link = f"It uses {row['link_mbit_per_s']:.3g} Mbit/s of the link"
-    if len(enough):
+    link = f"It uses {number(row['link_mbit_per_s'])} Mbit/s of the link"
+    if len(enough) > 1:
+        least = BANDWIDTH.readable(enough["bandwidth_bps"].min(), 3)
+        link += f"; from {least} on a wider one gains less than 10 %"
+    elif len(enough):
+        widest, own = found.link.iloc[-1], found.link[found.link["own"]].iloc[0]
         link += (
-            f"; from {_rate(enough['bandwidth_bps'].min())} on a faster one gains less than 10 %"
+            f"; a wider one helps: on {BANDWIDTH.readable(widest['bandwidth_bps'], 3)} its"
+            f" {_words(found)} is {_goal(found, widest['goal'])} for {_goal(found, own['goal'])}"
         )
     by_host = found.memory.groupby("host")["bytes"].sum()
-    needs = ", ".join(f"{_bytes(value)} on the {host}'s host" for host, value in by_host.items())
+    needs = ", ".join(
+        f"{SIZE.readable(value, 3)} on the {host}'s host" for host, value in by_host.items()
+    )
     return f"{link}. Memory beside the guest's own: {needs}."
 
 
@@ -145,13 +137,15 @@ def _gains(found: Sizing) -> Iterator[str]:
     if not len(found.changes):
         return
     table = found.changes
-    best = table[table["what"] != "all of these"].sort_values("p99_gain_ms").iloc[-1]
+    alone = table[table["what"] != ALL]
+    best = alone.sort_values("p99_gain_ms", na_position="first").iloc[-1]
     one = table.attrs.get("candidate", "colo")
     if best["gain_low"] > 0:
+        then, now = number(best["checkpoints_per_s"]), number(table.attrs["before"])
         yield (
             f"What would help {one} most: {best['what']} out; its 99 % latency is then"
             f" {_ms(best['p99_ms'])}, {_ms(best['p99_gain_ms'])} less, with"
-            f" {best['checkpoints_per_s']:.3g} checkpoints/s for {table.attrs['before']:.3g}."
+            f" {then} checkpoints/s for {now}."
         )
     else:
         yield f"What makes the guests differ costs {one} nothing that could be told from chance."
@@ -177,13 +171,13 @@ def parts(found: Sizing) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _words(found: Sizing) -> str:
-    return _WORDS[found.goal]
+    return _WORDS[found.metric]
 
 
 def _goal(found: Sizing, value: float) -> str:
     if math.isinf(value) or math.isnan(value):
         return "falls behind"
-    shown = {"stopped_share": _percent, "completion_time_s": _s}.get(found.goal, _ms)
+    shown = {"stopped_share": _percent, "completion_time_s": _s}.get(found.metric, _ms)
     return shown(value)
 
 
@@ -192,14 +186,14 @@ def _candidates(found: Sizing) -> pd.DataFrame:
     for row in found.policies.to_dict("records"):
         marked = f"{row['candidate']} *" if row["candidate"] == found.choice else row["candidate"]
         cells = {"candidate": marked}
-        if found.goal == "completion_time_s":
+        if found.metric == OF_A_JOB:
             cells |= {
                 "job": _s(row["completion_time_s"]),
-                "longer": _between(row, "added_time_s", _s),
+                "longer": _told(row, "added_time_s", _s),
             }
         else:
             cells |= {
-                "answers (1/s)": f"{row['throughput_per_s']:.4g}",
+                "answers (1/s)": _number(row["throughput_per_s"]),
                 "p50 (ms)": _number(row["latency_p50_ms"]),
                 "added": _half(row, "added_p50_ms"),
                 "p99 (ms)": _number(row["latency_p99_ms"]),
@@ -208,8 +202,8 @@ def _candidates(found: Sizing) -> pd.DataFrame:
             }
         cells |= {
             "stopped": _percent(row["stopped_share"]),
-            "checkpoints (1/s)": f"{row['checkpoints_per_s']:.3g}",
-            "link (Mbit/s)": f"{row['link_mbit_per_s']:.3g}",
+            "checkpoints (1/s)": _number(row["checkpoints_per_s"]),
+            "link (Mbit/s)": _number(row["link_mbit_per_s"]),
         }
         if row["candidate"] == NONE:
             cells |= {name: "" for name in _AGAINST_NONE if name in cells}
@@ -245,7 +239,7 @@ def _changes(found: Sizing) -> pd.DataFrame:
             "what": row["what"],
             "share": "" if pd.isna(row["share"]) else _percent(row["share"]),
             "here and there": _sides(row),
-            "without: checkpoints/s": f"{row['checkpoints_per_s']:.3g}",
+            "without: checkpoints/s": _number(row["checkpoints_per_s"]),
             "p99 (ms)": _number(row["p99_ms"]),
             "gain (ms)": _half(row | {"gain": row["p99_gain_ms"]}, "gain"),
             "best": row["best"],
@@ -270,9 +264,10 @@ def _sides(row: Mapping[Any, Any]) -> str:
 def _links(found: Sizing) -> pd.DataFrame:
     rows = [
         {
-            "bandwidth": _rate(row["bandwidth_bps"]) + (" (yours)" if row["own"] else ""),
+            "bandwidth": BANDWIDTH.readable(row["bandwidth_bps"], 3)
+            + (" (yours)" if row["own"] else ""),
             "then": _goal(found, row["goal"]),
-            "used": f"{row['used_mbit_per_s']:.3g} Mbit/s",
+            "used": f"{_number(row['used_mbit_per_s'])} Mbit/s",
             "enough": "yes" if row["enough"] else "no",
         }
         for row in found.link.to_dict("records")
@@ -281,7 +276,7 @@ def _links(found: Sizing) -> pd.DataFrame:
 
 
 def _memory(found: Sizing) -> pd.DataFrame:
-    return found.memory.assign(bytes=[_bytes(each) for each in found.memory["bytes"]])
+    return found.memory.assign(bytes=[SIZE.readable(each, 3) for each in found.memory["bytes"]])
 
 
 # --------------------------------------------------------------------------------------------
@@ -354,8 +349,8 @@ def mapping(found: Sizing) -> dict[str, Any]:
         "verdict": verdict(found),
         "choice": found.choice,
         "runner_up": found.runner_up,
-        "goal": next((key for key, metric in GOALS.items() if metric == found.goal), "time"),
-        "certain_by_chance": found.certain,
+        "goal": "time" if found.metric == OF_A_JOB else found.goal,
+        "certain_by_chance": None if math.isnan(found.certain) else found.certain,
         "certain_with_unknowns": _finite(
             {"best": wins, "draws": draws, "low": low, "high": high, "regret": found.regret}
         ),

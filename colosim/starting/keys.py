@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
-from colosim.protocol.policies import POLICIES
 from colosim.scenario import Scenario, ScenarioError, json_schema
+from colosim.tomltext import as_toml
 
 #: the least that a scenario has to say, for the defaults of all else; here the schema's hold
 _LEAST: Mapping[str, Any] = {
@@ -96,7 +96,7 @@ class _Walk:
             else:
                 keys.append(self._key(inner, name, prop, name in table.get("required", ())))
         form = ", ".join(
-            f"{name} = {toml(prop['const'])}"
+            f"{name} = {as_toml(prop['const'])}"
             for name, prop in table["properties"].items()
             if "const" in prop
         )
@@ -115,7 +115,7 @@ class _Walk:
         return Key(
             path,
             prop.get("unit", ""),
-            "" if value is None else toml(value),
+            "" if value is None else as_toml(value),
             required,
             " ".join(prop["description"].split()),
             tuple(map(str, words)),
@@ -129,18 +129,6 @@ def tables() -> Sequence[Table]:
     walk = _Walk(json_schema(), defaults)
     walk.enter(walk.schema, "", "what the run is", False)
     return walk.found
-
-
-def toml(value: Any) -> str:
-    """A value as it stands in a TOML file."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(toml, value))}]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
 
 
 def explained(name: str) -> str:
@@ -189,8 +177,3 @@ def names() -> Iterator[str]:
             found[table.path] = None
         found.update(dict.fromkeys(key.path for key in table.keys))
     yield from found
-
-
-def policy_summaries() -> Mapping[str, str]:
-    """Policy and what it is, in a line."""
-    return {name: policy.summary for name, policy in POLICIES.items()}

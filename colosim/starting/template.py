@@ -11,7 +11,8 @@ from textwrap import wrap
 from typing import Any
 
 from colosim.scenario import ScenarioError
-from colosim.starting.keys import Key, Table, tables, toml
+from colosim.starting.keys import Key, Table, tables
+from colosim.tomltext import as_toml
 
 _WIDTH = 100
 
@@ -178,7 +179,7 @@ def _name_of(file: str) -> str:
 
 def _is_form(table: Table, given: Mapping[str, Any]) -> bool:
     """Of a table with forms the one that is chosen."""
-    chosen = (f"{key.name} = {toml(given.get(key.path))}" for key in table.keys)
+    chosen = (f"{key.name} = {as_toml(given.get(key.path))}" for key in table.keys)
     return not table.form or set(table.form.split(", ")) <= set(chosen)
 
 
@@ -189,7 +190,9 @@ def _table(table: Table, given: Mapping[str, Any], everything: bool) -> Iterator
     keys = {key.path: key for key in table.keys}
     for path in given:
         if path in keys:
-            yield from _explained(f"{keys[path].name} = {toml(given[path])}", _meaning(keys[path]))
+            yield from _explained(
+                f"{keys[path].name} = {as_toml(given[path])}", _meaning(keys[path])
+            )
     rest = [key for path, key in keys.items() if path not in given]
     if everything:
         for key in rest:

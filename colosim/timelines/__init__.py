@@ -1,7 +1,8 @@
 """A run on one clock, and as a timeline that Perfetto opens.
 
 ===============  ================================================================================
-``recording``    a run's trace with all nodes' lines on the clock of the run
+``aligning``     a run's trace with all nodes' lines on the clock of the run
+``rows``         which row of the table of checkpoints a line of the trace began
 ``building``     trace and tables into tracks of slices, instants and counters
 ``perfetto``     tracks into Perfetto's own format
 ===============  ================================================================================

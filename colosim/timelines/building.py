@@ -11,12 +11,14 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from colosim.analysis.standing import standing
 from colosim.protocol import types as t
 from colosim.protocol.codec import encode
 from colosim.protocol.dialect import DIALECTS
 from colosim.protocol.trace import Line
 from colosim.states import CHECKPOINTER, MANAGER
-from colosim.timelines.recording import Recording
+from colosim.timelines.aligning import AlignedTrace
+from colosim.timelines.rows import CheckpointRows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +28,6 @@ Notes = Mapping[str, str | int | float]
 
 _MOST_REQUESTS = 50_000
 _MOST_CLIENTS = 16  # of more, requests share tracks
-#: from the end of the first of these states to the end of the next of the others, a guest stands
-_STOPS = "stop"
-_STARTS = ("start", "resume", "resume-early", "relaunch-resume", "takeover")
 #: of a node's trace: what is marked on which thread
 _MARKS: Mapping[type, str] = {
     t.Mismatch: "gate",
@@ -50,6 +49,8 @@ _MARKS: Mapping[type, str] = {
     t.GuestOff: "guest",
     t.Alone: "guest",
 }
+#: of a checkpoint's row: what its slice notes, where it is known
+_NOTED = ("pages", "sent_bytes", "exposure_ns")
 _THREADS = ("guest", CHECKPOINTER, "gate", MANAGER)
 
 
@@ -81,7 +82,7 @@ class Sink(Protocol):
 
 
 def build(
-    recording: Recording | None,
+    aligned: AlignedTrace | None,
     tables: Mapping[str, pd.DataFrame],
     sink: Sink,
 ) -> None:
@@ -91,16 +92,19 @@ def build(
     may be missing.
     """
     hosts: dict[str, dict[str, Track]] = {}  # of each node: "" its process, and its threads
-    if recording is not None:
-        for i, (node, config) in enumerate(recording.nodes.items()):
+    if aligned is not None:
+        checkpoints = tables.get("checkpoints")
+        rows = CheckpointRows([] if checkpoints is None else checkpoints.to_dict("records"))
+        for i, node in enumerate(aligned.nodes):
             name = f"host {chr(ord('A') + i)} ({node})"
             process = sink.process(name)
             hosts[node] = {"": process} | {x: sink.thread(process, x) for x in _THREADS}
-            _checkpointing(recording, node, tables.get("checkpoints"), hosts[node], sink)
-            _stays(recording, node, MANAGER, hosts[node][MANAGER], sink)
-            _marked([x for x in recording.lines if x.node == node], config.dialect, hosts, sink)
-            _held([x for x in recording.lines if x.node == node], process, sink)
-        _link(recording, hosts, sink)
+            _checkpointing(aligned, node, rows, hosts[node], sink)
+            _stays(aligned, node, MANAGER, hosts[node][MANAGER], sink)
+            own = [x for x in aligned.lines if x.node == node]
+            _marked(own, hosts[node], sink)
+            _held(own, process, sink)
+        _link(aligned, hosts, sink)
     if "events" in tables:
         _events(tables["events"], hosts, sink)
     if "checkpoints" in tables and hosts:
@@ -128,15 +132,15 @@ def _put(sink: Sink, track: Track, slices: Iterable[Slice]) -> None:
         sink.end(track, open_ns.pop())
 
 
-def _stays(recording: Recording, node: str, part: str, track: Track, sink: Sink) -> None:
-    _put(sink, track, (Slice(*visit) for visit in _visits(recording, node, part)))
+def _stays(aligned: AlignedTrace, node: str, part: str, track: Track, sink: Sink) -> None:
+    _put(sink, track, (Slice(*visit) for visit in _visits(aligned, node, part)))
 
 
-def _visits(recording: Recording, node: str, part: str) -> list[tuple[str, int, int]]:
+def _visits(aligned: AlignedTrace, node: str, part: str) -> list[tuple[str, int, int]]:
     """state, start_ns, end_ns; what was never left lasts as long as the node says anything."""
-    own = recording.visits
+    own = aligned.visits
     own = own[(own["node"] == node) & (own["part"] == part)]
-    last_ns = max((x.now_ns for x in recording.lines if x.node == node), default=0)
+    last_ns = max((x.now_ns for x in aligned.lines if x.node == node), default=0)
     ends = own["end_ns"].fillna(last_ns)
     return [
         (str(state), int(start_ns), int(end_ns))
@@ -145,52 +149,44 @@ def _visits(recording: Recording, node: str, part: str) -> list[tuple[str, int, 
 
 
 def _checkpointing(
-    recording: Recording,
+    aligned: AlignedTrace,
     node: str,
-    table: pd.DataFrame | None,
+    rows: CheckpointRows,
     threads: Mapping[str, Track],
     sink: Sink,
 ) -> None:
     """Checkpoints with their steps below them; while the guest stands; how it runs."""
     begun = [
-        (x.now_ns, x.body)
-        for x in recording.lines
+        (x.now_ns, x.body, rows.begun_by(x))
+        for x in aligned.lines
         if x.node == node and isinstance(x.body, t.CheckpointStarted)
     ]
     over = [
         (x.now_ns, x.body.checkpoint)
-        for x in recording.lines
+        for x in aligned.lines
         if x.node == node and isinstance(x.body, t.Completed | t.Aborted | t.Resumed)
     ]
     ends: dict[int, int] = {}
     for at_ns, number in over:
         ends[number] = max(at_ns, ends.get(number, at_ns))
-    rows = {} if table is None else {int(r["checkpoint"]): r for r in table.to_dict("records")}
-    stays = _visits(recording, node, CHECKPOINTER)
+    stays = _visits(aligned, node, CHECKPOINTER)
     last_ns = max((end_ns for _, _, end_ns in stays), default=0)
     spans: list[tuple[int, int]] = []
     slices: list[Slice] = []
-    for i, (at_ns, body) in enumerate(begun):
+    for i, (at_ns, body, row) in enumerate(begun):
         next_ns = begun[i + 1][0] if i + 1 < len(begun) else last_ns
         end_ns = min(ends.get(body.checkpoint, next_ns), next_ns)
         notes: dict[str, str | int | float] = {"reason": body.reason}
-        row = rows.get(body.checkpoint, {})
-        notes |= {
-            key: int(row[key]) for key in ("pages", "sent_bytes", "exposure_ns") if key in row
-        }
+        if row is not None:
+            notes |= {key: int(row[key]) for key in _NOTED if row.get(key, -1) >= 0}
         spans.append((at_ns, max(end_ns, at_ns)))
         name = f"checkpoint {body.checkpoint}: {body.reason}"
         slices.append(Slice(name, *spans[-1], notes))
     for state, start_ns, end_ns in stays:
         slices += (Slice(state, *part) for part in _within(start_ns, end_ns, spans))
     _put(sink, threads[CHECKPOINTER], slices)
-    since_ns: int | None = None
-    for state, _, end_ns in stays:
-        if state == _STOPS:
-            since_ns = end_ns
-        elif since_ns is not None and state in _STARTS:
-            _put(sink, threads["guest"], [Slice("stands", since_ns, end_ns)])
-            since_ns = None
+    for since, until in standing((state, end_ns) for state, _, end_ns in stays):
+        _put(sink, threads["guest"], [Slice("stands", int(since), int(until))])
 
 
 def _within(
@@ -204,14 +200,12 @@ def _within(
     yield from pairwise(places)
 
 
-def _marked(
-    lines: Sequence[Line], dialect: str, hosts: Mapping[str, Mapping[str, Track]], sink: Sink
-) -> None:
+def _marked(lines: Sequence[Line], threads: Mapping[str, Track], sink: Sink) -> None:
     for line in lines:
         thread = _MARKS.get(type(line.body))
         if thread is not None:
             name, notes = _words(line.body)
-            sink.instant(hosts[line.node][thread], name, line.now_ns, notes)
+            sink.instant(threads[thread], name, line.now_ns, notes)
 
 
 def _words(body: Any) -> tuple[str, Notes]:
@@ -281,12 +275,12 @@ def _events(table: pd.DataFrame, hosts: Mapping[str, Mapping[str, Track]], sink:
 # Link and clients
 
 
-def _link(recording: Recording, hosts: Mapping[str, Mapping[str, Track]], sink: Sink) -> None:
+def _link(aligned: AlignedTrace, hosts: Mapping[str, Mapping[str, Track]], sink: Sink) -> None:
     """Messages, states and heartbeats from one host to the other, each with a flow."""
     process = sink.process("link")
     sent: dict[tuple[str, int], Line] = {}
     arrived: dict[tuple[str, int], list[Line]] = {}
-    for line in recording.lines:
+    for line in aligned.lines:
         if isinstance(line.body, t.SendMessage | t.SendState | t.Heartbeat):
             sent[line.node, line.n] = line
         elif line.cause in sent and line.cause[0] != line.node:
@@ -296,7 +290,7 @@ def _link(recording: Recording, hosts: Mapping[str, Mapping[str, Track]], sink: 
             encode(DIALECTS[config.dialect], each): each.name.lower().replace("_", " ")
             for each in DIALECTS[config.dialect].values
         }
-        for node, config in recording.nodes.items()
+        for node, config in aligned.nodes.items()
     }
     lanes: dict[str, _Lanes] = {}
     for flow, (key, line) in enumerate(sent.items(), 1):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from colosim import store
+from colosim.timelines.aligning import AlignedTrace, of_run
 from colosim.timelines.building import Notes, Track, build
-from colosim.timelines.recording import Recording, of_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,22 +38,27 @@ def write(directory: str | Path, out: str | Path | None, replication: int) -> Pa
     tables = _tables(place, replication)
     protects = bool(len(tables["checkpoints"])) if "checkpoints" in tables else False
     there = (place / f"trace-{replication}.jsonl.gz").exists()
-    recording = of_run(place, manifest, replication) if there or protects else None
+    aligned = of_run(place, manifest, replication) if there or protects else None
     target = Path(f"{place.resolve()}.perfetto-trace.gz" if out is None else out)
     pb, builder = _library()
-    shift_ns = max(0, -_earliest_ns(recording, tables))
-    with store.explained(target), target.open("wb") as raw:
-        packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if target.suffix == ".gz" else raw
-        build(recording, tables, PerfettoSink(pb, builder(packed), shift_ns))
-        packed.close()
+    shift_ns = max(0, -_earliest_ns(aligned, tables))
+    with store.explained(target), target.open("wb") as raw, _packed(raw, target) as file:
+        build(aligned, tables, PerfettoSink(pb, builder(file), shift_ns))
     return target
 
 
-def _earliest_ns(recording: Recording | None, tables: Mapping[str, pd.DataFrame]) -> int:
+def _packed(raw: BinaryIO, target: Path) -> AbstractContextManager[BinaryIO]:
+    """Compressed where the name says so; the same timeline is the same file."""
+    if target.suffix != ".gz":
+        return nullcontext(raw)
+    return cast(BinaryIO, gzip.GzipFile("", "wb", 6, raw, mtime=0))
+
+
+def _earliest_ns(aligned: AlignedTrace | None, tables: Mapping[str, pd.DataFrame]) -> int:
     events = tables.get("events")
     return min(
         0,
-        *(line.now_ns for line in (recording.lines if recording else ())),
+        *(line.now_ns for line in (aligned.lines if aligned else ())),
         *(events["at_ns"].tolist() if events is not None else ()),
     )
 

@@ -58,8 +58,7 @@ def watch(directory: Path, rows: Rows, view: View, show: Show) -> None:
         found = rows.read(_READ_S)
         came_ns = time.monotonic_ns()
         moments = [Moment(tail.place(_RUNNER, at_ns, came_ns), told) for at_ns, told in found]
-        with suppress(FileNotFoundError):  # the directory has got its final name
-            moments += tail.read(came_ns)
+        moments += tail.read(came_ns)
         for moment in sorted(moments, key=lambda each: each.at_ns):
             view.see(moment)
         now_s = time.monotonic()

@@ -171,6 +171,8 @@ class Holding:
             at += len(rest)
             self.count -= high - low
             yield high - low, made_ns
+        if not held:
+            self._streams.pop(gone.stream, None)  # clients come and go
 
     def oldest_ns(self) -> int | None:
         """When the oldest of it was made."""

@@ -66,8 +66,9 @@ class Onlooker:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-            if is_page:
+            if child.stdout is not None:
                 reader.join(_END_LIMIT_S)
+                child.stdout.close()
 
     def told(self, at_ns: int, node: str, what: str, detail: str) -> None:
         """What the world says; at_ns by the runner's clock."""

@@ -14,7 +14,10 @@ _LOOKED = 512  # moments between two looks at the clock, where there is no pace 
 
 
 class Player:
-    """Moments on their way into a view. speed: of the axis to real time; infinite for no pace."""
+    """Moments on their way into a view, which has seen those up to ``from_ns`` already.
+
+    speed: of the axis to real time; infinite for no pace.
+    """
 
     def __init__(
         self, view: View, moments: Iterable[Moment], speed: float = 1.0, from_ns: int = 0
@@ -24,7 +27,7 @@ class Player:
         self.now_ns = from_ns
         self._moments: Iterator[Moment] = iter(moments)
         self._next: Moment | None = next(self._moments, None)
-        self.advance(0.0)
+        self.until(from_ns)
 
     @property
     def is_over(self) -> bool:

@@ -23,7 +23,8 @@ from typing import Any
 
 from colosim import store
 from colosim.protocol import types as t
-from colosim.protocol.trace import Line, TraceError, decode, decode_line
+from colosim.protocol.trace import Line, TraceError, decode_line
+from colosim.timelines.rows import CheckpointRows, Row, is_of_primary
 from colosim.watching.model import END, Dirty, Moment, Told
 
 
@@ -83,36 +84,42 @@ class Arrival:
 class Recording:
     """A run that is over; times from where its record begins.
 
-    begin_ns: where there is something to see. Moments may be asked for again.
+    begin_ns: where there is something to see. end_ns: None if only the trace says it, with its last
+    line. duration_ns: 0 if it is not known. Moments may be asked for again.
     """
 
     trace: Path
     name: str
     begin_ns: int
-    end_ns: int
+    end_ns: int | None
     duration_ns: int
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Row]
     told: Sequence[Moment]
     ahead_ns: Mapping[str, int]  # of the axis before the nodes' clocks
 
     def moments(self) -> Iterator[Moment]:
         """All that happened, in order; `StoreError` if the trace is not whole."""
-        ended = [Moment(self.end_ns, Told("run", END, ""))]
-        for moment in merge(self._lines(), self.told, ended, key=lambda each: each.at_ns):
+        last_ns = 0
+        for moment in merge(self._lines(), self.told, key=lambda each: each.at_ns):
+            if self.end_ns is not None and moment.at_ns > self.end_ns:
+                break
             yield moment
             if isinstance(moment.what, Told) and moment.what.what == END:
                 return
+            last_ns = moment.at_ns
+        end_ns = last_ns if self.end_ns is None else self.end_ns
+        yield Moment(end_ns, Told("run", END, ""))
 
     def _lines(self) -> Iterator[Moment]:
-        place, rows = Causal(self.ahead_ns), iter(self.rows)
-        row: Mapping[str, Any] = {}
+        place, rows = Causal(self.ahead_ns), CheckpointRows(self.rows)
+        row: Row = {}
         for line in store.read_trace(self.trace):
             at_ns = place.at_ns(line)
             yield Moment(at_ns, line)
-            if not self.rows or not line.node.startswith(t.Role.PRIMARY.value):
+            if not self.rows or not is_of_primary(line):
                 continue
             if isinstance(line.body, t.CheckpointStarted):
-                row = next(rows, {})
+                row = rows.begun_by(line) or {}
             elif isinstance(line.body, t.Save | t.Copy) and row.get("pages", -1) >= 0:
                 yield Moment(at_ns, Dirty(line.node, line.body.checkpoint, row["pages"]))
 
@@ -139,7 +146,7 @@ def recording(path: str | Path) -> Recording:
     duration_ns = _duration_ns(scenario)
     known_ns = [value for row in rows for value in (row["started_ns"], row["completed_ns"])]
     known_ns += [moment.at_ns for moment in told]
-    end_ns = duration_ns or 1 << 62
+    end_ns = duration_ns or None
     if manifest.get("interrupted") and known_ns:
         end_ns = max(known_ns)
     name = scenario.get("name") or directory.name
@@ -163,7 +170,7 @@ def _duration_ns(scenario: Mapping[str, Any]) -> int:
         return 0
 
 
-def _rows(path: Path, replication: int) -> Sequence[Mapping[str, Any]]:
+def _rows(path: Path, replication: int) -> Sequence[Row]:
     """Checkpoints of a replication in the order in which they began."""
     if not path.exists():
         return []
@@ -193,7 +200,7 @@ def _told(path: Path, replication: int) -> Sequence[Moment]:
     return sorted(found, key=lambda moment: moment.at_ns)
 
 
-def _placed(trace: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, int], int]:
+def _placed(trace: Path, rows: Sequence[Row]) -> tuple[Mapping[str, int], int]:
     """How far the axis is ahead of each primary's clock, and where on it the first pair begins.
 
     The record has the begin of every checkpoint. Where there is none, the first node's first Start
@@ -201,17 +208,12 @@ def _placed(trace: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str
     """
     ahead_ns: dict[str, int] = {}
     starts_ns: dict[str, int] = {}
-    unread = iter(rows)
+    table = CheckpointRows(rows)
     for line in _few(trace, ('"Start"', '"CheckpointStarted"')):
-        match line.body:
-            case t.Start():
-                starts_ns.setdefault(line.node, line.now_ns)
-            case t.CheckpointStarted() if line.node.startswith(t.Role.PRIMARY.value):
-                row = next(unread, None)
-                if row is not None:
-                    ahead_ns.setdefault(line.node, int(row["started_ns"]) - line.now_ns)
-            case _:
-                pass
+        if isinstance(line.body, t.Start):
+            starts_ns.setdefault(line.node, line.now_ns)
+        elif (row := table.begun_by(line)) is not None:
+            ahead_ns.setdefault(line.node, int(row["started_ns"]) - line.now_ns)
     first = next(iter(starts_ns), None)
     if first is not None and not ahead_ns:
         ahead_ns[first] = -starts_ns[first]
@@ -223,9 +225,18 @@ def _few(trace: Path, words: Sequence[str]) -> Iterator[Line]:
     """The lines of a trace that have one of the words; the others are not decoded."""
     try:
         with gzip.open(trace, "rt", encoding="utf-8") as lines:
-            yield from decode(text for text in lines if any(word in text for word in words))
+            for number, text in enumerate(lines, 1):
+                if any(word in text for word in words):
+                    yield _decoded(text, number)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, TraceError) as error:
         raise store.StoreError(f"{trace}: is no trace, or damaged: {error}") from None
+
+
+def _decoded(text: str, number: int) -> Line:
+    try:
+        return decode_line(text)
+    except TraceError as error:
+        raise TraceError(f"line {number}: {error}") from None
 
 
 # --------------------------------------------------------------------------------------------
@@ -273,12 +284,9 @@ class Tail:
     def read(self, came_ns: int) -> list[Moment]:
         """All whole lines that were written; came_ns: the present time of any steady clock."""
         moments: list[Moment] = []
-        for path in sorted(self._directory.iterdir()):
-            kind = _KINDS.get(path.suffix)
-            if kind is None:
-                continue
-            if path not in self._files:
-                with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # it has got its final name: no file comes any more
+            for path in sorted(self._directory.iterdir()):
+                if path.suffix in _FOLLOWED and path not in self._files:
                     self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         for path, handle in self._files.items():
             for text in self._whole(path, handle):
@@ -316,4 +324,4 @@ class Tail:
         return [Moment(self.now_ns(came_ns), dirty)]
 
 
-_KINDS = {".trace": "lines", ".saves": "pages"}
+_FOLLOWED = (".trace", ".saves")  # lines of a trace; pages of checkpoints

@@ -80,7 +80,8 @@ class LiveView(Onlooker):
     def looking(self, directory: Path, name: str, duration_ns: int) -> Iterator[None]:
         """Around a run whose files are in ``directory``."""
         if _in_notebook():
-            picture = _Picture(page(View(name, duration_ns, begin_ns=None), 0))
+            self.html = page(View(name, duration_ns, begin_ns=None), 0)  # not that of a run before
+            picture = _Picture(self.html)
             loop, context = asyncio.get_running_loop(), contextvars.copy_context()
 
             def replace(html: str) -> None:

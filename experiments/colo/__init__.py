@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import colosim
-from backends.qemu.errors import LiveError
 from colosim.scenario import Scenario
 from colosim.store import MANIFEST
 from experiments import output
@@ -135,19 +133,11 @@ def _scenario(
 
 def run(runs: Iterable[Run], out: Path, say: Say) -> list[str]:
     """Run what is not in ``out`` already; what could not be run, a line each."""
-    failures = []
-    for each in runs:
-        title = f"{each.design}, {each.load}, {each.number + 1}"
-        place = out / each.folder
-        if output.is_there(each.scenario, place):
-            continue
-        say(title)
-        try:
-            colosim.live(each.scenario, out=place)
-        except (LiveError, colosim.ScenarioError) as error:
-            failures.append(f"{title}: {error}")
-            say(failures[-1])
-    return failures
+    todo = (
+        (f"{each.design}, {each.load}, {each.number + 1}", each.scenario, out / each.folder)
+        for each in runs
+    )
+    return output.run_live(todo, say)
 
 
 def costs(runs: Sequence[Run], out: Path) -> pd.DataFrame:

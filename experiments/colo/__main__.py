@@ -11,7 +11,7 @@ from experiments.colo import report
 
 
 @click.command()
-@click.option("--out", default="out/colo", show_default=True, help="Where to write.")
+@output.out_option("colo")
 @click.option("--quick", is_flag=True, help="Short runs, one kill each: it shows that it works.")
 @click.option("--kills", default=20, show_default=True, help="Hosts killed for each design.")
 @click.option("--repeat", default=3, show_default=True, help="Runs of each design and load.")
@@ -21,29 +21,19 @@ def main(out: str, quick: bool, kills: int, repeat: int, native: str | None) -> 
 
     A run that is in the directory already is not run again.
     """
-    place = output.directory(out)
-    console = output.console()
+    results = output.Results(out)
+    place, console = results.place, results.console
     runs = colo.plan(1, 5, 1, native) if quick else colo.plan(kills, 10, repeat, native)
     console.print(f"\n[bold]{len(runs)} live runs[/bold]")
-    failures = colo.run(runs, place, lambda text: console.print(f"  {text}", soft_wrap=True))
+    failures = colo.run(runs, place, results.say)
     costs, struck = colo.costs(runs, place), colo.kills(runs, place)
-    costs.to_csv(place / "costs.csv", index=False)
-    struck.to_csv(place / "kills.csv", index=False)
-    console.print("\n[bold]While nothing fails[/bold]")
-    console.print(report.costs_table(costs).to_string(index=False), soft_wrap=True)
-    console.print(report.reasons_table(costs).to_string(index=False), soft_wrap=True)
-    written = ["costs.csv", "kills.csv", "colo.md"]
-    if len(struck):
-        console.print("\n[bold]When the primary's host is killed[/bold]")
-        console.print(report.kills_table(struck).to_string(index=False), soft_wrap=True)
-        report.gaps_figure(struck).save(place / "gaps")
-        written.append("gaps.svg")
     about = output.about(place / each.folder for each in runs if each.design != "unprotected")
-    page = report.markdown(costs, struck, about, failures)
-    (place / "colo.md").write_text(page, "utf-8")
-    for failure in failures:
-        console.print(f"[bold]could not be done:[/bold] {failure}", soft_wrap=True)
-    console.print(f"\nwritten in {place}: {', '.join(written)}")
+    results.page("colo", report.markdown(costs, struck, about, failures))
+    results.table("costs", costs)
+    results.table("kills", struck)
+    if len(struck):
+        results.figure("gaps", report.gaps_figure(struck))
+    results.told()
     sys.exit(1 if failures else 0)
 
 

@@ -20,16 +20,16 @@ _TEXTS = {
 
 
 @click.command()
-@click.option("--out", default="out/dialects", show_default=True, help="Directory for results.")
+@output.out_option("dialects")
 @click.option("--quick", is_flag=True, help="2 replications instead of the scenario's.")
 @click.option("--seed", type=int, help="What all chance comes from, instead of the scenario's.")
 def main(out: str, quick: bool, seed: int | None) -> None:
     """The wire dialects rfc2014 and upstream beside each other on one workload."""
-    directory = output.directory(out)
+    results = output.Results(out)
     comparisons = dialects.run(2 if quick else None, seed)
     summary = dialects.summary(comparisons)
 
-    console = output.console()
+    console = results.console
     for policy, rows in summary.groupby("policy", sort=False):
         table = Table(title=f"redis, {policy}", title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("")
@@ -44,9 +44,9 @@ def main(out: str, quick: bool, seed: int | None) -> None:
             table.add_row(_TEXTS[row["metric"]], *cells)
         console.print(table)
     console.print("±: half of a 95 % interval over replications; differences are paired.")
-    summary.to_csv(directory / "summary.csv", index=False)
-    dialects.figure(summary).save(directory / "checkpoint.svg")
-    console.print(f"\ntable: {directory}/summary.csv\nfigure (svg, png): {directory}/checkpoint")
+    results.table("summary", summary)
+    results.figure("checkpoint", dialects.figure(summary))
+    results.told()
 
 
 if __name__ == "__main__":

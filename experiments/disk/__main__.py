@@ -12,13 +12,14 @@ from experiments.disk import figures
 
 
 @click.command()
-@click.option("--out", default="out/disk", show_default=True, help="Directory for results.")
+@output.out_option("disk")
 @click.option("--quick", is_flag=True, help="2 replications instead of the scenario's.")
 @click.option("--seed", type=int, help="What all chance comes from, instead of the scenario's.")
 @click.option("--jobs", type=int, help="Processes; default one for each core.")
 def main(out: str, quick: bool, seed: int | None, jobs: int | None) -> None:
     """What a replicated disk costs, how its overlays grow, what a takeover takes."""
-    directory, console = output.directory(out), output.console()
+    results = output.Results(out)
+    console = results.console
     replications = 2 if quick else None
 
     appends = disk.appends(replications, seed, jobs)
@@ -69,10 +70,10 @@ def main(out: str, quick: bool, seed: int | None, jobs: int | None) -> None:
     console.print(table)
 
     for name, frame in (("appends", appends), ("growth", growth), ("takeover", takeovers)):
-        frame.to_csv(directory / f"{name}.csv", index=False)
-    figures.costs(growth).save(directory / "costs")
-    figures.takeovers(takeovers).save(directory / "takeovers")
-    console.print(f"tables: {directory}/*.csv; figures: {directory}/costs.png, takeovers.png")
+        results.table(name, frame)
+    results.figure("costs", figures.costs(growth))
+    results.figure("takeovers", figures.takeovers(takeovers))
+    results.told()
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-import colosim
-from backends.qemu.errors import LiveError
 from colosim import Scenario, load_scenario
 from colosim.analysis.stats import interval
 from experiments import output
@@ -55,16 +53,10 @@ def plan(
 
 def run(runs: Sequence[Run], out: Path, say: Callable[[str], None]) -> list[str]:
     """Run what is not in ``out`` already; returns what could not be run, a line each."""
-    failures = []
-    for each in runs:
-        place = out / each.folder
-        if not output.is_there(each.scenario, place):
-            say(f"{each.policy}, turn {each.turn + 1}")
-            try:
-                colosim.live(each.scenario, out=place)
-            except (LiveError, colosim.ScenarioError) as error:
-                failures.append(f"{each.policy}: {error}")
-    return failures
+    todo = (
+        (f"{each.policy}, turn {each.turn + 1}", each.scenario, out / each.folder) for each in runs
+    )
+    return output.run_live(todo, say)
 
 
 def summary(runs: Sequence[Run], out: Path) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from experiments import live_policies, output
 
 
 @click.command()
-@click.option("--out", default="out/live_policies", show_default=True, help="Where to write.")
+@output.out_option("live_policies")
 @click.option(
     "--policy",
     "policies",
@@ -30,10 +30,10 @@ def main(out: str, policies: tuple[str, ...], turns: int, length: int, seed: int
     A run that is in the directory already is not run again.  Without QEMU nothing is run, and
     the reason is said.
     """
-    place = output.directory(out)
-    console = output.console()
+    results = output.Results(out)
+    place, console = results.place, results.console
     runs = live_policies.plan(policies or live_policies.POLICIES, turns, length, seed)
-    failures = live_policies.run(runs, place, lambda text: console.print(f"  {text}"))
+    failures = live_policies.run(runs, place, results.say)
     summary = live_policies.summary(runs, place)
     for failure in failures:
         console.print(f"could not be run: {failure}", soft_wrap=True, markup=False)
@@ -46,12 +46,10 @@ def main(out: str, policies: tuple[str, ...], turns: int, length: int, seed: int
         "±: half of a 95 % interval, from batch means.",
         "\n".join(f"* {key}: {value}" for key, value in about.items()),
     ]
-    page = output.page(parts, failures)
-    console.print(page, soft_wrap=True, markup=False)
-    (place / "live_policies.md").write_text(page, "utf-8")
-    summary.to_csv(place / "summary.csv", index=False)
-    latency_cdf(live_policies.latencies(runs, place)).save(place / "latency.svg")
-    console.print(f"written in {place}: live_policies.md, summary.csv; figure (svg, png): latency")
+    results.page("live_policies", output.page(parts, failures))
+    results.table("summary", summary)
+    results.figure("latency", latency_cdf(live_policies.latencies(runs, place)))
+    results.told()
     sys.exit(1 if failures else 0)
 
 

@@ -13,13 +13,13 @@ _HEAVY_SETTINGS = managers.settings((100,), graces_ms=(0, 300))
 
 
 @click.command()
-@click.option("--out", default="out/managers", show_default=True, help="Directory for results.")
+@output.out_option("managers")
 @click.option("--quick", is_flag=True, help="Few runs, and fewer settings.")
-@click.option("--seed", default=1, show_default=True, help="What all chance comes from.")
-@click.option("--jobs", type=int, help="Worker processes; default all cores.")
+@output.seed_option
+@output.jobs_option
 def main(out: str, quick: bool, seed: int, jobs: int | None) -> None:
     """How soon a failure is noticed against false failovers, and split brain by arbiter."""
-    directory = output.directory(out)
+    results = output.Results(out)
     if quick:
         detected = managers.detection(6, _QUICK_SETTINGS, seed, jobs)
         heavy = managers.detection(6, _QUICK_SETTINGS, seed, jobs, "pareto")
@@ -31,7 +31,7 @@ def main(out: str, quick: bool, seed: int, jobs: int | None) -> None:
         losses = managers.losses(seed=seed, jobs=jobs)
         arbitrated = managers.arbiters(seed=seed, jobs=jobs)
     curve, table = managers.curve(detected), managers.table_of(arbitrated)
-    console = output.console()
+    console = results.console
     for title, shown in (
         ("detection time against false failovers", curve),
         ("the same with blips of a heavy tail (Pareto)", managers.curve(heavy)),
@@ -41,16 +41,13 @@ def main(out: str, quick: bool, seed: int, jobs: int | None) -> None:
         console.print(f"{title}:")
         console.print(_text(shown), soft_wrap=True, highlight=False)
         console.print()
-    detected.to_csv(directory / "detection.csv", index=False)
-    heavy.to_csv(directory / "detection-pareto.csv", index=False)
-    losses.to_csv(directory / "losses.csv", index=False)
-    arbitrated.to_csv(directory / "arbiters.csv", index=False)
-    figures.draw_detection(curve, losses, managers.curve(heavy)).save(directory / "detection.svg")
-    figures.draw_arbiters(table).save(directory / "arbiters.svg")
-    console.print(
-        f"tables: {directory}/detection.csv, detection-pareto.csv, losses.csv, arbiters.csv"
-    )
-    console.print("figures (svg, png): detection, arbiters")
+    results.table("detection", detected)
+    results.table("detection-pareto", heavy)
+    results.table("losses", losses)
+    results.table("arbiters", arbitrated)
+    results.figure("detection", figures.draw_detection(curve, losses, managers.curve(heavy)))
+    results.figure("arbiters", figures.draw_arbiters(table))
+    results.told()
 
 
 def _text(table: pd.DataFrame) -> str:

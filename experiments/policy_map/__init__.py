@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-import colosim
 from colosim import Scenario, load_scenario
 from colosim.analysis.stats import paired
 from colosim.analysis.winners import COLUMNS, winners
+from experiments import output
 
 #: those to whom it is all the same whether the guests differ, and those to whom it is not; each
 #: from the simplest on
@@ -85,7 +85,7 @@ def run(
     """policy, the columns of `CELL`, replication, metric, unit, value; of `METRICS` and throughput.
 
     Where something does not concern a policy its column is null.  ``out`` keeps what has been run;
-    a run that was stopped goes on there.
+    a run that was stopped goes on there.  Raises `output.Unusable`, one line.
     """
     hazards = [f"{each:g} /s" for each in grid.hazards_per_s]
     parts: dict[str, tuple[Sequence[str], dict[str, list[str]]]] = {
@@ -95,10 +95,9 @@ def run(
     }
     tables = []
     for name, (policies, axes) in parts.items():
-        plan: dict[str, Any] = {"scenario": base(), "policies": list(policies), "seed": seed}
-        if replications is not None:
-            plan["replications"] = replications
-        table = colosim.sweep({**plan, "axes": axes}, out / name, jobs)
+        table = output.swept(
+            base(), policies, axes, out / name, replications=replications, seed=seed, jobs=jobs
+        )
         table = table[table["metric"].isin([*METRICS, THROUGHPUT])].astype({"policy": object})
         wanted = ["policy", *CELL, "replication", "metric", "unit", "value"]
         tables.append(table.reindex(columns=wanted).astype(dict.fromkeys(CELL, float)))

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-import colosim
 from colosim import Scenario, load_scenario
 from colosim.analysis.stats import Interval, interval, paired
+from experiments import output
 
 POLICIES = ("none", "remus", "colo")
 KEYS = ["policy", "vcpus", "clients"]
@@ -55,17 +55,13 @@ def run(
 ) -> pd.DataFrame:
     """policy, vcpus, clients, replication, metric, value; of `METRICS`.
 
-    ``out`` keeps what has been run; a run that was stopped goes on there.
+    ``out`` keeps what has been run; a run that was stopped goes on there.  Raises
+    `output.Unusable`, one line.
     """
-    plan: dict[str, Any] = {
-        "scenario": base(),
-        "policies": list(POLICIES),
-        "seed": seed,
-        "axes": {"workload.vcpus": list(grid.vcpus), "workload.clients": list(grid.clients)},
-    }
-    if replications is not None:
-        plan["replications"] = replications
-    table = colosim.sweep(plan, out, jobs)
+    axes = {"workload.vcpus": grid.vcpus, "workload.clients": grid.clients}
+    table = output.swept(
+        base(), POLICIES, axes, out, replications=replications, seed=seed, jobs=jobs
+    )
     table = table[table["metric"].isin(METRICS)].rename(columns=_COLUMNS)
     return table[[*KEYS, "replication", "metric", "value"]].reset_index(drop=True)
 

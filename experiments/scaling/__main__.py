@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import click
 import pandas as pd
 
-from colosim.store import StoreError
-from colosim.sweeps import SweepError
 from experiments import output, scaling
 from experiments.scaling import figures
 
@@ -22,22 +20,19 @@ _SHOWN = {
 
 
 @click.command()
-@click.option("--out", default="out/scaling", show_default=True, help="Directory for results.")
+@output.out_option("scaling")
 @click.option("--full", is_flag=True, help="More clients, more vCPUs: some five times as long.")
-@click.option("--replications", type=click.IntRange(2), help="Runs of each point; default 4.")
-@click.option("--seed", default=1, show_default=True, help="What all chance comes from.")
-@click.option("--jobs", type=click.IntRange(1), help="Worker processes; default all cores.")
+@output.replications_option(4, "point")
+@output.seed_option
+@output.jobs_option
 def main(out: str, full: bool, replications: int | None, seed: int, jobs: int | None) -> None:
     """What none, Remus and COLO leave of a service as clients and vCPUs grow.
 
     Points that are in the directory already are not run again.
     """
-    directory = output.directory(out)
+    results = output.Results(out)
     grid = scaling.FULL if full else scaling.QUICK
-    try:
-        table = scaling.run(directory / "runs", grid, replications, seed, jobs)
-    except (SweepError, StoreError) as error:
-        raise output.Unusable(str(error)) from None
+    table = scaling.run(results.place / "runs", grid, replications, seed, jobs)
     summary = scaling.summary(table)
     runs = int(table["replication"].max()) + 1
     page = "\n\n".join(
@@ -48,14 +43,10 @@ def main(out: str, full: bool, replications: int | None, seed: int, jobs: int | 
             + output.markdown_table(_ahead(scaling.better(table)), "vCPUs"),
         ]
     )
-    output.console().print(page, soft_wrap=True, markup=False)
-    (directory / "scaling.md").write_text(page + "\n", "utf-8")
-    table.to_csv(directory / "scaling.csv", index=False)
-    figures.draw(summary).save(directory / "scaling.svg")
-    output.console().print(
-        f"\nwritten in {directory}: scaling.md, scaling.csv; figure (svg, png): scaling",
-        soft_wrap=True,
-    )
+    results.page("scaling", page)
+    results.table("scaling", table)
+    results.figure("scaling", figures.draw(summary))
+    results.told()
 
 
 def _tables(summary: pd.DataFrame) -> Iterator[str]:

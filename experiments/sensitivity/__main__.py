@@ -18,7 +18,7 @@ def _power(context: click.Context, parameter: click.Parameter, value: int) -> in
 
 
 @click.command()
-@click.option("--out", default="out/sensitivity", show_default=True, help="Directory for results.")
+@output.out_option("sensitivity")
 @click.option(
     "--points",
     default=128,
@@ -27,17 +27,17 @@ def _power(context: click.Context, parameter: click.Parameter, value: int) -> in
     callback=_power,
     help="Base points, a power of 2; nine times as many are simulated.  1024 is a full run.",
 )
-@click.option("--replications", type=click.IntRange(2), help="Runs of each point; default 2.")
-@click.option("--seed", default=1, show_default=True, help="What all chance comes from.")
-@click.option("--jobs", type=click.IntRange(1), help="Worker processes; default all cores.")
+@output.replications_option(2, "point")
+@output.seed_option
+@output.jobs_option
 def main(out: str, points: int, replications: int | None, seed: int, jobs: int | None) -> None:
     """Sobol indices of what COLO costs, with bootstrap intervals.
 
     Points that are in the directory already are not run again.
     """
-    directory = output.directory(out)
+    results = output.Results(out)
     try:
-        table = sensitivity.run(directory / "runs", points, replications, seed, jobs)
+        table = sensitivity.run(results.place / "runs", points, replications, seed, jobs)
     except StoreError as error:
         raise output.Unusable(str(error)) from None
     found = sensitivity.indices(table, seed=seed)
@@ -53,19 +53,13 @@ def main(out: str, points: int, replications: int | None, seed: int, jobs: int |
             f"{meaning} (chance left in the means: {noise[name]:.1%} of the variance):\n\n"
             + output.markdown_table(_texts(rows), "input")
         )
-    page = "\n\n".join(parts)
-    output.console().print(page, soft_wrap=True, markup=False)
-    (directory / "sensitivity.md").write_text(page + "\n", "utf-8")
-    table.to_csv(directory / "points.csv", index=False)
-    found.to_csv(directory / "indices.csv", index=False)
-    figures.draw(found).save(directory / "indices.svg")
+    results.page("sensitivity", "\n\n".join(parts))
+    results.table("points", table)
+    results.table("indices", found)
+    results.figure("indices", figures.draw(found))
     design = sensitivity.sample(points, seed)
-    figures.effects(sensitivity.main_effects(table, design)).save(directory / "effects.svg")
-    output.console().print(
-        f"\nwritten in {directory}: sensitivity.md, points.csv, indices.csv; "
-        "figures (svg, png): indices, effects",
-        soft_wrap=True,
-    )
+    results.figure("effects", figures.effects(sensitivity.main_effects(table, design)))
+    results.told()
 
 
 def _texts(rows: pd.DataFrame) -> pd.DataFrame:

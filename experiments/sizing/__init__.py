@@ -16,6 +16,7 @@ import pandas as pd
 
 import colosim
 from colosim.calibration import read_run
+from colosim.model.memory import PAGE_BYTES
 from colosim.scenario import Scenario
 from colosim.sizing import Sizing
 from experiments.validation import Run
@@ -105,7 +106,7 @@ def sized(runs: Sequence[Run], out: Path, say: Say) -> Iterator[tuple[str, Sizin
     yield _SOURCES[1], colosim.size(place["remus 100 ms"], changes=changes, **quick)
     checkpoints = read_run(place[_COLO]).checkpoints
     over_ms = checkpoints["exposure_ns"].mean() / 1e6
-    rate = checkpoints["pages"].mean() * 4096 / (over_ms / 1e3)
+    rate = checkpoints["pages"].mean() * PAGE_BYTES / (over_ms / 1e3)
     found = colosim.size(
         *(place[_COLO] / f"{host}.frames.pcap" for host in "ab"),
         dirty_rate=f"{rate:.0f} B/s over {over_ms:.3f} ms",

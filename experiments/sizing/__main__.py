@@ -10,36 +10,28 @@ from experiments import output, sizing, validation
 
 
 @click.command()
-@click.option("--out", default="out/sizing", show_default=True, help="Directory for results.")
+@output.out_option("sizing")
 @click.option(
     "--repeats", default=2, show_default=True, type=click.IntRange(1), help="Of each run."
 )
-@click.option("--seed", default=1, show_default=True, help="What all chance comes from.")
+@output.seed_option
 def main(out: str, repeats: int, seed: int) -> None:
     """Size nginx from a part of what is known, beside live runs of every policy.
 
     A run that is in the directory already is not run again.
     """
-    place = output.directory(out)
-    console = output.console()
-
-    def say(text: str) -> None:
-        console.print(f"  {text}", soft_wrap=True)
-
+    results = output.Results(out)
+    place, console = results.place, results.console
     runs = sizing.plan(seed, repeats)
     console.print(f"\n[bold]{len(runs)} live runs[/bold]")
-    failures = validation.run(runs, place, say)
-    answers = dict(sizing.sized(runs, place, say))
+    failures = validation.run(runs, place, results.say)
+    answers = dict(sizing.sized(runs, place, results.say))
     table, sure = sizing.compared(runs, answers, place)
     console.print("\n[bold]Measured, and what each sizing says[/bold]")
-    console.print(table.to_string(index=False), soft_wrap=True)
-    console.print(sure.to_string(index=False), soft_wrap=True)
-    table.to_csv(place / "sizing.csv", index=False)
     parts = [output.markdown_table(table), output.markdown_table(sure)]
-    (place / "sizing.md").write_text(output.page(parts, failures), "utf-8")
-    console.print(f"\nwritten in {place}: sizing.csv, sizing.md")
-    for failure in failures:
-        console.print(f"[bold]could not be done:[/bold] {failure}", soft_wrap=True)
+    results.page("sizing", output.page(parts, failures))
+    results.table("sizing", table)
+    results.told()
     sys.exit(1 if failures else 0)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import click
 import pandas as pd
-from rich import box
 from rich.table import Table
 
-from colosim.analysis.stats import interval
 from experiments import output, storm
 from experiments.storm import figures
 
@@ -15,14 +13,14 @@ _QUICK = {"replications": 2, "bursts": (1, 8, 32), "gaps_us": (10, 300, 1000)}
 
 
 @click.command()
-@click.option("--out", default="out/storm", show_default=True, help="Directory for results.")
+@output.out_option("storm")
 @click.option("--quick", is_flag=True, help="2 replications instead of 8, and fewer places.")
-@click.option("--seed", default=1, show_default=True, help="What all chance comes from.")
+@output.seed_option
 def main(out: str, quick: bool, seed: int) -> None:
     """False mismatches of UDP bursts, by QEMU's rules of comparison and by colosim's."""
-    directory = output.directory(out)
+    results = output.Results(out)
     table = storm.run(**_QUICK if quick else {}, seed=seed)  # type: ignore[arg-type]
-    console = output.console()
+    console = results.console
     bursts, gaps = (table[table["sweep"] == sweep] for sweep in ("burst", "gap"))
     console.print(printed(bursts, "checkpoints_per_s", "checkpoints a second", "datagrams"))
     console.print(printed(bursts, "goodput_mbit_per_s", "goodput, Mbit/s", "datagrams"))
@@ -35,27 +33,15 @@ def main(out: str, quick: bool, seed: int) -> None:
     wide = leads.pivot(index="ahead", columns="condition", values="mismatches")
     console.print("mismatches of one burst of eight, by how many the primary is ahead:")
     console.print(wide[leads["condition"].unique()].to_string())
-    table.to_csv(directory / "storm.csv", index=False)
-    leads.to_csv(directory / "leads.csv", index=False)
-    figures.draw(table).save(directory / "storm.svg")
-    console.print(f"\ntables: {directory}/storm.csv, leads.csv; figure (svg, png): storm")
+    results.table("storm", table)
+    results.table("leads", leads)
+    results.figure("storm", figures.draw(table))
+    results.told()
 
 
 def printed(rows: pd.DataFrame, metric: str, title: str, place: str) -> Table:
-    """A row for each place, a column for each condition: mean ± half of its 95 % interval."""
-    rows = rows[rows["metric"] == metric]
-    conditions = list(rows["condition"].unique())
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column(place, justify="right")
-    for condition in conditions:
-        table.add_column(condition, justify="right", no_wrap=True)
-    for at, here in rows.groupby("at"):
-        cells = []
-        for condition in conditions:
-            _, mean, _, high = interval(here.loc[here["condition"] == condition, "value"])
-            cells.append(f"{mean:.3g} ± {high - mean:.2g}")
-        table.add_row(str(at), *cells)
-    return table
+    """A metric by where it was measured."""
+    return output.means_table(rows[rows["metric"] == metric], "at", title, place, ".3g")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 
 import colosim
-from backends.qemu.errors import LiveError
 from colosim.calibration import CalibrationError, read_run
 from colosim.guest import Guest
 from colosim.scenario import Scenario
@@ -169,20 +168,8 @@ def _scenario(
 
 def run(runs: Iterable[Run], out: Path, say: Say) -> list[str]:
     """Run what is not in ``out`` already; what could not be run, a line each."""
-    failures = []
-    for each in runs:
-        place = out / each.folder
-        title = f"{each.workload}, {each.name}"
-        if output.is_there(each.scenario, place):
-            say(f"{title}: there already")
-            continue
-        say(f"{title}: running")
-        try:
-            colosim.live(each.scenario, out=place)
-        except (LiveError, colosim.ScenarioError) as error:
-            failures.append(f"{title}: {error}")
-            say(failures[-1])
-    return failures
+    todo = ((f"{each.workload}, {each.name}", each.scenario, out / each.folder) for each in runs)
+    return output.run_live(todo, say)
 
 
 # --------------------------------------------------------------------------------------------

@@ -17,15 +17,15 @@ memory: "extrapolated" where an exposure was longer than the 1.6 s that the curv
 
 
 @click.command()
-@click.option("--out", default="out/webserver", show_default=True, help="Directory for results.")
+@output.out_option("webserver")
 @click.option("--quick", is_flag=True, help="2 replications instead of 8 and 4.")
-@click.option("--seed", default=1, show_default=True, help="What all chance comes from.")
+@output.seed_option
 def main(out: str, quick: bool, seed: int) -> None:
     """None, Remus and COLO beside each other on the measured curves of redis and nginx."""
-    directory = output.directory(out)
+    results = output.Results(out)
     tables = webserver.run(replications=2 if quick else None, seed=seed)
 
-    console = output.console()
+    console = results.console
     for table in report.printed(tables.summary):
         console.print(table)
     console.print(_LEGEND)
@@ -34,12 +34,11 @@ def main(out: str, quick: bool, seed: int) -> None:
         console.print(f"- {finding}", soft_wrap=True)
 
     for name in ("metrics", "summary"):
-        getattr(tables, name).to_csv(directory / f"{name}.csv", index=False)
-    figures.latency(tables.responses).save(directory / "latency.svg")
-    figures.saturation(tables.metrics).save(directory / "saturation.svg")
-    figures.costs(tables.summary).save(directory / "costs.svg")
-    console.print(f"\ntables: {directory}/summary.csv, metrics.csv")
-    console.print(f"figures (svg, png): {directory}/latency, saturation, costs")
+        results.table(name, getattr(tables, name))
+    results.figure("latency", figures.latency(tables.responses))
+    results.figure("saturation", figures.saturation(tables.metrics))
+    results.figure("costs", figures.costs(tables.summary))
+    results.told()
 
 
 if __name__ == "__main__":

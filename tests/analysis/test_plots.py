@@ -11,6 +11,8 @@ import pytest
 from matplotlib.container import BarContainer
 
 from colosim.analysis import pages, plots, summary
+from colosim.analysis.plots.style import look_of
+from colosim.analysis.standing import standing
 
 
 @pytest.fixture
@@ -180,6 +182,36 @@ def test_frames_are_counted_in_the_distribution_of_holds():
     [line] = chart.axes[0].get_lines()
     x, y = line.get_data()
     np.testing.assert_allclose(np.interp([0.99, 5, 10.1], x, y), [0.5, 0.75, 1.0], atol=0.01)
+
+
+def test_no_curve_of_holds_is_left_out_and_all_look_different():
+    """Three policies that let go in three ways are more than there are colours."""
+    rows = [
+        {"policy": policy, "how": how, "replication": 0, "measured": True, "hold_ms": 1.0 + i}
+        for i, policy in enumerate(["colo", "hybrid", "remus"])
+        for how in ("match", "commit", "alone")
+    ]
+    chart: Any = plots.hold_cdf(pd.DataFrame(rows).assign(frames=1))
+    assert len(chart.axes[0].get_lines()) == 9
+    assert len(set(look_of(range(40)).values())) == 40
+
+
+def test_a_replication_that_answers_nobody_counts_in_the_mean(make_record):
+    silent = make_record("colo", 1)
+    silent.responses["released_ns"][:] = -1
+    table = summary.responses_table([make_record("colo"), silent])
+    chart: Any = plots.throughput(table, bin_s=0.1)
+    values, _, _ = chart.axes[0].patches[0].get_data()
+    assert list(values) == [5.0, 0.0, 5.0]  # half of what the other one answers
+
+
+def test_a_guest_stands_from_its_stop_to_its_start():
+    stays = [("run", 10), ("stop", 12), ("save", 15), ("resume-early", 16), ("run", 30)]
+    assert [*standing(stays)] == [(12, 16)]
+    over = [("stop", 12), ("exited", 20), ("failover", 21), ("takeover", 25), ("alone", 90)]
+    assert [*standing(over)] == [(12, 25)]  # stopped once, by the checkpoint
+    assert [*standing([("run", 3), ("failover", 5), ("takeover", 9)])] == [(5, 9)]
+    assert [*standing([("stop", 5), ("dead", 9)])] == []
 
 
 VISITS = pd.DataFrame(

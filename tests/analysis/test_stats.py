@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_1samp, ttest_rel
 
-from colosim.analysis.stats import equivalence, holm, interval, paired
+from colosim.analysis.stats import equivalence, holm, interval, not_above, paired
 
 
 def test_three_values_by_hand():
@@ -97,3 +97,16 @@ def test_differences_without_spread_decide_by_themselves():
 def test_holm_by_hand():
     np.testing.assert_allclose(holm([0.04, 0.01, 0.03]), [0.06, 0.03, 0.06])
     np.testing.assert_allclose(holm([0.9, 0.8]), [1.0, 1.0])
+
+
+def test_one_sided_p_is_that_of_scipy_and_ties_are_said():
+    one, two = [3.0, 5.0, 4.0, math.nan], [2.5, 4.0, 4.2, 9.0]
+    expected = ttest_rel(one[:3], two[:3], alternative="greater").pvalue
+    assert not_above(one, two) == pytest.approx(expected)
+    assert not_above(two, one) == pytest.approx(1 - expected)
+    assert not_above([2, 3], [1, 2]) == 0.0
+    assert not_above([1, 2], [2, 3]) == 1.0
+    assert (not_above([1, 2], [1, 2]), not_above([1, 2], [1, 2], tie=0.5)) == (1.0, 0.5)
+    assert math.isnan(not_above([1.0, math.nan], [2.0, 3.0]))
+    with pytest.raises(ValueError, match="cannot be paired"):
+        not_above([1], [1, 2])

@@ -1,6 +1,8 @@
 """Tables of hand-made records: one row per thing, warm-up marked, intervals paired rightly."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -134,3 +136,18 @@ def test_the_readable_table_keeps_the_order_and_shows_gaps():
     assert list(table) == ["none", "colo"]
     assert list(table.index) == ["Z (ms)", "A (ms)"]  # nothing was measured of b
     assert table.loc["Z (ms)", "colo"] == "–"
+
+
+def test_the_warm_up_of_one_pair_is_not_told_by_the_checkpoints_of_the_next(make_record):
+    """Each pair numbers its checkpoints from 1."""
+    phases = {
+        "checkpoint": [1, 1, 2, 2, 1, 1, 2, 2],
+        "phase": ["stop", "save"] * 4,
+        "start_ns": [0] * 8,
+        "duration_ns": [1] * 8,
+    }
+    record = make_record(phases=phases)
+    columns: dict[str, Any] = {name: [*of, *of] for name, of in record.checkpoints.items()}
+    columns["started_ns"] = [at * 1_000_000 for at in (50, 200, 700, 900)]
+    table = summary.phases_table([replace(record, checkpoints=columns)])
+    assert list(table["measured"]) == [False] * 2 + [True] * 6  # the warm-up is 100 ms

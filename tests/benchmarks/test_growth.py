@@ -53,8 +53,16 @@ def test_the_cost_of_one_more():
     assert (middle, low, high) == pytest.approx((4.0, 4.0, 4.0))
 
 
-@pytest.mark.parametrize("bad", ["--sizes=2", "--rounds=0", "--scale=0"])
-def test_what_gives_no_fit_is_refused(bad, capsys):
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("--sizes=2", "--sizes: 2: give a whole number, at least 3"),
+        ("--rounds=0", "--rounds: 0: give a whole number, at least 1"),
+        ("--rounds=many", "--rounds: many: give a whole number, at least 1"),
+        ("--scale=0", "the scale is above 0"),
+    ],
+)
+def test_what_gives_no_fit_is_refused(bad, why, capsys):
     with pytest.raises(SystemExit, match="2"):
         growth.main([bad])
-    assert "at least 3 sizes" in capsys.readouterr().err
+    assert why in capsys.readouterr().err

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from benchmarks.rounds import Ratio, Row, markdown, ratio, rows, table, to_json, turns
+from benchmarks.command import to_json
+from benchmarks.rounds import Ratio, Row, markdown, ratio, rows, table, turns
 
 
 def test_cases_take_turns():

@@ -100,5 +100,5 @@ def test_without_qemu_the_reason_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(api, "live", refuse)
     done = CliRunner().invoke(main, ["--out", str(tmp_path), "--policy", "none"])
     assert done.exit_code == 0, done.output
-    assert "none: qemu-system-x86_64 is not there; install it" in done.output
+    assert "none, turn 1: qemu-system-x86_64 is not there; install it" in done.output
     assert "nothing is shown" in done.output

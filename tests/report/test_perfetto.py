@@ -9,10 +9,11 @@ from collections import Counter, defaultdict
 import pandas as pd
 import pytest
 
+import colosim
 from colosim import store
 from colosim.protocol import types as t
 from colosim.timelines import export
-from colosim.timelines.recording import of_run
+from colosim.timelines.aligning import of_run
 from tests.report.test_report import refused
 
 pb = pytest.importorskip(
@@ -168,6 +169,28 @@ def test_clocks_of_live_hosts_are_brought_together(colo, tmp_path):
         off_ns = abs(before.now_ns - after.now_ns)
         assert off_ns <= (0 if before.node == "primary" else 100_000)  # half a message's time
     assert export(place, tmp_path / "live.perfetto-trace").exists()
+
+
+def test_the_checkpoints_of_a_second_pair_are_its_own(tmp_path):
+    """Each pair numbers them from 1: what the trace and the table say is brought together."""
+    place = tmp_path / "recorded"
+    colosim.recorded_run(place)
+    table = pd.read_parquet(place / "checkpoints.parquet")
+    assert list(table["checkpoint"]) == [1, 2, 3, 4, 1, 2, 3]
+    lines = of_run(place, store.read_manifest(place)).lines
+    begun = [
+        line.now_ns
+        for line in lines
+        if isinstance(line.body, t.CheckpointStarted) and line.node.startswith("primary")
+    ]
+    assert begun == pytest.approx(list(table["started_ns"]), abs=1_000_000)
+    opened = Opened(export(place, tmp_path / "recorded.perfetto-trace"))
+    for name, rows in ((A, table[:4]), ("host C (primary.2)", table[4:])):
+        shown = [each for each in opened.of(f"{name}/checkpointer") if "checkpoint " in each[1]]
+        assert len(shown) == len(rows)
+    [killed] = [at_ns for _, name, at_ns in opened.instants if name == "fault: host crash"]
+    [alone] = [at_ns for track, name, at_ns in opened.instants if name == "Alone"]
+    assert 0 < alone - killed < 500_000_000  # of the table, and of the trace
 
 
 def test_a_survivor_is_alone_in_the_visits(colo):

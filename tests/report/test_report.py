@@ -18,6 +18,7 @@ from colosim.reporting import verdicts as v
 from colosim.reporting.page import inline
 from colosim.reporting.reading import read
 from colosim.scenario import Scenario
+from colosim.wording import number, percent
 from tests.report.conftest import SMALL, quiet
 
 
@@ -26,7 +27,7 @@ def test_costs_are_the_paired_differences_of_the_comparison(results):
     first, *rest = v.of_runs(runs)
     rows = runs.summary.set_index(["policy", "metric"])
     row: Any = rows.loc[("colo", "latency_p99_ms")]
-    low, high = (v.number(row[name]) for name in ("diff_low", "diff_high"))
+    low, high = (number(row[name]) for name in ("diff_low", "diff_high"))
     assert f"({low} to {high} ms)" in first
     assert "No fault was injected, so survival was not tried." in rest
     assert any("over 3 replications" in each for each in rest)
@@ -46,19 +47,11 @@ def test_with_a_fault_costs_are_those_until_it_and_survival_has_an_interval(resu
         p99[key] = np.quantile(early["latency_ms"], 0.99)
     adds = [p99["remus", i] - p99["none", i] for i in range(3)]
     low, high = stats.t.interval(0.95, 2, np.mean(adds), stats.sem(adds))
-    assert f"adds {v.number(float(np.mean(adds)))} ms to p99 latency" in first
-    assert f"({v.number(low)} to {v.number(high)} ms)" in first
+    assert f"adds {number(float(np.mean(adds)))} ms to p99 latency" in first
+    assert f"({number(low)} to {number(high)} ms)" in first
     [low, high] = stats.binomtest(3, 3).proportion_ci(method="exact")
-    said = f"chance of survival, 95 % interval: {v.percent(low, 0)} to {v.percent(high, 0)}"
+    said = f"chance of survival, 95 % interval: {percent(low, 0)} to {percent(high, 0)}"
     assert sum(said in each for each in rest) == 2
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0, "0"), (1234.5, "1,234"), (12.345, "12.3"), (0.012345, "0.0123"), (-2.5, "−2.50")],
-)
-def test_numbers_have_three_digits_that_count(value, text):
-    assert v.number(value) == text
 
 
 def test_of_a_sweep_it_says_who_wins_where(results):
@@ -67,6 +60,47 @@ def test_of_a_sweep_it_says_who_wins_where(results):
     counts = [int(each) for each in re.findall(r"in (\d+) \(", said)]
     assert sum(counts) == 4
     assert said.startswith("Of 4 combinations, the lowest p99 latency has ")
+
+
+def test_of_a_sweep_of_jobs_it_says_seconds_and_where(tmp_path):
+    scenario = {
+        **{key: SMALL[key] for key in ("name", "memory", "replications")},
+        "duration": "20 s",
+        "workload": {"kind": "batch", "work": "1 s"},
+    }
+    plan = {"scenario": Scenario.from_mapping(scenario), "policies": ["remus"], "replications": 1}
+    axes = {"link.bandwidth": ["100 Mbit/s", "1 Gbit/s"]}
+    colosim.sweep({**plan, "axes": axes}, tmp_path / "jobs", jobs=1, progress=quiet)
+    sweep: Any = read(tmp_path / "jobs")
+    [said] = v.of_sweep(sweep)
+    means = sweep.table[sweep.table["metric"] == "completion_time_s"]["value"]
+    low, high = number(means.min()), number(means.max())
+    assert said == (
+        f"Mean completion time goes from {low} s (1 Gbit/s, remus) to {high} s (100 Mbit/s, remus) "
+        "over 2 points."
+    )
+    text = report(tmp_path / "jobs").read_text("utf-8")
+    assert "sweep over link.bandwidth: 2 points" in text
+    assert ">100 Mbit/s<" in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "differences", "said"),
+    [
+        ("completion_time_s", (-2, -3, -1), "takes 20 % less to finish (10 % to 30 %)"),
+        ("completion_time_s", (2, 1, 3), "takes 20 % longer to finish (10 % to 30 %)"),
+        ("completion_time_s", (2, -1, 3), "costs no time that can be told (−10 % to 30 %)"),
+        ("completion_time_s", (-2, np.nan, np.nan), "takes 20 % less to finish (no interval)"),
+        ("throughput_per_s", (-2, -3, -1), "costs 20 % of throughput (10 % to 30 %)"),
+        ("throughput_per_s", (2, 1, 3), "has 20 % more throughput (10 % to 30 %)"),
+        ("throughput_per_s", (2, np.nan, np.nan), "has 20 % more throughput (no interval)"),
+        ("throughput_per_s", (-2, -3, 1), "costs no throughput that can be told (−10 % to 30 %)"),
+    ],
+)
+def test_a_difference_is_said_in_its_direction(metric, differences, said):
+    row = dict(zip(("diff", "diff_low", "diff_high"), differences, strict=True))
+    rows = {("colo", metric): row, ("none", metric): {"mean": 10.0}}
+    assert v._relative(rows, "colo", "none", metric) == said
 
 
 class Page(HTMLParser):

@@ -1,14 +1,16 @@
 """What each source says: live runs, logs of a genuine pair, captures."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 
+from backends.qemu.dirty_rate import DirtyPages, Measured
 from backends.qemu.qemu_log import phases
 from colosim.cli import main
 from colosim.sizing import SizingError
-from colosim.sizing.basis import BELOW, BEYOND, COSTS
+from colosim.sizing.basis import BELOW, BEYOND, COSTS, PAGES
 from colosim.sizing.sources import basis_of, sorted_sources
 from tests.calibration import as_live
 from tests.sizing.test_causes import http_pair
@@ -60,6 +62,60 @@ def test_logs_of_a_genuine_pair_say_costs_pages_and_differences(tmp_path, versio
     assert 0 < scenario.divergence.unprompted_per_s < 20
 
 
+def test_the_memory_that_is_given_does_not_come_too_late_for_a_log(tmp_path):
+    """Without it the guest counts as 256 MiB; what it dirties may be more."""
+    text = (LOGS / "7.2-primary.log").read_text()
+
+    def times_thousand(found):
+        return f"{found[1]}{int(found[2]) * 1000}"
+
+    log = tmp_path / "large.log"
+    log.write_text(re.sub(r"(dirty_pages )(\d+)", times_thousand, text))
+    with pytest.raises(SizingError, match="are more than the guest's 65,536; give its --memory"):
+        basis(tmp_path, log)
+    found = basis(tmp_path, log, memory="16 GiB")
+    most = max(pages for point in found.curve.points for pages in point.samples)
+    assert most > 65_536
+    assert found.curve.table()["dirty_pages"].max() > 65_536
+    again = basis(tmp_path, log, changes={"memory.guest_memory": "16 GiB"})
+    assert again.curve == found.curve
+
+
+def test_what_qemu_measured_of_a_running_vm_has_its_memory_and_its_doubt(tmp_path):
+    points = [DirtyPages(10**9, 5_000.0, 4_500.0, 6_000.0), DirtyPages(2 * 10**9, 7e3, 6e3, 8e3)]
+    measured = Measured(128 * 2**20, "11.1.3", "page-sampling", points)
+    found = basis(tmp_path, measured=measured)
+    assert found.facts["memory.guest_memory"].kind == "measured"
+    assert found.scenario(tmp_path).memory.guest_memory_bytes == 128 * 2**20
+    assert found.unknowns[PAGES].high == pytest.approx(1.2)
+    with pytest.raises(SizingError, match="more than the guest's 4,096"):
+        basis(tmp_path, measured=measured, memory="16 MiB")
+
+
+def test_what_is_set_by_hand_is_not_called_assumed(tmp_path):
+    changes = {"link.bandwidth": "10 Gbit/s", "memory.guest_memory": "1 GiB"}
+    found = basis(tmp_path, rates=["4 MiB/s"], changes=changes)
+    assert found.facts["link.bandwidth"].kind == "given"
+    assert "link" not in found.facts
+    assert found.curve.guest_pages == 2**30 // 4096
+    own = {"memory.kind": "uniform", "memory.working_set_pages": 10, "memory.touches": "9 /s"}
+    found = basis(tmp_path, rates=["4 MiB/s"], changes=own)
+    assert found.scenario(tmp_path).memory.kind == "uniform"
+    with pytest.raises(SizingError, match=r"memory\.guest_memory 'much': "):
+        basis(tmp_path, rates=["4 MiB/s"], changes={"memory.guest_memory": "much"})
+
+
+def test_captures_beside_closed_load_leave_what_the_scenario_says(tmp_path):
+    text = SCENARIO.replace('load = "open"', 'load = "closed"').replace(
+        'rate = "200 /s"', 'clients = 4\nthink_time = "50 ms"'
+    )
+    file = write(tmp_path / "closed.toml", text)
+    paths = http_pair(tmp_path, {5: (b"99", b"item 405!")})
+    found = basis(tmp_path, file, *paths)
+    assert found.facts["workload"].kind == "given"
+    assert any("it is closed or a job" in note for note in found.notes)
+
+
 def test_an_imported_pair_is_read_from_its_logs(tmp_path):
     logs = [LOGS / f"7.2-{side}.log" for side in ("primary", "secondary")]
     with pytest.raises(SystemExit):
@@ -100,6 +156,8 @@ def test_captures_say_load_answers_and_why_the_guests_differ(tmp_path):
     assert high == pytest.approx(0.2366, abs=1e-3)
     assert scenario.workload.rate_per_s == pytest.approx(40 / 3.92, rel=0.05)
     assert scenario.memory.guest_memory_bytes == 512 * 2**20
+    fact = found.facts["memory.guest_memory"]
+    assert (fact.value, fact.kind) == ("512 MiB", "given")
     assert [each.name for each in found.causes] == ["http-date (Date)"]
     assert found.unknowns["workload.service_time_ns"].high == pytest.approx(10e6, rel=0.01)
 

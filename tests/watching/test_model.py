@@ -240,6 +240,14 @@ def test_holding_counts_as_a_set_would(sizes, taken):
         assert holding.oldest_ns() == min(held.values(), default=None)
 
 
+def test_streams_that_hold_nothing_any_more_are_forgotten():
+    holding = Holding()
+    for i in range(100):
+        holding.add(t.Range(f"client {i}", 0, 2), i)
+        assert [*holding.take(t.Range(f"client {i}", 0, 2))] == [(2, i)]
+    assert not holding._streams
+
+
 def test_a_node_is_placed_by_what_caused_it_whatever_its_clock_says():
     place = Causal({"primary": -1000})
     ahead = 7_000_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter
 
-from colosim.analysis.plots.style import COLOURS, Chart, Look, gid, look_of, styled
+from colosim.analysis.plots.style import Chart, gid, look_of, styled
 from colosim.analysis.stats import interval
 
 _LET_GO = {
@@ -51,7 +50,8 @@ def hold_cdf(holds: pd.DataFrame) -> Chart:
     names = (
         measured["policy"] + ", " + measured["how"].map(_LET_GO).fillna(measured["how"])
     ).rename("name")
-    for (name, rows), look in zip(measured.groupby(names, sort=False), _curves(), strict=False):
+    groups = list(measured.groupby(names, sort=False))
+    for (name, rows), look in zip(groups, look_of(range(len(groups))).values(), strict=True):
         parts = [
             _weighted(each["hold_ms"].to_numpy(), each["frames"].to_numpy(), x)
             for _, each in rows.groupby("replication")
@@ -63,10 +63,6 @@ def hold_cdf(holds: pd.DataFrame) -> Chart:
     axes.legend(loc="best")
     _said(axes, measured)
     return chart
-
-
-def _curves() -> Iterable[Look]:
-    return look_of(range(len(COLOURS))).values()
 
 
 def _weighted(held_ms: Any, frames: Any, x: Any) -> Any:

@@ -36,7 +36,6 @@ def throughput(
     200 for the run.  With several replications their mean, and a band that is its 95 % interval.
     Faults and takeovers are lines; those of many replications are drawn for the first only.
     """
-    answered = responses[responses["released_ns"] >= 0]
     policies = [str(policy) for policy in pd.unique(responses["policy"])]
     chart = Chart(figsize=(7.0, 0.9 + 1.7 * max(1, len(policies))))
     panels = np.ravel(chart.subplots(max(1, len(policies)), 1, sharex=True, sharey=True))
@@ -46,9 +45,9 @@ def throughput(
     looks = look_of(policies)
     seen: set[str] = set()
     for axes, policy in zip(panels, policies, strict=False):
-        rows = answered[answered["policy"] == policy]
-        counts = [
-            np.histogram(times / 1e9, edges)[0] / width_s
+        rows = responses[responses["policy"] == policy]
+        counts = [  # one without any answer counts, too
+            np.histogram(times[times >= 0] / 1e9, edges)[0] / width_s
             for _, times in rows.groupby("replication")["released_ns"]
         ]
         look = looks[policy]

@@ -13,10 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Patch
 
 from colosim.analysis.plots.style import COLOURS, Chart, styled
+from colosim.analysis.standing import standing
 
-#: from the end of the first of these states to the end of the next of the others, a guest stands
-_STOPPING = ("stop",)
-_STARTING = ("start", "resume", "resume-early", "relaunch-resume", "takeover", "alone", "run")
 _STOPPED = "#404040"
 #: of states: what is done in them -> how it looks, told apart without colour, too
 _KINDS = {
@@ -69,7 +67,7 @@ def both_sides(
                     x, y, visit.state, ha="center", va="center", fontsize=7,
                     bbox={"fc": "white", "ec": "none", "pad": 0.8, "alpha": 0.8},
                 )  # fmt: skip
-        for first, last in _stands(own):
+        for first, last in standing(zip(own["state"], own["end_ns"], strict=True)):
             if last > low and first < high:
                 span = (max(first, low) - zero_ns) / scale, (min(last, high) - zero_ns) / scale
                 axes.broken_barh([(span[0], span[1] - span[0])], (y - 0.42, 0.1), color=_STOPPED)
@@ -112,7 +110,7 @@ def _bounded(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _typical(rows: pd.DataFrame) -> tuple[float, float]:
-    """Start and length of a stretch around the first side's checkpoint of middling length."""
+    """Start and length of a stretch around the checkpoint of middling length, of either side."""
     spans = [span for _, own in rows.groupby("node", sort=False) for span in _rounds(own)]
     if not spans:
         last = rows["end_ns"].max() if len(rows) else 1e9
@@ -135,19 +133,6 @@ def _rounds(own: pd.DataFrame) -> list[tuple[float, float]]:
 def _next_of(ends: Iterable[float], starts: Iterable[float]) -> Iterable[tuple[float, float]]:
     """The end of each with the start of the next."""
     return zip(list(ends)[:-1], list(starts)[1:], strict=True)
-
-
-def _stands(own: pd.DataFrame) -> list[tuple[float, float]]:
-    """When a side's guest is stopped."""
-    found: list[tuple[float, float]] = []
-    since: float | None = None
-    for state, end_ns in zip(own["state"], own["end_ns"], strict=True):
-        if state in _STOPPING:
-            since = end_ns
-        elif since is not None and state in _STARTING:
-            found.append((since, end_ns))
-            since = None
-    return found
 
 
 # --------------------------------------------------------------------------------------------
@@ -181,8 +166,8 @@ def state_diagram(visits: pd.DataFrame) -> Chart:
 def _column(axes: Axes, title: str, own: pd.DataFrame, most: int) -> None:
     states = list(pd.unique(own["state"]))
     counts = own["state"].value_counts()
-    left = own[own["end_ns"].notna()]
-    took = (left["end_ns"] - left["start_ns"]).groupby(left["state"]).median()
+    over = own[own["end_ns"].notna()]
+    took = (over["end_ns"] - over["start_ns"]).groupby(over["state"]).median()
     medians = {
         state: _time(float(took[state])) if state in took else "to the end" for state in states
     }

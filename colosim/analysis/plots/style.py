@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, ParamSpec
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from colosim.units import Dimension, dimension_of, without_unit
+from colosim.units import readable, without_unit
 
 #: Okabe and Ito, "Color Universal Design" (2008); lines differ in their dashes as well
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -76,14 +76,19 @@ class Look(NamedTuple):
 
 
 def look_of(policies: Iterable[object]) -> dict[str, Look]:
-    """The look of each policy, in the order given; the best known have theirs everywhere."""
+    """The look of each policy, in the order given; the best known have theirs everywhere.
+
+    After seven the colours begin anew, with other dashes and markers.
+    """
     wanted = [str(policy) for policy in dict.fromkeys(policies)]
     others = [policy for policy in wanted if policy not in _KNOWN]
-    places = {policy: i % 7 for i, policy in enumerate((*_KNOWN, *others))}
-    return {
-        policy: Look(COLOURS[place], _DASHES[place], MARKERS[place])
-        for policy, place in ((policy, places[policy]) for policy in wanted)
-    }
+    places = {policy: i for i, policy in enumerate((*_KNOWN, *others))}
+    return {policy: _look(places[policy]) for policy in wanted}
+
+
+def _look(place: int) -> Look:
+    colour, form = place % len(COLOURS), (place + place // len(COLOURS)) % len(COLOURS)
+    return Look(COLOURS[colour], _DASHES[form], MARKERS[form])
 
 
 def gid(policy: object) -> str:
@@ -98,22 +103,4 @@ def name_of(column: str) -> str:
 
 def ticks_of(column: str, values: Iterable[Any]) -> list[str]:
     """Values of a column as short text with the unit that its name carries: "2.5 Gbit/s"."""
-    dimension = dimension_of(column)
-    return [
-        value if isinstance(value, str)
-        else f"{value:.4g}" if dimension is None
-        else _quantity(dimension, value)
-        for value in values
-    ]  # fmt: skip
-
-
-def _quantity(dimension: Dimension, value: float) -> str:
-    """Exactly where that is short, else four digits in the largest unit that it has once."""
-    if not dimension.whole:
-        return f"{value:.4g} {next(iter(dimension.units))}"
-    exact = dimension.format(int(value))
-    if len(exact.split()[0]) <= 3:
-        return exact
-    fitting = {unit: float(size) for unit, size in dimension.units.items() if size <= int(value)}
-    unit = max(fitting, key=fitting.__getitem__)
-    return f"{value / fitting[unit]:.4g} {unit}"
+    return [readable(column, value) for value in values]

@@ -7,7 +7,7 @@ import json
 import colosim
 from colosim import store
 from colosim.protocol.trace import encode_line
-from colosim.watching.recording import RECORDED, TRACE
+from colosim.watching.shipped import RECORDED, TRACE
 
 
 def test_the_recorded_run_is_the_one_that_its_manifest_tells_of(tmp_path):

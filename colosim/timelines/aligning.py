@@ -2,9 +2,9 @@
 
 A trace has each node's own time: of a live run the clock of its machine, of a simulated one perhaps
 a clock that is wrong.  The tables count from the beginning of the run.  So for each node a zero is
-found: of a primary from checkpoints that both trace and table have; of any other from the times of
-messages in both directions, where those say that its clock is not the same one (half of what the
-fastest messages of both directions differ by, as NTP takes it).
+found: of a primary from its checkpoints, which both trace and table have; of its secondary from the
+times of messages in both directions, where those say that its clock is not the same one (half of
+what the fastest messages of both directions differ by, as NTP takes it: RFC 5905, 8).
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from colosim.protocol import types as t
 from colosim.protocol.node import NodeConfig
 from colosim.protocol.trace import Line, TraceError
 from colosim.states import VISIT_COLUMNS, visits
+from colosim.timelines.rows import CheckpointRows
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True)
-class Recording:
-    """Lines of a trace, their times counted from the beginning of the run."""
+class AlignedTrace:
+    """Lines of a trace, all their times counted from the beginning of the run."""
 
     lines: Sequence[Line]
 
@@ -50,51 +51,47 @@ class Recording:
         return pd.DataFrame(found, columns=list(VISIT_COLUMNS)).astype({"end_ns": float})
 
 
-def recording(trace: Path, checkpoints: pd.DataFrame | None, is_live: bool) -> Recording:
+def aligned(trace: Path, checkpoints: pd.DataFrame | None, is_live: bool) -> AlignedTrace:
     """Read a trace; checkpoints: the table of the same replication.
 
     Raises StoreError if it cannot be read.
     """
     try:
         lines = list(store.read_trace(trace))
-        zero_ns = _zeros(lines, _started(checkpoints), is_live)
+        rows = [] if checkpoints is None else checkpoints.to_dict("records")
+        zero_ns = _zeros(lines, CheckpointRows(rows), is_live)
     except (TraceError, LookupError, TypeError) as error:
         raise store.StoreError(f"{trace}: is no trace, or damaged: {error}") from None
-    return Recording(
+    return AlignedTrace(
         [replace(line, now_ns=line.now_ns - zero_ns.get(line.node, 0)) for line in lines]
     )
 
 
-def _started(checkpoints: pd.DataFrame | None) -> dict[int, int]:
-    if checkpoints is None:
-        return {}
-    columns = (checkpoints["checkpoint"].tolist(), checkpoints["started_ns"].tolist())
-    return {int(number): int(at) for number, at in zip(*columns, strict=True)}
-
-
-def _zeros(lines: Sequence[Line], started: Mapping[int, int], is_live: bool) -> dict[str, int]:
+def _zeros(lines: Sequence[Line], table: CheckpointRows, is_live: bool) -> dict[str, int]:
     """What the clock of each node showed when the run began."""
-    first = next((x.node for x in lines if _is_primary(x)), None)
-    if first is None:
+    pairs: dict[str, int] = {}
+    primaries: dict[int, str] = {}
+    shown_ns: dict[str, list[int]] = {}
+    for line in lines:
+        if isinstance(line.body, NodeConfig):
+            pairs.setdefault(line.node, line.body.pair)
+            if line.body.role is t.Role.PRIMARY:
+                primaries.setdefault(line.body.pair, line.node)
+        elif (row := table.begun_by(line)) is not None:
+            shown_ns.setdefault(line.node, []).append(line.now_ns - int(row["started_ns"]))
+    if not primaries:
         return {}
-    both = [
-        line.now_ns - started[line.body.checkpoint]
-        for line in lines
-        if line.node == first
-        and isinstance(line.body, t.CheckpointStarted)
-        and line.body.checkpoint in started
-    ]
-    if both:
-        zero_ns = round(median(both))
-    else:  # a simulated run begins at 0; a live one about when it is protected
+    first = next(iter(primaries.values()))
+    zeros = {node: round(median(found)) for node, found in shown_ns.items()}
+    if first not in zeros:  # a simulated run begins at 0; a live one about when it is protected
         protected = (x.now_ns for x in lines if isinstance(x.body, t.Protected) and x.node == first)
-        zero_ns = next(protected, 0) if is_live else 0
-    ahead_ns = _ahead(lines, first)
-    return {node: zero_ns + ahead_ns.get(node, 0) for node in {line.node for line in lines}}
-
-
-def _is_primary(line: Line) -> bool:
-    return isinstance(line.body, NodeConfig) and line.body.role is t.Role.PRIMARY
+        zeros[first] = next(protected, 0) if is_live else 0
+    ahead_ns = {primary: _ahead(lines, primary) for primary in primaries.values()}
+    for node, pair in pairs.items():
+        primary = primaries.get(pair, first)
+        of_primary_ns = zeros.get(primary, zeros[first])
+        zeros.setdefault(node, of_primary_ns + ahead_ns[primary].get(node, 0))
+    return zeros
 
 
 def _ahead(lines: Iterable[Line], first: str) -> dict[str, int]:
@@ -119,8 +116,8 @@ def _ahead(lines: Iterable[Line], first: str) -> dict[str, int]:
     }
 
 
-def of_run(directory: Path, manifest: Mapping[str, Any], replication: int = 0) -> Recording:
-    """The recording of one replication of a run's directory; `StoreError` if it has no trace."""
+def of_run(directory: Path, manifest: Mapping[str, Any], replication: int = 0) -> AlignedTrace:
+    """The trace of one replication of a run's directory; `StoreError` if it has no trace."""
     trace = directory / f"trace-{replication}.jsonl.gz"
     if not trace.exists():
         raise store.StoreError(
@@ -130,4 +127,4 @@ def of_run(directory: Path, manifest: Mapping[str, Any], replication: int = 0) -
     table = store.read_table(directory, "checkpoints.parquet")
     if table is not None:
         table = table[table["replication"] == replication]
-    return recording(trace, table, manifest.get("world") == "live")
+    return aligned(trace, table, manifest.get("world") == "live")
