@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.container import BarContainer
 
 from colosim.analysis import pages, plots, summary
@@ -30,18 +32,35 @@ def _no_warnings():
 
 
 def test_latency_lines_are_distribution_functions_with_bands(records):
-    [axes] = plots.latency_cdf(summary.responses_table(records)).axes
+    chart = plots.latency_cdf(summary.responses_table(records))
+    [axes] = chart.axes
     assert axes.get_xlabel().endswith("(ms)")
     none, remus = axes.get_lines()
     assert [line.get_label() for line in (none, remus)] == ["none", "remus"]
-    assert axes.get_legend() is not None
+    [legend] = chart.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["none", "remus"]
     assert len(axes.collections) == 2  # the bands
+    for band in axes.collections:
+        [path] = band.get_paths()
+        assert path.get_extents().intervaly == pytest.approx([0, 1])  # a share is no more
     # one measured answer per replication: 5, 6, 7 ms, so a third of the mass at each
     x, y = map(np.asarray, none.get_data())
     assert np.interp([5.5, 6.5], x, y) == pytest.approx([1 / 3, 2 / 3])
     y = np.asarray(remus.get_ydata())
     assert np.interp(49.0, x, y) == 0.0
     assert y[-1] == 1.0
+
+
+def test_the_tail_is_stretched_in_equal_steps(records):
+    [axes] = plots.latency_cdf(summary.responses_table(records), tail=True).axes
+    at = [axes.transData.transform((5, share))[1] for share in (0.9, 0.99, 0.999)]
+    assert at[2] - at[1] == pytest.approx(at[1] - at[0])
+    assert [text.get_text() for text in axes.get_yticklabels()][-2:] == ["99 %", "99.9 %"]
+
+
+def test_shades_are_an_order_in_grey_too():
+    grey = [np.dot(to_rgb(each), (0.299, 0.587, 0.114)) for each in plots.shades(5)]
+    assert all(light - dark > 0.1 for light, dark in pairwise(grey))
 
 
 def test_bars_are_means_and_whiskers_are_intervals(records):

@@ -7,7 +7,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
-from matplotlib import rc_context
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from colosim.units import Dimension, dimension_of, without_unit
@@ -16,7 +18,7 @@ from colosim.units import Dimension, dimension_of, without_unit
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 #: look alike in every figure, also in one where the others are missing
-_KNOWN = ("none", "remus", "colo")
+_KNOWN = ("none", "remus", "colo", "microcheckpoint", "hybrid", "adaptive")
 MARKERS = "ov^sD*X"
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -25,6 +27,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.titlesize": "medium",
     "figure.constrained_layout.use": True,
+    "figure.titlesize": "medium",
     "font.size": 9.0,
     "grid.alpha": 0.3,
     "grid.linewidth": 0.5,
@@ -86,6 +89,11 @@ def look_of(policies: Iterable[object]) -> dict[str, Look]:
     }
 
 
+def shades(count: int) -> list[str]:
+    """Colours for what has an order, from light to dark: told apart in grey and by everybody."""
+    return [to_hex(colormaps["cividis"](place)) for place in np.linspace(0.8, 0, count)]
+
+
 def gid(policy: object) -> str:
     """Name of what is drawn for one policy, by which a page can hide it."""
     return f"series-{policy}"
@@ -110,7 +118,8 @@ def ticks_of(column: str, values: Iterable[Any]) -> list[str]:
 def _quantity(dimension: Dimension, value: float) -> str:
     """Exactly where that is short, else four digits in the largest unit that it has once."""
     if not dimension.whole:
-        return f"{value:.4g} {next(iter(dimension.units))}"
+        text = f"{value:,.0f}" if 1e4 <= value == round(value) else f"{value:.4g}"
+        return f"{text} {next(iter(dimension.units))}"
     exact = dimension.format(int(value))
     if len(exact.split()[0]) <= 3:
         return exact
