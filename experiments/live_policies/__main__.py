@@ -50,7 +50,7 @@ def main(out: str, policies: tuple[str, ...], turns: int, length: int, seed: int
     console.print(page, soft_wrap=True, markup=False)
     (place / "live_policies.md").write_text(page, "utf-8")
     summary.to_csv(place / "summary.csv", index=False)
-    latency_cdf(live_policies.latencies(runs, place)).save(place / "latency.svg")
+    latency_cdf(live_policies.latencies(runs, place), tail=True).save(place / "latency.svg")
     console.print(f"written in {place}: live_policies.md, summary.csv; figure (svg, png): latency")
     sys.exit(1 if failures else 0)
 

@@ -7,6 +7,7 @@ import sys
 import click
 
 from experiments import output, sizing, validation
+from experiments.sizing import figures
 
 
 @click.command()
@@ -30,14 +31,20 @@ def main(out: str, repeats: int, seed: int) -> None:
     console.print(f"\n[bold]{len(runs)} live runs[/bold]")
     failures = validation.run(runs, place, say)
     answers = dict(sizing.sized(runs, place, say))
-    table, sure = sizing.compared(runs, answers, place)
+    table = sizing.compared(runs, answers, place)
+    shown, choices = sizing.texts(table), sizing.choices(answers)
     console.print("\n[bold]Measured, and what each sizing says[/bold]")
-    console.print(table.to_string(index=False), soft_wrap=True)
-    console.print(sure.to_string(index=False), soft_wrap=True)
+    console.print(shown.to_string(index=False), soft_wrap=True)
+    console.print(choices.to_string(index=False), soft_wrap=True)
     table.to_csv(place / "sizing.csv", index=False)
-    parts = [output.markdown_table(table), output.markdown_table(sure)]
+    about = output.about(place / run.folder for run in runs if sizing.label_of(run) != "none")
+    parts = [
+        *map(output.markdown_table, (shown, choices)),
+        "\n".join(f"* {key}: {value}" for key, value in about.items()),
+    ]
+    figures.draw(table).save(place / "sizing")
     (place / "sizing.md").write_text(output.page(parts, failures), "utf-8")
-    console.print(f"\nwritten in {place}: sizing.csv, sizing.md")
+    console.print(f"\nwritten in {place}: sizing.csv, sizing.md; figure (svg, png): sizing")
     for failure in failures:
         console.print(f"[bold]could not be done:[/bold] {failure}", soft_wrap=True)
     sys.exit(1 if failures else 0)
