@@ -12,6 +12,7 @@ import pandas as pd
 
 from colosim.analysis import pages, plots
 from colosim.analysis.plots import Chart
+from colosim.analysis.plots.style import name_of, ticks_of
 from colosim.analysis.summary import holds_summary, label, phases_summary
 from colosim.model.errors import ModelError
 from colosim.protocol.trace import TraceError
@@ -339,7 +340,7 @@ def _points(sweep: Sweep, metric: str) -> Table:
     found = summarise(rows, [*sweep.axes, "policy"])
     body = [
         [
-            *(_any(row[axis]) for axis in sweep.axes),
+            *(_of_axis(axis, row[axis]) for axis in sweep.axes),
             _text(str(row["policy"])),
             _number(row["mean"]),
             _between(row["ci_low"], row["ci_high"]),
@@ -348,7 +349,7 @@ def _points(sweep: Sweep, metric: str) -> Table:
         for row in found[:_MOST_ROWS].to_dict("records")
     ]
     unit = str(rows["unit"].iloc[0]) if len(rows) else ""
-    columns = [*sweep.axes, "Policy", label(metric, unit), "95 % interval", "n"]
+    columns = [*map(name_of, sweep.axes), "Policy", label(metric, unit), "95 % interval", "n"]
     note = f"The first {_MOST_ROWS} of {len(found):,}." if len(found) > _MOST_ROWS else ""
     return Table(f"{label(metric, unit)} of each point", columns, body, note)
 
@@ -389,6 +390,12 @@ def _between(low: Any, high: Any) -> _Cell:
     if math.isnan(low):
         return "–", ""
     return f"{verdicts.number(low)} to {verdicts.number(high)}", high - low
+
+
+def _of_axis(axis: str, value: Any) -> _Cell:
+    """With the unit that the axis's name carries."""
+    text, sort_by = _any(value)
+    return (text if text == "–" else ticks_of(axis, [value])[0]), sort_by
 
 
 def _any(value: Any) -> _Cell:

@@ -266,6 +266,12 @@ def _best(metrics: pd.DataFrame, policies: Sequence[str]) -> Iterator[str]:
     if won.empty:
         return
     [row] = won.to_dict("records")
+    if row["margin"] == 0:
+        yield (
+            f"Of those that protect, {row['policy']} and {row['runner_up']} have the same p99 "
+            "latency, the lowest."
+        )
+        return
     sure = float(row["confidence"])
     how = "one replication, so not sure" if math.isnan(sure) else f"{sure_of(sure)} sure"
     yield (

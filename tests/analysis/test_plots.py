@@ -234,3 +234,30 @@ def test_the_diagram_has_every_state_with_its_visits_and_every_way_with_its_coun
     assert texts.count("1") == 4  # run, stop, send, resume, run
     assert [text.get_text() for text in right.texts] == ["watch\n1 × to the end"]
     assert all(path.stat().st_size for path in chart.save(tmp_path / "states"))
+
+
+def test_a_diagram_of_many_parts_has_four_beside_each_other():
+    pairs = pd.concat([VISITS.assign(node=f"{VISITS['node'].iloc[0]}.{i}") for i in range(3)])
+    chart: Any = plots.state_diagram(pairs)
+    assert len(pairs.groupby(["node", "part"])) == 6
+    assert chart.get_figwidth() == 4 * 2.6
+    assert sum(bool(axes.texts) for axes in chart.axes) == 6
+
+
+def test_a_legend_is_within_its_figure():
+    rows = [
+        {"x.y": x, "z": z, "policy": policy, "replication": i, "metric": "latency_mean_ms",
+         "unit": "ms", "value": 10.0 * x + z + i * (policy == "colo")}
+        for x in (1, 2) for z in (1, 2) for policy in ("remus", "colo", "hybrid") for i in range(3)
+    ]  # fmt: skip
+    chart = plots.policy_map(pd.DataFrame(rows), "x.y", "z")
+    holds = pd.DataFrame(
+        {"policy": "microcheckpoint", "replication": 0, "measured": True, "frames": 1,
+         "how": ["match", "commit", "alone"], "hold_ms": [1.0, 2.0, 3.0]}
+    )  # fmt: skip
+    for each in (chart, plots.hold_cdf(holds)):
+        each.canvas.draw()
+        [legend] = each.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= each.bbox.width

@@ -67,7 +67,7 @@ def hold_cdf(holds: pd.DataFrame) -> Chart:
         axes.fill_between(x, low, high, color=look.colour, alpha=0.25, linewidth=0)
         frames = int(rows["frames"].sum())
         axes.plot(x, mean, color=look.colour, ls=look.dashes, label=f"{name}: {frames:,} frames")
-    chart.legend(loc="outside upper center", ncols=2)
+    chart.legend(loc="outside upper center", ncols=1)
     _said(axes, measured)
     return chart
 

@@ -70,7 +70,7 @@ def policy_map(
         ],
         title=f"policy with the {which} mean of: {label(metric, unit)}",
         loc="outside upper center",
-        ncols=4 if len(groups) > 1 else 3,
+        ncols=max(2, round(chart.get_figwidth() / 2.6)),
     )
     return chart
 
