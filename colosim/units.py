@@ -87,7 +87,9 @@ class Dimension:
         many in the largest unit that it has once.
         """
         if not self.whole:
-            return f"{value:.{digits}g} {next(iter(self.units))}"
+            is_long = value == round(value) and value >= 10**digits
+            text = f"{value:,.0f}" if is_long else f"{value:.{digits}g}"
+            return f"{text} {next(iter(self.units))}"
         exact = self.format(int(value))
         if len(exact.split()[0]) <= 3:
             return exact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+from diagrams import as_dot
 from pygments.lexers.special import TextLexer
 from reference import GENERATED
 
@@ -23,6 +25,7 @@ version = release = colosim.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.graphviz",
     "sphinx_click",
     "sphinx_copybutton",
 ]
@@ -44,6 +47,10 @@ nitpick_ignore_regex = [  # no network, so no other project's index; and what is
     ("py:class", r"(Path|Mapping|Sequence|Callable|Any|Literal|Iterator|Chart|Progress|Watch).*"),
 ]
 
+graphviz_output_format = "svg"
+
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme = "furo"
 html_title = f"colosim {release}"
 html_copy_source = False
@@ -57,7 +64,7 @@ def _fill(_app: Any, docname: str, source: list[str]) -> None:
     """Put what is generated in the place of its mark; what is no page is named, not linked."""
     here = (DOCS / docname).parent
     source[0] = re.sub(
-        r"\[([^]]+)\]\((\.\.?/[^)#\s]+)[^)\s]*\)",
+        r"(?<!!)\[([^]]+)\]\((\.\.?/[^)#\s]+)[^)\s]*\)",
         lambda link: (
             link[0] if _is_page(here / link[2]) else f"{link[1]} (`{_name(here / link[2])}`)"
         ),
@@ -69,6 +76,20 @@ def _fill(_app: Any, docname: str, source: list[str]) -> None:
         source[0],
         flags=re.MULTILINE,
     )
+
+
+def _draw(_app: Any, _docname: str, source: list[str]) -> None:
+    """State diagrams as pictures; GitHub draws them itself.  Without Graphviz their text stays."""
+    if shutil.which("dot"):
+        source[0] = re.sub(
+            r"^```mermaid\n(.*?)^```$",
+            lambda found: f"```{{graphviz}}\n:alt: {_ALT}\n\n{as_dot(found[1])}\n```",
+            source[0],
+            flags=re.MULTILINE | re.DOTALL,
+        )
+
+
+_ALT = "state diagram; the table after it says the same"
 
 
 def _is_page(path: Path) -> bool:
@@ -110,6 +131,7 @@ def setup(app: Any) -> None:
     """Sphinx asks this file to hook itself in."""
     app.connect("source-read", _fill)
     app.connect("source-read", _list_others)
-    app.add_lexer("mermaid", TextLexer)  # GitHub draws it; here its text is shown
+    app.connect("source-read", _draw)
+    app.add_lexer("mermaid", TextLexer)  # where it is shown as text
     app.connect("sphinx-click-process-options", _escape)
     app.connect("autodoc-process-docstring", _split)

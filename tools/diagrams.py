@@ -10,6 +10,7 @@ table: the main path one by one, rows that are equal for several states or verbs
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,6 +193,36 @@ def drawing(start: str | None, edges: Iterable[tuple[str, str, str]]) -> list[st
         *(f"    {node(source)} --> {node(target)}: {label}" for source, target, label in edges),
         "```",
     ]
+
+
+def as_dot(mermaid: str) -> str:
+    """A drawing for Graphviz, which the site is drawn with; edges of one way become one arrow."""
+    names = re.findall(r'^ *state "(.*)" as (\w+)$', mermaid, re.MULTILINE)
+    ways: dict[tuple[str, str], list[str]] = {}
+    for source, target, label in re.findall(
+        r"^ *(\w+|\[\*\]) --> (\w+)(?:: (.*))?$", mermaid, re.MULTILINE
+    ):
+        ways.setdefault((source, target), []).append(label)
+    return "\n".join(
+        [
+            "digraph {",
+            '  graph [fontname="DejaVu Sans", nodesep=0.2, ranksep=0.35];',
+            '  node [fontname="DejaVu Sans", fontsize=12, height=0.35, shape=box, style=rounded];',
+            '  edge [fontname="DejaVu Sans", fontsize=10];',
+            *(['  "[*]" [shape=point, width=0.15];'] if "[*] -->" in mermaid else []),
+            *(f'  "{identifier}" [label="{name}"];' for name, identifier in names),
+            *(
+                f'  "{source}" -> "{target}" [label="{_lines(labels)}"];'
+                for (source, target), labels in ways.items()
+            ),
+            "}",
+        ]
+    )
+
+
+def _lines(labels: Iterable[str]) -> str:
+    """A label of several lines, each after a blank that keeps it off its arrow."""
+    return "".join(f"\N{NO-BREAK SPACE}{label}\\l" for label in labels if label)
 
 
 def edges_of(rows: Rows) -> Iterator[tuple[str, str, str]]:

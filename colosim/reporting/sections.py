@@ -12,6 +12,7 @@ import pandas as pd
 
 from colosim.analysis import pages, plots
 from colosim.analysis.plots import Chart
+from colosim.analysis.plots.style import name_of
 from colosim.analysis.summary import holds_summary, label, phases_summary
 from colosim.model.errors import ModelError
 from colosim.protocol.trace import TraceError
@@ -350,7 +351,7 @@ def _points(sweep: Sweep, metric: str) -> Table:
         for row in found[:_MOST_ROWS].to_dict("records")
     ]
     unit = str(rows["unit"].iloc[0]) if len(rows) else ""
-    axes = map(without_unit, sweep.axes)
+    axes = map(name_of, sweep.axes)
     columns = [*axes, "Policy", label(metric, unit), "95 % interval", "n"]
     note = f"The first {_MOST_ROWS} of {len(found):,}." if len(found) > _MOST_ROWS else ""
     return Table(f"{label(metric, unit)} of each point", columns, body, note)

@@ -266,6 +266,12 @@ def _best(metrics: pd.DataFrame, policies: Sequence[str]) -> Iterator[str]:
     if won.empty:
         return
     [row] = won.to_dict("records")
+    if row["margin"] == 0:
+        yield (
+            f"Of those that protect, {row['policy']} and {row['runner_up']} have the same "
+            f"{_called(metric)}, the lowest."
+        )
+        return
     confidence = float(row["confidence"])
     is_one = math.isnan(confidence)
     how = "one replication, so not sure" if is_one else f"{sure(confidence)} sure"

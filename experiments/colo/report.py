@@ -115,7 +115,7 @@ def markdown(
 @styled
 def gaps_figure(struck: pd.DataFrame) -> Chart:
     """Each kill: the whole gap, and what of it came after the detection."""
-    chart = Chart(figsize=(7.5, 3.2), layout="constrained")
+    chart = Chart(figsize=(7.5, 3.2))
     axes = chart.subplots()
     designs = list(pd.unique(struck["design"]))
     looks = (("gap_ms", "the whole gap", "o", 0.14), ("beyond_ms", "beyond detection", "s", -0.14))

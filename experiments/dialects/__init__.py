@@ -19,7 +19,7 @@ import pandas as pd
 
 import colosim
 from colosim import load_scenario
-from colosim.analysis.plots import COLOURS, Chart
+from colosim.analysis.plots import COLOURS, Chart, styled
 from colosim.analysis.stats import interval, paired
 from colosim.api import Comparison
 
@@ -81,9 +81,10 @@ def _whole(checkpoints: pd.DataFrame) -> pd.DataFrame:
     return checkpoints[checkpoints["measured"] & (checkpoints["completed_ns"] >= 0)]
 
 
+@styled
 def figure(summary: pd.DataFrame) -> Chart:
     """A checkpoint of mean duration: how long the guest stands, and how long output is held."""
-    chart = Chart(figsize=(9.0, 3.0), layout="constrained")
+    chart = Chart(figsize=(9.0, 3.0))
     panels = chart.subplots(1, len(POLICIES), sharey=True, sharex=True)
     for axes, (policy, rows) in zip(panels, summary.groupby("policy", sort=False), strict=True):
         values = rows.set_index("metric").drop(columns="policy").T.to_dict()
@@ -103,13 +104,11 @@ def figure(summary: pd.DataFrame) -> Chart:
                 axes.text(start + length, y, text, va="center", ha="right", color="white")
         axes.set_title(str(policy), loc="left", fontweight="bold", fontsize="medium")
         axes.set_xlabel("Since the guest stopped (ms)")
-        axes.set_axisbelow(True)
-        axes.grid(axis="x", alpha=0.3, linewidth=0.5)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=False, axis="y")
     panels[0].set_yticks(range(len(DIALECTS)), DIALECTS)
     panels[0].set_ylim(len(DIALECTS) - 0.5, -0.5)
     texts = ("guest stands", "from the cut to the release of its output")
     handles = panels[0].containers[:2]
-    chart.legend(handles, texts, loc="outside lower center", ncols=2, frameon=False)
+    chart.legend(handles, texts, loc="outside lower center", ncols=2)
     chart.suptitle("One checkpoint in two dialects; mean ± half of a 95 % interval")
     return chart

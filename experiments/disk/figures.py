@@ -47,7 +47,7 @@ def _line(
 @styled
 def costs(table: pd.DataFrame) -> Chart:
     """Overlays over the interval beside the closed form; a request and a write over it."""
-    chart = Chart(figsize=(10.8, 3.8), layout="constrained")
+    chart = Chart(figsize=(10.8, 3.8))
     sizes, latency, writes = chart.subplots(1, 3)
     for case in _LOOKS:
         _line(sizes, table, case, "hidden_overlay_mean_KiB", "-", 1 / 1024)
@@ -93,7 +93,7 @@ def _shown(axes: Axes) -> list[tuple[Any, str]]:
 @styled
 def takeovers(table: pd.DataFrame) -> Chart:
     """Commit, gap and the time until the survivor runs, over the size of the overlays."""
-    chart = Chart(figsize=(7.2, 3.6), layout="constrained")
+    chart = Chart(figsize=(7.2, 3.6))
     axes = chart.subplots()
     x = table["overlay_bytes"] / _MIB
     for metric, colour, marker, label in (

@@ -14,7 +14,7 @@ import pandas as pd
 
 import colosim
 from colosim import load_scenario
-from colosim.analysis.plots import COLOURS, Chart
+from colosim.analysis.plots import COLOURS, Chart, styled
 from colosim.api import Result
 
 #: step of a checkpoint: columns of the checkpoint table between which it lies
@@ -43,6 +43,7 @@ def phases(result: Result) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["phase", "n", "median_ms", "p99_ms"])
 
 
+@styled
 def figure(result: Result, around_s: float = 1.5) -> Chart:
     """Every answer as a point, when it came and what it took; the kill and the takeover."""
     when = {
@@ -53,7 +54,7 @@ def figure(result: Result, around_s: float = 1.5) -> Chart:
     answers = result.responses.query("released_ns >= 0")
     came_s = answers["released_ns"] / 1e9
     seen = (came_s > begin_s) & (came_s < end_s)
-    chart = Chart(figsize=(8, 3.6), layout="constrained")
+    chart = Chart(figsize=(8, 3.6))
     axes = chart.subplots()
     axes.plot(came_s[seen], answers["latency_ms"][seen], ".", color=COLOURS[0], label="an answer")
     stops = result.checkpoints.query("stopped_ns >= 0 and resumed_ns >= 0")

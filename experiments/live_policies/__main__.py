@@ -48,7 +48,7 @@ def main(out: str, policies: tuple[str, ...], turns: int, length: int, seed: int
     ]
     results.page("live_policies", output.page(parts, failures))
     results.table("summary", summary)
-    results.figure("latency", latency_cdf(live_policies.latencies(runs, place)))
+    results.figure("latency", latency_cdf(live_policies.latencies(runs, place), tail=True))
     results.told()
     sys.exit(1 if failures else 0)
 

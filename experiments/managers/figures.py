@@ -25,7 +25,7 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame, heavy: pd.DataFram
 
     heavy: the curve where blips have a heavy tail.
     """
-    chart = Chart(figsize=(10.4, 4.2), layout="constrained")
+    chart = Chart(figsize=(10.4, 4.2))
     first, second, third = chart.subplots(1, 3)
     colours = dict(zip(sorted(curve["interval_ms"].unique()), COLOURS, strict=False))
     lines = {(each.interval_ms, each.grace_ms) for each, _ in managers.by_setting(curve)}
@@ -111,7 +111,7 @@ def _bounds(axes: Axes, x: Any, count: pd.Series, high: pd.Series, colour: Any) 
 @styled
 def draw_arbiters(table: pd.DataFrame) -> Chart:
     """Split brain and outage, a row for each design and a column for each fault."""
-    chart = Chart(figsize=(10.4, 6.4), layout="constrained")
+    chart = Chart(figsize=(10.4, 6.4))
     first, second = chart.subplots(2, 1, sharex=True)
     faults = list(dict.fromkeys(table["fault"]))
     designs = list(dict.fromkeys(table["design"]))

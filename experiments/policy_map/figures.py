@@ -9,12 +9,12 @@ from matplotlib.patches import Patch, Rectangle
 from colosim.analysis.plots import Chart, policy_map, styled
 from experiments import policy_map as experiment
 
-_UNDECIDED, _NOBODY = "////", "xxxx"
+_NOBODY = "0.9"
 
 
 @styled
 def draw(table: pd.DataFrame, metric: str) -> Chart:
-    """The map of one metric; cells that are not decided, and those of nobody, are hatched."""
+    """The map of one metric; cells of nobody are grey."""
     chart = policy_map(
         experiment.contest(table, metric),
         experiment.DIVERGENCE,
@@ -28,27 +28,23 @@ def draw(table: pd.DataFrame, metric: str) -> Chart:
     rows, columns = (sorted(won[name].unique()) for name in experiment.CELL[1:])
     here = cells[cells[experiment.LINK].isin(won[experiment.LINK])]
     for axes, (_, panel) in zip(chart.axes, here.groupby(experiment.LINK), strict=True):
-        _hatch(axes, panel, rows, columns)
-    chart.axes[0].legend(
-        handles=[
-            Patch(fill=False, hatch=_UNDECIDED, ec="0.35", lw=0.5, label="not decided"),
-            Patch(fill=False, hatch=_NOBODY, ec="0.35", lw=0.5, label="nobody keeps up"),
-        ],
-        loc="upper right",
-        fontsize=7,
-        frameon=True,
-        framealpha=0.9,
-    )
+        _nobody(axes, panel, rows, columns)
+    [legend] = chart.legends
+    handles = [
+        *legend.legend_handles,
+        Patch(fc=_NOBODY, label="nobody keeps up"),
+    ]
+    title = legend.get_title().get_text()
+    legend.remove()
+    chart.legend(handles=handles, title=title, loc="outside upper center", ncols=4)
     return chart
 
 
-def _hatch(axes: Axes, panel: pd.DataFrame, rows: list[float], columns: list[float]) -> None:
+def _nobody(axes: Axes, panel: pd.DataFrame, rows: list[float], columns: list[float]) -> None:
     for cell in panel.to_dict("records"):
         dirty, divergence = cell[experiment.DIRTY], cell[experiment.DIVERGENCE]
         if dirty not in rows or divergence not in columns:
             continue  # nobody's in all panels, so not on the map
-        is_nobodys = not isinstance(cell["policy"], str)
-        if is_nobodys or not cell["confidence"] >= experiment.SURE:
+        if not isinstance(cell["policy"], str):
             corner = columns.index(divergence) - 0.5, rows.index(dirty) - 0.5
-            hatch = _NOBODY if is_nobodys else _UNDECIDED
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, hatch=hatch, ec="0.55", lw=0))
+            axes.add_patch(Rectangle(corner, 1, 1, fc=_NOBODY, lw=0))

@@ -10,6 +10,7 @@ import click
 import pandas as pd
 
 from experiments import output
+from experiments.published import figures
 from experiments.published.rows import Row, show
 from experiments.published.study import Study, write
 
@@ -45,7 +46,8 @@ def command_of_all(studies: Sequence[Study]) -> click.Command:
     def main(out: str, quick: bool) -> None:
         directory = output.directory(out)
         console = output.console()
-        lines = []
+        lines: list[dict[str, str]] = []
+        ratios: dict[str, list[float]] = {}
         for study in studies:
             place = output.directory(str(directory / study.name))
             console.print(f"[bold]{study.source}[/bold]: what the simulator explains of it\n")
@@ -53,12 +55,15 @@ def command_of_all(studies: Sequence[Study]) -> click.Command:
             show(found.rows, console)
             write(found, place)
             lines.append({"source": study.source, **summary(found.rows)})
+            ratios[study.source] = [1 + row.relative_error for row in predicted(found.rows)]
         table = pd.DataFrame(lines)
         table.to_csv(directory / "summary.csv", index=False)
         page = output.markdown_table(table)
         Path(directory / "summary.md").write_text(page + "\n", "utf-8")
         print(page)
-        print(f"written: {directory}/summary.csv, summary.md, and a directory for each source")
+        figures.overview(ratios).save(directory / "overview.png")
+        print(f"written: {directory}/summary.csv, summary.md, overview (svg, png)")
+        print("and a directory for each source")
 
     return main
 
@@ -72,6 +77,18 @@ def status(rows: Sequence[Row]) -> Mapping[int, str]:
     return {line: next(kind for kind in _ORDER if kind in of) for line, of in kinds.items()}
 
 
+def predicted(rows: Sequence[Row]) -> list[Row]:
+    """Predictions of numbers that no row of their source used."""
+    what = status(rows)
+    return [
+        row
+        for row in rows
+        if row.kind == "predicted"
+        and what.get(row.line) == "predicted"
+        and not math.isnan(row.relative_error)
+    ]
+
+
 def summary(rows: Sequence[Row]) -> dict[str, str]:
     """How many published numbers are what, and how far predictions are off.
 
@@ -80,14 +97,7 @@ def summary(rows: Sequence[Row]) -> dict[str, str]:
     """
     what = status(rows)
     counts = {kind: sum(of == kind for of in what.values()) for kind in _ORDER}
-    errors = [
-        abs(row.relative_error)
-        for row in rows
-        if row.kind == "predicted"
-        and what.get(row.line) == "predicted"
-        and not math.isnan(row.relative_error)
-    ]
-    off = pd.Series(errors, dtype=float)
+    off = pd.Series([abs(row.relative_error) for row in predicted(rows)], dtype=float)
     within = sum(_within(row) for row in rows if what.get(row.line) == "predicted")
     return {
         "numbers": str(len(what)),

@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
-from colosim.analysis.plots import Chart
+from colosim.analysis.plots import COLOURS, Chart, styled
 from experiments.published.rows import Row
 
 FITTED_TO = "published, fitted to"
 HELD_OUT = "published, not fitted to"
 
 
+@styled
+def overview(ratios: Mapping[str, Sequence[float]]) -> Chart:
+    """Model over published of every predicted number: a line for each source, its median marked."""
+    shown = {source: np.asarray(of, float) for source, of in ratios.items() if len(of)}
+    chart = Chart(figsize=(7.2, 1.1 + 0.42 * max(1, len(shown))))
+    axes = chart.subplots()
+    axes.axvspan(0.8, 1.25, color="0.92", lw=0, zorder=0)
+    axes.axvline(1, color="black", lw=0.8)
+    spread = np.random.default_rng(1)
+    for line, of in enumerate(shown.values()):
+        y = line + spread.uniform(-0.22, 0.22, len(of))
+        axes.plot(of, y, "o", color=COLOURS[0], ms=4, mew=0, alpha=0.5)
+        axes.plot([np.median(of)] * 2, [line - 0.36, line + 0.36], color=COLOURS[1], lw=2)
+    axes.set(xscale="log", xlabel="Model / published (1: as published; grey: within 25 %)")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+    texts = [f"{source} ({len(of)})" for source, of in shown.items()]
+    axes.set_yticks(range(len(shown)), texts)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_title("Predicted numbers, not fitted to; orange: median of the source")
+    return chart
+
+
 def panels(rows: int, columns: int, width: float, height: float) -> tuple[Chart, list[Axes]]:
     """A chart with panels row by row, all in one style."""
-    chart = Chart(figsize=(width, height), layout="constrained")
-    every = list(np.atleast_1d(chart.subplots(rows, columns)).flat)
-    for axes in every:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3, linewidth=0.5)
-        axes.set_axisbelow(True)
-    return chart, every
+    chart = Chart(figsize=(width, height))
+    return chart, list(np.atleast_1d(chart.subplots(rows, columns)).flat)
 
 
 def published(axes: Axes, rows: Sequence[Row], label: str = "", **look: Any) -> None:

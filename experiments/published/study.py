@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pandas as pd
 
+from colosim.analysis.plots import styled
 from experiments.published.rows import Row, frame, remarked
 from experiments.published.table import load
 
@@ -58,4 +59,4 @@ def write(found: Findings, out: Path) -> list[Path]:
     """Write table and figure; their paths."""
     table = out / "table.csv"
     frame(found.rows).to_csv(table, index=False)
-    return [table, *found.draw(found.rows).save(out / "figure.png")]
+    return [table, *styled(found.draw)(found.rows).save(out / "figure.png")]

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from colosim.analysis.plots import COLOURS, Chart
+from colosim.analysis.plots import COLOURS, Chart, styled
 from colosim.analysis.stats import interval
 from experiments.sharing import CONDITIONS
 
@@ -26,9 +26,10 @@ _LOOKS = dict(
 )
 
 
+@styled
 def draw(table: pd.DataFrame) -> Chart:
     """Bars: 95 % intervals."""
-    chart = Chart(figsize=(10.8, 3.9), layout="constrained")
+    chart = Chart(figsize=(10.8, 3.9))
     first, second, third = chart.subplots(1, 3)
     _lines(first, table, "pause_mean_ms")
     first.set(title="a  Pause", ylabel="Mean pause (ms)")
@@ -43,11 +44,8 @@ def draw(table: pd.DataFrame) -> Chart:
         axes.set_xticks(vms, [str(each) for each in vms])
         axes.set_xlabel("VMs on the host")
         axes.title.set_fontweight("bold")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3, linewidth=0.5)
-        axes.set_axisbelow(True)
     handles, names = second.get_legend_handles_labels()
-    chart.legend(handles, names, loc="outside lower center", ncols=5, frameon=False)
+    chart.legend(handles, names, loc="outside lower center", ncols=5)
     chart.suptitle("Protected VMs that share two hosts of eight CPUs and a link of 10 Gbit/s")
     return chart
 

@@ -33,7 +33,13 @@ METRICS = {
 }
 _RATE = 40
 _COLO = "colo"
-_SOURCES = "colo and none", "one run of remus", "captures and a dirty rate"
+MEASURED = "measured"
+#: each way to size: the policies whose own run it has seen
+WAYS = {
+    "colo and none": (_COLO, "none"),
+    "one run of remus": ("remus 100 ms",),
+    "captures and a dirty rate": (_COLO,),
+}
 
 
 def plan(seed: int = 1, repeats: int = 2) -> list[Run]:
@@ -90,6 +96,7 @@ def label_of(run: Run) -> str:
 
 def sized(runs: Sequence[Run], out: Path, say: Say) -> Iterator[tuple[str, Sizing]]:
     """What each of the three ways says; only of the first repeat."""
+    colo_and_none, one_run, captures = WAYS
     place = {label_of(run): out / run.folder for run in reversed(runs)}
     quick: dict[str, Any] = {
         "quick": True,
@@ -102,8 +109,8 @@ def sized(runs: Sequence[Run], out: Path, say: Say) -> Iterator[tuple[str, Sizin
         "policy.colo.compare_timeout": "1 s",
         "commit": "loaded",
     }
-    yield _SOURCES[0], colosim.size(place[_COLO], place["none"], **quick, out=out / "live")
-    yield _SOURCES[1], colosim.size(place["remus 100 ms"], changes=changes, **quick)
+    yield colo_and_none, colosim.size(place[_COLO], place["none"], **quick, out=out / "live")
+    yield one_run, colosim.size(place["remus 100 ms"], changes=changes, **quick)
     checkpoints = read_run(place[_COLO]).checkpoints
     over_ms = checkpoints["exposure_ns"].mean() / 1e6
     rate = checkpoints["pages"].mean() * PAGE_BYTES / (over_ms / 1e3)
@@ -116,13 +123,13 @@ def sized(runs: Sequence[Run], out: Path, say: Say) -> Iterator[tuple[str, Sizin
         compare_timeout_s=1.0,
         **quick,
     )
-    yield _SOURCES[2], found
+    yield captures, found
 
 
-def compared(
-    runs: Sequence[Run], answers: Mapping[str, Sizing], out: Path
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows policy, metric, measured (of each repeat), and what each way says; and how sure."""
+def compared(runs: Sequence[Run], answers: Mapping[str, Sizing], out: Path) -> pd.DataFrame:
+    """Rows policy, metric, source (measured, once for each run, or a way to size), value, low, high
+    (95 %, by chance alone; of what is measured: the value), seen (the policy's own run was).
+    """
     rows = []
     for label in dict.fromkeys(map(label_of, runs)):
         measured = [
@@ -130,20 +137,44 @@ def compared(
             for run in runs
             if label_of(run) == label and (path := out / run.folder / "metrics.csv").exists()
         ]
-        for metric, words in METRICS.items():
-            values = [f"{each[metric]:.4g}" for each in measured if pd.notna(each[metric])]
+        for metric in METRICS:
+            values = [float(each[metric]) for each in measured if pd.notna(each[metric])]
             if not values:
                 continue
-            said = {way: f"{found.row(label)[metric]:.4g}" for way, found in answers.items()}
-            rows.append({"policy": label, "metric": words, "measured": "; ".join(values), **said})
-    sure = [
-        {
-            "sized from": way,
-            "choice": found.choice,
-            "by chance": f"{found.certain:.0%}",
-            "best in draws": f"{found.best[0]} of {found.best[1]}",
-            "why the guests differ": ", ".join(found.changes["what"]) or "-",
-        }
-        for way, found in answers.items()
-    ]
-    return pd.DataFrame(rows), pd.DataFrame(sure)
+            rows += [(label, metric, MEASURED, value, value, value, False) for value in values]
+            for way, found in answers.items():
+                row = found.row(label)
+                spread = (row[f"{metric}{end}"] for end in ("", "_low", "_high"))
+                rows.append((label, metric, way, *spread, label in WAYS[way]))
+    columns = ["policy", "metric", "source", "value", "low", "high", "seen"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def texts(table: pd.DataFrame) -> pd.DataFrame:
+    """What `compared` found, for people: a row for each policy and metric, a column a source."""
+    shown = table.assign(
+        text=[
+            f"{value:.4g}" + (" (seen)" if seen else "")
+            for value, seen in zip(table["value"], table["seen"], strict=True)
+        ],
+        metric=table["metric"].map(METRICS),
+    )
+    by = ["policy", "metric", "source"]
+    wide = shown.groupby(by, sort=False)["text"].agg("; ".join).unstack("source", sort=False)
+    return wide.reset_index().rename_axis(columns=None)
+
+
+def choices(answers: Mapping[str, Sizing]) -> pd.DataFrame:
+    """What each way chooses, how sure, and why it says that the guests differ."""
+    return pd.DataFrame(
+        [
+            {
+                "sized from": way,
+                "choice": found.choice,
+                "by chance": f"{found.certain:.0%}",
+                "best in draws": f"{found.best[0]} of {found.best[1]}",
+                "why the guests differ": ", ".join(found.changes["what"]) or "-",
+            }
+            for way, found in answers.items()
+        ]
+    )

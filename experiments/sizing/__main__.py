@@ -7,6 +7,7 @@ import sys
 import click
 
 from experiments import output, sizing, validation
+from experiments.sizing import figures
 
 
 @click.command()
@@ -26,11 +27,16 @@ def main(out: str, repeats: int, seed: int) -> None:
     console.print(f"\n[bold]{len(runs)} live runs[/bold]")
     failures = validation.run(runs, place, results.say)
     answers = dict(sizing.sized(runs, place, results.say))
-    table, sure = sizing.compared(runs, answers, place)
+    table = sizing.compared(runs, answers, place)
+    about = output.about(place / run.folder for run in runs if sizing.label_of(run) != "none")
+    parts = [
+        *map(output.markdown_table, (sizing.texts(table), sizing.choices(answers))),
+        "\n".join(f"* {key}: {value}" for key, value in about.items()),
+    ]
     console.print("\n[bold]Measured, and what each sizing says[/bold]")
-    parts = [output.markdown_table(table), output.markdown_table(sure)]
     results.page("sizing", output.page(parts, failures))
     results.table("sizing", table)
+    results.figure("sizing", figures.draw(table))
     results.told()
     sys.exit(1 if failures else 0)
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from colosim.analysis.plots import COLOURS, Chart
+from colosim.analysis.plots import COLOURS, Chart, styled
 from colosim.analysis.stats import interval
 from experiments import storm
 
@@ -21,9 +21,10 @@ _LOOKS = {
 _CHANCE = "chance that the primary leads by a gap"
 
 
+@styled
 def draw(table: pd.DataFrame) -> Chart:
     """Checkpoints and goodput over the burst, and bursts that mismatch over the gap."""
-    chart = Chart(figsize=(10.8, 3.9), layout="constrained")
+    chart = Chart(figsize=(10.8, 3.9))
     first, second, third = chart.subplots(1, 3)
     bursts = table[table["sweep"] == "burst"]
     _lines(first, bursts, "checkpoints_per_s")
@@ -53,9 +54,6 @@ def draw(table: pd.DataFrame) -> Chart:
     )
     for axes in (first, second, third):
         axes.title.set_fontweight("bold")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3, linewidth=0.5)
-        axes.set_axisbelow(True)
     shown = {
         label: handle
         for axes in (first, third)
@@ -63,7 +61,7 @@ def draw(table: pd.DataFrame) -> Chart:
     }
     names = [*_LOOKS, _CHANCE]
     handles = [shown[name] for name in names]
-    chart.legend(handles, names, loc="outside lower center", ncols=5, frameon=False)
+    chart.legend(handles, names, loc="outside lower center", ncols=5)
     chart.suptitle("UDP bursts of two guests that say the same; bars: 95 % intervals")
     return chart
 

@@ -202,7 +202,7 @@ def colo_markdown(
 @styled
 def phases_figure(phases: pd.DataFrame) -> Chart:
     """Median pause as a stack of its steps, a bar per workload and engine."""
-    chart = Chart(figsize=(9, 3.8), layout="constrained")
+    chart = Chart(figsize=(9, 3.8))
     axes = chart.subplots()
     bars = phases[["workload", "engine"]].drop_duplicates()
     labels = []

@@ -9,43 +9,44 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from colosim.analysis.plots import COLOURS, Chart
+from colosim.analysis.plots import COLOURS, Chart, stretch_tail, styled
 from colosim.analysis.stats import interval
 from experiments.webserver import FIXED
 
 #: by the first word of a condition, in the order of the conditions: (colour, dashes)
-_LOOKS: Mapping[str, Sequence[tuple[str, str]]] = {
+_LOOKS: Mapping[str, Sequence[tuple[str, Any]]] = {
     "none": [(COLOURS[6], "-")],
-    "Remus": [("#F0B030", "-"), (COLOURS[1], "-"), ("#803000", "-")],
+    "Remus": [("#F0B030", "-"), (COLOURS[1], "--"), ("#803000", "-.")],
     "COLO": [
         (COLOURS[4], "-"),
         (COLOURS[4], "--"),
-        (COLOURS[0], "-"),
-        ("#00305A", "-"),
-        (COLOURS[2], "-"),
+        (COLOURS[0], "-."),
+        ("#00305A", (0, (5, 1))),
+        (COLOURS[2], (0, (1, 1))),
     ],
 }
-_SHARES = (0, 0.5, 0.9, 0.99, 0.999)
 _COSTS = {
     "pause_mean_ms": "Pause of the guest (ms)",
     "checkpoints_per_s": "Checkpoints (1/s)",
     "replication_mbit_per_s": "State sent (Mbit/s)",
     "link_mbit_per_s": "All on the link (Mbit/s)",
 }
+_TITLE: Any = {"loc": "left", "fontweight": "bold"}
 _NUMBER = FuncFormatter(lambda value, _: f"{value:g}")
 
 
+@styled
 def latency(responses: pd.DataFrame) -> Chart:
     """Distribution of latency at fixed load, tail stretched, with 95 % bands."""
     workloads = responses.groupby("workload", sort=False)
     looks = _looks(pd.unique(responses["condition"]))
-    chart = Chart(figsize=(9.6, 4.8), layout="constrained")
+    chart = Chart(figsize=(9.6, 4.8))
     panels = chart.subplots(1, len(workloads), squeeze=False, sharey=True)[0]
     for axes, (workload, rows) in zip(panels, workloads, strict=True):
-        _plain(axes, str(workload))
+        axes.set_title(str(workload), **_TITLE)
         axes.set_xscale("log")
         axes.set_xlabel("Latency seen by the client (ms)")
         axes.xaxis.set_major_formatter(_NUMBER)
@@ -56,12 +57,10 @@ def latency(responses: pd.DataFrame) -> Chart:
             colour, dashes = looks[str(condition)]
             axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
             axes.plot(x, mean, color=colour, linestyle=dashes, linewidth=1.5, label=condition)
-    panels[0].set_yscale("function", functions=(_stretched, _unstretched))
-    panels[0].set(ylim=(0, 0.9993), ylabel="Responses that took no longer")
-    panels[0].set_yticks(_SHARES, [f"{share:.4g} %" for share in np.multiply(_SHARES, 100)])
-    panels[0].yaxis.set_minor_locator(NullLocator())
+    stretch_tail(panels[0])
+    panels[0].set_ylabel("Responses that took no longer")
     handles, labels = panels[0].get_legend_handles_labels()
-    chart.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    chart.legend(handles, labels, loc="outside lower center", ncols=5)
     chart.suptitle("Latency at the measured load; bands: 95 % interval over replications")
     return chart
 
@@ -76,15 +75,7 @@ def _distribution(rows: pd.DataFrame, x: NDArray[Any]) -> tuple[NDArray[Any], ..
     return mean, low, high
 
 
-def _stretched(share: NDArray[Any]) -> NDArray[Any]:
-    """Equal steps for 90, 99 and 99.9 %."""
-    return np.asarray(-np.log10(np.clip(1 - share, 1e-5, None)))
-
-
-def _unstretched(place: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(1 - 10.0**-place)
-
-
+@styled
 def saturation(metrics: pd.DataFrame) -> Chart:
     """Throughput of closed clients, few and as many as saturate the server, against none's."""
     rows = metrics[(metrics["clients"] != FIXED) & (metrics["metric"] == "throughput_per_s")]
@@ -98,7 +89,7 @@ def saturation(metrics: pd.DataFrame) -> Chart:
 
     chart, panels = _panels(1, len(workloads), conditions)
     for axes, workload in zip(panels[0], workloads, strict=True):
-        _plain(axes, workload)
+        axes.set_title(workload, **_TITLE)
         for i, clients in enumerate(loads):
             of_load = percent.loc[workload, clients]
             bars = {name: interval(of_load[name])[1:] for name in conditions}
@@ -113,6 +104,7 @@ def saturation(metrics: pd.DataFrame) -> Chart:
     return chart
 
 
+@styled
 def costs(summary: pd.DataFrame) -> Chart:
     """What protection costs at fixed load: pauses, checkpoints, and traffic between the hosts."""
     summary = summary[(summary["clients"] == FIXED) & (summary["condition"] != "none")]
@@ -122,7 +114,8 @@ def costs(summary: pd.DataFrame) -> Chart:
     for row, (workload, rows) in zip(panels, workloads, strict=True):
         hollow = list(rows.loc[rows["memory"] != "measured", "condition"])
         for axes, metric in zip(row, _COSTS, strict=True):
-            _plain(axes, str(workload) if axes is row[0] else "")
+            if axes is row[0]:
+                axes.set_title(str(workload), **_TITLE)
             of_metric = rows.loc[rows["metric"] == metric]
             bars = of_metric[["condition", "mean", "ci_low", "ci_high"]].itertuples(False, None)
             axes.set_xscale("log")
@@ -141,7 +134,7 @@ def costs(summary: pd.DataFrame) -> Chart:
 def _panels(rows: int, columns: int, conditions: Sequence[str]) -> tuple[Chart, NDArray[Any]]:
     """A chart of panels that share the conditions as their lines and, in a column, the x axis."""
     height = 0.9 + rows * (0.7 + 0.24 * len(conditions))
-    chart = Chart(figsize=(9.6, height), layout="constrained")
+    chart = Chart(figsize=(9.6, height))
     panels = chart.subplots(rows, columns, squeeze=False, sharey=True, sharex="col")
     panels[0][0].set_yticks(range(len(conditions)), conditions)
     panels[0][0].set_ylim(len(conditions) - 0.5, -0.5)
@@ -176,21 +169,14 @@ def _legend(chart: Chart, full: str, hollow: str) -> None:
         for face, text in (("black", full), ("white", hollow))
         if text
     ]
-    chart.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    chart.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
-def _looks(conditions: Iterable[str]) -> dict[str, tuple[str, str]]:
+def _looks(conditions: Iterable[str]) -> dict[str, tuple[str, Any]]:
     """Colour and dashes of each condition."""
-    looks: dict[str, tuple[str, str]] = {}
+    looks: dict[str, tuple[str, Any]] = {}
     for condition in conditions:
         policy = condition.split()[0]
         place = sum(name.split()[0] == policy for name in looks)
         looks[condition] = _LOOKS[policy][place % len(_LOOKS[policy])]
     return looks
-
-
-def _plain(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontweight="bold", fontsize="medium")
-    axes.set_axisbelow(True)
-    axes.grid(alpha=0.3, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)

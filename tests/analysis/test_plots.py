@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.container import BarContainer
 
 from colosim.analysis import pages, plots, summary
@@ -32,18 +34,35 @@ def _no_warnings():
 
 
 def test_latency_lines_are_distribution_functions_with_bands(records):
-    [axes] = plots.latency_cdf(summary.responses_table(records)).axes
+    chart = plots.latency_cdf(summary.responses_table(records))
+    [axes] = chart.axes
     assert axes.get_xlabel().endswith("(ms)")
     none, remus = axes.get_lines()
     assert [line.get_label() for line in (none, remus)] == ["none", "remus"]
-    assert axes.get_legend() is not None
+    [legend] = chart.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["none", "remus"]
     assert len(axes.collections) == 2  # the bands
+    for band in axes.collections:
+        [path] = band.get_paths()
+        assert path.get_extents().intervaly == pytest.approx([0, 1])  # a share is no more
     # one measured answer per replication: 5, 6, 7 ms, so a third of the mass at each
     x, y = map(np.asarray, none.get_data())
     assert np.interp([5.5, 6.5], x, y) == pytest.approx([1 / 3, 2 / 3])
     y = np.asarray(remus.get_ydata())
     assert np.interp(49.0, x, y) == 0.0
     assert y[-1] == 1.0
+
+
+def test_the_tail_is_stretched_in_equal_steps(records):
+    [axes] = plots.latency_cdf(summary.responses_table(records), tail=True).axes
+    at = [axes.transData.transform((5, share))[1] for share in (0.9, 0.99, 0.999)]
+    assert at[2] - at[1] == pytest.approx(at[1] - at[0])
+    assert [text.get_text() for text in axes.get_yticklabels()][-2:] == ["99 %", "99.9 %"]
+
+
+def test_shades_are_an_order_in_grey_too():
+    grey = [np.dot(to_rgb(each), (0.299, 0.587, 0.114)) for each in plots.shades(5)]
+    assert all(light - dark > 0.1 for light, dark in pairwise(grey))
 
 
 def test_bars_are_means_and_whiskers_are_intervals(records):
@@ -247,3 +266,30 @@ def test_the_diagram_has_every_state_with_its_visits_and_every_way_with_its_coun
     assert texts.count("1") == 4  # run, stop, send, resume, run
     assert [text.get_text() for text in right.texts] == ["watch\n1 × to the end"]
     assert all(path.stat().st_size for path in chart.save(tmp_path / "states"))
+
+
+def test_a_diagram_of_many_parts_has_four_beside_each_other():
+    pairs = pd.concat([VISITS.assign(node=f"{VISITS['node'].iloc[0]}.{i}") for i in range(3)])
+    chart: Any = plots.state_diagram(pairs)
+    assert len(pairs.groupby(["node", "part"])) == 6
+    assert chart.get_figwidth() == 4 * 2.6
+    assert sum(bool(axes.texts) for axes in chart.axes) == 6
+
+
+def test_a_legend_is_within_its_figure():
+    rows = [
+        {"x.y": x, "z": z, "policy": policy, "replication": i, "metric": "latency_mean_ms",
+         "unit": "ms", "value": 10.0 * x + z + i * (policy == "colo")}
+        for x in (1, 2) for z in (1, 2) for policy in ("remus", "colo", "hybrid") for i in range(3)
+    ]  # fmt: skip
+    chart = plots.policy_map(pd.DataFrame(rows), "x.y", "z")
+    holds = pd.DataFrame(
+        {"policy": "microcheckpoint", "replication": 0, "measured": True, "frames": 1,
+         "how": ["match", "commit", "alone"], "hold_ms": [1.0, 2.0, 3.0]}
+    )  # fmt: skip
+    for each in (chart, plots.hold_cdf(holds)):
+        each.canvas.draw()
+        [legend] = each.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= each.bbox.width

@@ -132,6 +132,22 @@ def test_drawing_of_the_main_path_has_every_main_row(name: str) -> None:
     }
 
 
+@pytest.mark.parametrize("name", [*MACHINES, "manager.md"])
+def test_pictures_on_the_site_have_every_state_and_every_label(name: str) -> None:
+    text = diagrams.documents()[name]
+    for mermaid in re.findall(r"^```mermaid\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        dot = diagrams.as_dot(mermaid)
+        drawn = {
+            (source, target, label.strip())
+            for source, target, labels in re.findall(r'"(\S+)" -> "(\w+)" \[label="(.*)"\]', dot)
+            for label in (labels.split("\\l")[:-1] or [""])
+        }
+        edges = re.findall(r"^ *(\S+) --> (\w+)(?:: (.*))?$", mermaid, re.MULTILINE)
+        assert drawn == set(edges)
+        for state, identifier in re.findall(r'state "(.+)" as (\w+)', mermaid):
+            assert f'"{identifier}" [label="{state}"];' in dot
+
+
 # -- the check can fail ------------------------------------------------------------------------
 
 

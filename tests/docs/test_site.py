@@ -3,6 +3,7 @@
 import html
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,17 @@ def test_every_public_function_is_in_the_reference(site):
     said = text(site / "reference" / "api.html")
     public = [name for name in colosim.__all__ if not name.startswith("__")]
     assert [name for name in public if f"{name}(" not in said and name not in said] == []
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="state machines are drawn by Graphviz")
+def test_state_machines_are_pictures(site):
+    for page in (ROOT / "docs" / "diagrams").glob("*.md"):
+        body = (site / "diagrams" / page.name).with_suffix(".html").read_text("utf-8")
+        drawn = re.findall(r'<object data="([^"]+\.svg)"', body)
+        assert len(drawn) == page.read_text("utf-8").count("```mermaid")
+        assert "stateDiagram" not in body
+        for picture in drawn:
+            assert (site / "diagrams" / picture).exists()
 
 
 def test_no_link_leads_nowhere_and_nothing_is_fetched(site):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -112,12 +113,19 @@ def test_guests_that_agree_are_for_colo_and_a_storm_is_not(small):
     assert won.loc[(1_000.0, 300.0), "policy"] != "colo"
 
 
-def test_the_figure_hatches_what_is_not_decided(small):
-    chart = figures.draw(small, METRIC)
-    won = policy_map.cells(small, METRIC)
-    undecided = ~(won["confidence"] >= policy_map.SURE)
-    hatched = [patch for patch in chart.axes[0].patches if patch.get_hatch()]
-    assert len(hatched) == undecided.sum()
+def test_a_cell_of_nobody_is_grey(small):
+    """Where nobody answers but hybrid and colo at 300 differences a second."""
+    throughput = small["metric"] == policy_map.THROUGHPUT
+    none = small.loc[throughput & (small["policy"] == "none"), "value"].mean()
+    idle = (small[policy_map.DIRTY] == 30_000) & (small[policy_map.DIVERGENCE] != 300)
+    table = small.assign(value=small["value"].mask(throughput, none).mask(throughput & idle, 0))
+    won = policy_map.cells(table, METRIC)
+    assert won["policy"].isna().sum() == 1
+    chart = figures.draw(table, METRIC)
+    grey: Any
+    [grey] = chart.axes[0].patches
+    assert grey.get_xy() == (-0.5, 0.5)  # few differences, many writes
+    assert "nobody keeps up" in {text.get_text() for text in chart.legends[0].get_texts()}
 
 
 def test_command(small, tmp_path, monkeypatch):

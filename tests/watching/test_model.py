@@ -200,15 +200,20 @@ def test_however_fast_it_is_played_it_ends_the_same(recorded, speed):
 
 
 def test_a_moment_in_the_middle_shows_who_is_gone_and_what_is_held(recorded):
-    found = recording(recorded[0])
-    view = Player(View(), found.moments(), from_ns=4_050_000_000).view
+    place, result = recorded
+    found = recording(place)
+    at_ns = result.events.query("what == 'vote'")["at_ns"].item() + 1_000_000
+    view = Player(View(), found.moments(), from_ns=at_ns).view
     primary, secondary = view.shown
     assert primary.gone == "host crash"
     assert secondary.step == "exited"
-    assert secondary.holding.count == 10
+    holds = result.holds.query("how == 'alone'")
+    held = holds["made_ns"].le(at_ns) & (holds["made_ns"] + holds["hold_ns"]).gt(at_ns)
+    assert secondary.holding.count == holds.loc[held, "frames"].sum() > 5
     assert view.service is Service.TAKEOVER
-    pieces = lanes(view, 0, 4_050_000_000, 81)
-    assert sum(pause > 0 for pause in pieces.pause_ms) == 4
+    pieces = lanes(view, 0, at_ns, 81)
+    pauses = result.checkpoints["resumed_ns"].between(0, at_ns).sum()
+    assert sum(pause > 0 for pause in pieces.pause_ms) == pauses > 2
     assert [i for i, is_fault in enumerate(pieces.faults) if is_fault] == [80]
 
 

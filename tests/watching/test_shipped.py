@@ -20,7 +20,8 @@ def test_the_recorded_run_is_the_one_that_its_manifest_tells_of(tmp_path):
     written = [encode_line(line) + "\n" for line in store.read_trace(trace)]
     assert "".join(written) == (RECORDED / TRACE).read_text()
     [replay] = colosim.replay(tmp_path / "run")
-    assert (replay.lines, replay.differences, replay.violations) == (901, [], [])
+    assert replay.lines == sum(manifest["trace_lines"].values()) > 500
+    assert (replay.differences, replay.violations) == ([], [])
 
 
 def test_it_is_small_and_holds_what_a_failover_is_made_of():

@@ -7,14 +7,14 @@ display needed.
 
 from colosim.analysis.plots.agreement import agreement
 from colosim.analysis.plots.checkpoints import timeline
-from colosim.analysis.plots.distributions import hold_cdf, latency_cdf, pause_cdf
+from colosim.analysis.plots.distributions import hold_cdf, latency_cdf, pause_cdf, stretch_tail
 from colosim.analysis.plots.holds import hold_times
 from colosim.analysis.plots.maps import policy_map
 from colosim.analysis.plots.metrics import comparison
 from colosim.analysis.plots.pages import dirty_pages
 from colosim.analysis.plots.service import throughput
 from colosim.analysis.plots.states import both_sides, state_diagram
-from colosim.analysis.plots.style import COLOURS, Chart, styled
+from colosim.analysis.plots.style import COLOURS, Chart, shades, styled
 from colosim.analysis.plots.years import downtime
 
 __all__ = [
@@ -30,7 +30,9 @@ __all__ = [
     "latency_cdf",
     "pause_cdf",
     "policy_map",
+    "shades",
     "state_diagram",
+    "stretch_tail",
     "styled",
     "throughput",
     "timeline",

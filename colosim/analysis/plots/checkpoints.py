@@ -78,9 +78,8 @@ def _stretch_s(rows: pd.DataFrame) -> tuple[float, float]:
     measured = rows[rows["measured"]]
     gaps_s = measured.groupby("policy")["started_ns"].agg(lambda at: at.diff().median()) / 1e9
     start_s = measured["started_ns"].min() / 1e9 if len(measured) else 0.0
-    if gaps_s.isna().all():
-        return start_s, 1.0
-    return start_s, min(4 * gaps_s.max(), 60 * gaps_s.min())
+    length_s = 1.0 if gaps_s.isna().all() else min(4 * gaps_s.max(), 60 * gaps_s.min())
+    return start_s - 0.03 * length_s, 1.06 * length_s  # the first one's marker is whole
 
 
 def _marker(reason: str, marker: str) -> Any:

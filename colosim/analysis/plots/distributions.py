@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, NullLocator
 
 from colosim.analysis.plots.style import Chart, gid, look_of, styled
 from colosim.analysis.stats import interval
@@ -20,9 +20,16 @@ _LET_GO = {
 
 
 @styled
-def latency_cdf(responses: pd.DataFrame) -> Chart:
-    """Distribution of latency per policy, with 95 % bands over replications; warm-up removed."""
-    return _cdf(responses, "latency_ms", "Latency seen by the client (ms)", "Responses (fraction)")
+def latency_cdf(responses: pd.DataFrame, tail: bool = False) -> Chart:
+    """Distribution of latency per policy, with 95 % bands over replications; warm-up removed.
+
+    tail: stretched upwards, so that 90, 99 and 99.9 % are equal steps.
+    """
+    chart = _cdf(responses, "latency_ms", "Latency seen by the client (ms)", "Responses (fraction)")
+    if tail:
+        stretch_tail(chart.axes[0])
+        chart.axes[0].set_ylabel("Responses that took no longer")
+    return chart
 
 
 @styled
@@ -56,13 +63,32 @@ def hold_cdf(holds: pd.DataFrame) -> Chart:
             _weighted(each["hold_ms"].to_numpy(), each["frames"].to_numpy(), x)
             for _, each in rows.groupby("replication")
         ]
-        _, mean, low, high = np.transpose([interval(y) for y in np.transpose(parts)])
+        mean, low, high = _band(parts)
         axes.fill_between(x, low, high, color=look.colour, alpha=0.25, linewidth=0)
         frames = int(rows["frames"].sum())
         axes.plot(x, mean, color=look.colour, ls=look.dashes, label=f"{name}: {frames:,} frames")
-    axes.legend(loc="best")
+    chart.legend(loc="outside upper center", ncols=1)
     _said(axes, measured)
     return chart
+
+
+_SHARES = (0, 0.5, 0.9, 0.99, 0.999)
+
+
+def stretch_tail(axes: Axes) -> None:
+    """A y axis of shares on which 90, 99 and 99.9 % are equal steps."""
+    axes.set_yscale("function", functions=(_stretched, _unstretched))
+    axes.set_ylim(0, 0.9993)
+    axes.set_yticks(_SHARES, [f"{100 * share:.4g} %" for share in _SHARES])
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _stretched(share: Any) -> Any:
+    return np.asarray(-np.log10(np.clip(1 - share, 1e-5, None)))
+
+
+def _unstretched(place: Any) -> Any:
+    return np.asarray(1 - 10.0**-place)
 
 
 def _weighted(held_ms: Any, frames: Any, x: Any) -> Any:
@@ -93,13 +119,19 @@ def _cdf(table: pd.DataFrame, column: str, x_label: str, y_label: str) -> Chart:
             np.searchsorted(np.sort(values), x, side="right") / len(values)
             for _, values in rows.groupby("replication")[column]
         ]
-        _, mean, low, high = np.transpose([interval(y) for y in np.transpose(of_replications)])
+        mean, low, high = _band(of_replications)
         colour, dashes, _ = look[str(policy)]
         axes.fill_between(x, low, high, color=colour, alpha=0.25, linewidth=0, gid=gid(policy))
         axes.plot(x, mean, color=colour, linestyle=dashes, label=str(policy), gid=gid(policy))
-    axes.legend(loc="best")
+    chart.legend(loc="outside upper center", ncols=len(look) if len(look) <= 4 else 3)
     _said(axes, measured)
     return chart
+
+
+def _band(of_replications: list[Any]) -> tuple[Any, Any, Any]:
+    """Mean of distribution functions, and its 95 % interval within what a share can be."""
+    _, mean, low, high = np.transpose([interval(y) for y in np.transpose(of_replications)])
+    return mean, np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def _said(axes: Axes, measured: pd.DataFrame) -> None:

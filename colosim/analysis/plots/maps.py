@@ -70,7 +70,7 @@ def policy_map(
         ],
         title=f"policy with the {which} mean of: {label(metric, unit)}",
         loc="outside upper center",
-        ncols=3,
+        ncols=max(2, round(chart.get_figwidth() / 2.6)),
     )
     return chart
 
@@ -86,7 +86,7 @@ def _count(column: pd.Series[Any]) -> int:
 def _chart(shape: tuple[int, int], panels: int) -> Chart:
     columns = min(panels, _PANELS_IN_ROW)
     rows = math.ceil(panels / columns)
-    width = min(max(4.6 if panels == 1 else 2.8, 1.0 + 0.62 * shape[1]), 7.0)
+    width = min(max(4.6 if panels == 1 else 2.6, 0.3 + 0.46 * shape[1]), 7.0)
     height = min(max(2.2, 0.9 + 0.5 * shape[0]), 6.0)
     chart = Chart(figsize=(max(width * columns, 5.4), 1.0 + height * rows))
     for axes in np.ravel(chart.subplots(rows, columns, squeeze=False, sharey=True))[panels:]:
@@ -156,7 +156,7 @@ def _mark(
         margin, confidence = cell["margin"], cell["confidence"]
         lines = [] if math.isnan(margin) else [f"{margin:.0%}"]
         if not certain:
-            lines.append("1 run" if math.isnan(confidence) else f"({confidence:.0%} sure)")
+            lines.append("1 run" if math.isnan(confidence) else f"({confidence:.0%})")
         text = "\n".join(lines)
         axes.text(column, row - 0.02, text, ha="center", va="top", fontsize=7, linespacing=1.0)
 
@@ -186,9 +186,9 @@ def _samples(sure: float, shape: tuple[int, int]) -> list[Any]:
     return [
         hollow,
         *(
-            [Patch(fc="white", ec="none", label="%: better than the next")]
+            Patch(fc="none", ec="none", label=text)
+            for text in ("%: better than the next", "(%): how sure, where hollow")
             if _writes(shape)
-            else []
         ),
         Line2D([], [], color="black", lw=2.2, label=f"border, {sure:.0%} sure or more"),
         Line2D([], [], color="black", lw=2.2, ls=":", label="border, less sure"),

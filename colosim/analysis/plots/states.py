@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Patch
@@ -26,6 +25,7 @@ _KINDS = {
     "starts": (COLOURS[2], "--", ("start", "resume", "relaunch", "takeover", "failover")),
 }
 _RUNS = "#F0F0F0"
+_MOST_COLUMNS = 4  # of a diagram, side by side
 
 
 # --------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def both_sides(
             if last > low and first < high:
                 span = (max(first, low) - zero_ns) / scale, (min(last, high) - zero_ns) / scale
                 axes.broken_barh([(span[0], span[1] - span[0])], (y - 0.42, 0.1), color=_STOPPED)
-    since = f", from {start_s:.6g} s" if unit == "ms" else ""
+    since = f", from {start_s:.6g} s of the trace" if unit == "ms" else " of the trace"
     axes.set(xlabel=f"Time ({unit}{since})", ylim=(-0.6, max(0.6, len(nodes) - 0.4)))
     axes.set_xlim((low - zero_ns) / scale, (high - zero_ns) / scale)
     axes.set_yticks(range(len(nodes)), nodes[::-1])
@@ -153,13 +153,16 @@ def state_diagram(visits: pd.DataFrame) -> Chart:
         for (node, part), own in visits.groupby(["node", "part"], sort=False)
     ]
     columns.sort(key=lambda column: column[0].split(": ")[::-1])  # checkpointers first
-    most = max((own["state"].nunique() for _, own in columns), default=1)
-    chart = Chart(figsize=(2.6 * max(1, len(columns)), 0.8 + 0.55 * max(3, most)))
-    panels = np.ravel(chart.subplots(1, max(1, len(columns)), squeeze=False))
-    for axes, (title, own) in zip(panels, columns, strict=False):
-        _column(axes, title, own, most)
-    for axes in panels:
-        axes.set_axis_off()
+    rows = [columns[i : i + _MOST_COLUMNS] for i in range(0, len(columns), _MOST_COLUMNS)] or [[]]
+    most = [max([3, *(own["state"].nunique() for _, own in row)]) for row in rows]
+    width = max(1, len(rows[0]))
+    chart = Chart(figsize=(2.6 * width, 0.8 * len(rows) + 0.55 * sum(most)))
+    panels = chart.subplots(len(rows), width, squeeze=False, height_ratios=most)
+    for line, row, height in zip(panels, rows, most, strict=True):
+        for axes, (title, own) in zip(line, row, strict=False):
+            _column(axes, title, own, height)
+        for axes in line:
+            axes.set_axis_off()
     return chart
 
 

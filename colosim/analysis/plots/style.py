@@ -7,7 +7,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
-from matplotlib import rc_context
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from colosim.units import readable, without_unit
@@ -16,7 +18,7 @@ from colosim.units import readable, without_unit
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 #: look alike in every figure, also in one where the others are missing
-_KNOWN = ("none", "remus", "colo")
+_KNOWN = ("none", "remus", "colo", "microcheckpoint", "hybrid", "adaptive")
 MARKERS = "ov^sD*X"
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -25,6 +27,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.titlesize": "medium",
     "figure.constrained_layout.use": True,
+    "figure.titlesize": "medium",
     "font.size": 9.0,
     "grid.alpha": 0.3,
     "grid.linewidth": 0.5,
@@ -89,6 +92,11 @@ def look_of(policies: Iterable[object]) -> dict[str, Look]:
 def _look(place: int) -> Look:
     colour, form = place % len(COLOURS), (place + place // len(COLOURS)) % len(COLOURS)
     return Look(COLOURS[colour], _DASHES[form], MARKERS[form])
+
+
+def shades(count: int) -> list[str]:
+    """Colours for what has an order, from light to dark: told apart in grey and by everybody."""
+    return [to_hex(colormaps["cividis"](place)) for place in np.linspace(0.8, 0, count)]
 
 
 def gid(policy: object) -> str:
