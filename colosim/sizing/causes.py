@@ -210,6 +210,7 @@ class Cause:
 
     @property
     def name(self) -> str:
+        """The kind and, in brackets, what it was in particular."""
         return f"{self.kind.name} ({self.where})" if self.where else self.kind.name
 
 

@@ -36,6 +36,7 @@ class Traffic:
 
     @property
     def median_ns(self) -> float:
+        """Of `took_ns`; 0 if nothing was answered."""
         return float(np.median(self.took_ns)) if self.took_ns else 0.0
 
 

@@ -151,6 +151,7 @@ class Holding:
         self.count = 0
 
     def add(self, made: t.Range, now_ns: int) -> None:
+        """It was made, by the node's clock."""
         held = self._streams.setdefault(made.stream, [])
         at = bisect_right(held, (made.first, made.end, now_ns))
         held.insert(at, (made.first, made.end, now_ns))
@@ -277,10 +278,12 @@ class View:
 
     @property
     def service(self) -> Service:
+        """How safe the service is now."""
         return self.services[-1][1] if self.services else Service.UNPROTECTED
 
     @property
     def policy(self) -> str:
+        """Of the first node; empty before there is one."""
         return next((node.config.policy for node in self.nodes.values()), "")
 
     @property

@@ -31,6 +31,7 @@ class Player:
 
     @property
     def is_over(self) -> bool:
+        """There is no moment left."""
         return self._next is None
 
     def advance(self, passed_s: float) -> None:

@@ -304,6 +304,7 @@ class Tail:
         return self._place.at_ns(node, now_ns, came_ns) - self._zero_ns
 
     def close(self) -> None:
+        """Let go of the files."""
         for handle in self._files.values():
             os.close(handle)
         self._files.clear()
