@@ -27,13 +27,15 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame, heavy: pd.DataFram
     """
     chart = Chart(figsize=(10.4, 4.2))
     first, second, third = chart.subplots(1, 3)
-    colours = dict(zip(sorted(curve["interval_ms"].unique()), COLOURS, strict=False))
+    intervals_ms = sorted(curve["interval_ms"].unique())
+    colours = dict(zip(intervals_ms, COLOURS, strict=False))
+    markers = dict(zip(intervals_ms, "osD", strict=False))
     lines = {(each.interval_ms, each.grace_ms) for each, _ in managers.by_setting(curve)}
     for interval_ms, grace_ms in sorted(lines):
         rows = curve[(curve["interval_ms"] == interval_ms) & (curve["grace_ms"] == grace_ms)]
         look: dict[str, object] = {
             "color": colours[interval_ms],
-            "marker": "s" if grace_ms else "o",
+            "marker": markers[interval_ms],
             "markerfacecolor": "none" if grace_ms else colours[interval_ms],
             "label": f"{interval_ms} ms" + (f", grace {grace_ms} ms" if grace_ms else ""),
         }
@@ -55,7 +57,7 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame, heavy: pd.DataFram
         ylabel="False failovers per hour",
     )
     second.set(title="b  By silence allowed", xlabel="Time-out and grace (ms)")
-    for colour, (loss, rows) in zip(COLOURS[3:], losses.groupby("loss"), strict=False):
+    for colour, marker, (loss, rows) in zip(COLOURS, "os", losses.groupby("loss"), strict=False):
         error = (rows["false_per_h"] - rows["low"], rows["high"] - rows["false_per_h"])
         _bounds(third, rows["timeouts"], rows["false_per_h"], rows["high"], colour)
         third.errorbar(
@@ -63,7 +65,8 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame, heavy: pd.DataFram
             rows["false_per_h"].where(rows["false_per_h"] > 0),
             yerr=np.clip(error, 0, None),
             color=colour,
-            marker="o",
+            marker=marker,
+            markersize=4,
             linestyle="none",
             capsize=2,
             label=f"{float(str(loss)):.0%} lost",
@@ -76,6 +79,7 @@ def draw_detection(curve: pd.DataFrame, losses: pd.DataFrame, heavy: pd.DataFram
     )
     for axes in (first, second, third):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.title.set_fontweight("bold")
     second.legend(title="Heartbeat interval", fontsize="small")
     third.legend(title="dotted: by hand", fontsize="small")
@@ -124,7 +128,7 @@ def draw_arbiters(table: pd.DataFrame) -> Chart:
     places = [at for at in cells if not np.isnan(split[at])]
     _cells(first, split, "Reds", 1.0)
     _written(first, {at: (_share(float(split[at])), bool(split[at] > 0.6)) for at in places})
-    first.set_title("a  Runs in which two sides spoke", fontweight="bold")
+    first.set_title("a  Runs in which two sides spoke (white: does not apply)", fontweight="bold")
     shade = np.where(down == 1, _DOWN_S, outage_s)
     _cells(second, shade, "Blues", _DOWN_S)
     texts = {
