@@ -398,11 +398,15 @@ class Comparison(_Outcome):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C; ``result`` holds the replications that were finished, None if there are none."""
+    """Ctrl-C; ``result`` holds what was finished, None if that is nothing.
 
-    def __init__(self, text: str, result: Result | Comparison | None = None) -> None:
+    is_written: it is in the directory that was asked for, if one was.
+    """
+
+    def __init__(self, text: str, result: Any = None, is_written: bool = True) -> None:
         super().__init__(f"interrupted: {text}")
         self.result = result
+        self.is_written = is_written
 
 
 def _title(scenario: Scenario, policies: Sequence[str], replications: int) -> str:
@@ -438,7 +442,8 @@ def simulate(
     watch_holds: collect how long output was held in every replication, of responses too.
 
     Raises ScenarioError, ModelError or StoreError, each with one line for each problem; Ctrl-C
-    raises `Interrupted`, which keeps what was finished, and so does ``out``.
+    raises `Interrupted`, which keeps what was finished, and so does ``out``.  If ``out`` cannot be
+    written any more, `store.Unwritten` keeps it.
     """
     loaded = scenario_of(scenario, seed, replications, fidelity)
     [name] = policies_of([loaded.policy.name if policy is None else policy], loaded)
@@ -515,28 +520,53 @@ def _run(
 ) -> AnyOutcome:
     """Run and write; ``make`` makes the outcome of the results that there are."""
     parallel.check_jobs(jobs)
-    with nullcontext() if out is None else store.new_directory(out) as directory:
-        for place in plan.places.values():
+    records: dict[tuple[str, int], RunRecord] = {}
+    total = len(plan.places) * plan.scenario.replications
+    try:
+        with nullcontext() if out is None else store.new_directory(out) as directory:
+            _replicate_all(plan, directory, records, jobs, progress)
+            outcome = make(_results(plan, records))
             if directory:
-                (directory / place).mkdir(exist_ok=True)
-        tasks = plan.tasks(directory)
-        records: dict[tuple[str, int], RunRecord] = {}
-        try:
-            for record in parallel.run(_replicate, tasks, jobs, progress, plan.scenario.name):
-                records[record.policy, record.replication] = record
-        except KeyboardInterrupt:
-            if not records:
-                raise Interrupted("no replication was finished, nothing is kept") from None
-        for _, policy, replication, trace, _ in tasks:
-            if trace and (policy, replication) not in records:
-                trace.unlink(missing_ok=True)
-        outcome = make(_results(plan, records))
-        if directory:
-            outcome._write(directory)
+                outcome._write(directory)
+    except (store.StoreError, KeyboardInterrupt) as ended:
+        if not records:
+            raise
+        finished = f"{len(records)} of {total} replications were finished"
+        raise unwritten(ended, finished, make(_results(plan, records))) from None
     if outcome.interrupted:
-        where = "as result of this exception" if out is None else f"in {out}"
-        raise Interrupted(f"kept {len(records)} of {len(tasks)} replications {where}", outcome)
+        where = "" if out is None else f" in {out}"
+        raise Interrupted(f"kept {len(records)} of {total} replications{where}", outcome)
     return outcome
+
+
+def _replicate_all(
+    plan: _Plan,
+    directory: Path | None,
+    records: dict[tuple[str, int], RunRecord],
+    jobs: int | None,
+    progress: Progress | None,
+) -> None:
+    """Add the records of all replications; Ctrl-C ends it, if there are any by then."""
+    if directory:
+        for place in plan.places.values():
+            (directory / place).mkdir(exist_ok=True)
+    tasks = plan.tasks(directory)
+    try:
+        for record in parallel.run(_replicate, tasks, jobs, progress, plan.scenario.name):
+            records[record.policy, record.replication] = record
+    except KeyboardInterrupt:
+        if not records:
+            raise Interrupted("no replication was finished, nothing is kept") from None
+    for _, policy, replication, trace, _ in tasks:
+        if trace and (policy, replication) not in records:
+            trace.unlink(missing_ok=True)
+
+
+def unwritten(ended: BaseException, finished: str, result: Any) -> BaseException:
+    """What to raise with a result whose writing ended with an error, or by Ctrl-C."""
+    if isinstance(ended, KeyboardInterrupt):
+        return Interrupted(f"{finished}, nothing was written", result, is_written=False)
+    return store.Unwritten(f"{ended}; {finished}", result)
 
 
 def _results(plan: _Plan, records: Mapping[tuple[str, int], RunRecord]) -> list[Result]:
@@ -628,27 +658,33 @@ async def run_live(
     loaded = scenario_of(scenario, seed, 1)
     [name] = policies_of([loaded.policy.name if policy is None else policy], loaded)
     inputs = store.inputs([loaded])
-    with ExitStack() as stack:
-        if out is None:
-            directory = Path(stack.enter_context(TemporaryDirectory(prefix="colosim-")))
-        else:
-            directory = stack.enter_context(store.new_directory(out))
-        if looker is not None:
-            stack.enter_context(looker.looking(directory, loaded.name, loaded.duration_ns))
-            watch = watch or (lambda elapsed_s, duration_s, words: None)
-        shown = stack.enter_context(watcher(watch, loaded.name))
-        heard = None if looker is None else looker.told
-        outcome = await run(loaded, name, directory, say, shown, heard)
-        result = Result(loaded, name, [outcome.record], outcome.interrupted, inputs, outcome.about)
-        if out is not None:
-            if outcome.lines:
-                with store.trace_writer(directory / "trace-0.jsonl.gz") as write:
-                    for line in outcome.lines:
-                        write(line)
-            result._write(directory)
-    if outcome.interrupted:
-        where = "as result of this exception" if out is None else f"in {out}"
-        raise Interrupted(f"kept what was run until then, {where}", result)
+    result: Result | None = None
+    try:
+        with ExitStack() as stack:
+            if out is None:
+                directory = Path(stack.enter_context(TemporaryDirectory(prefix="colosim-")))
+            else:
+                directory = stack.enter_context(store.new_directory(out))
+            if looker is not None:
+                stack.enter_context(looker.looking(directory, loaded.name, loaded.duration_ns))
+                watch = watch or (lambda elapsed_s, duration_s, words: None)
+            shown = stack.enter_context(watcher(watch, loaded.name))
+            heard = None if looker is None else looker.told
+            found = await run(loaded, name, directory, say, shown, heard)
+            result = Result(loaded, name, [found.record], found.interrupted, inputs, found.about)
+            if out is not None:
+                if found.lines:
+                    with store.trace_writer(directory / "trace-0.jsonl.gz") as write:
+                        for line in found.lines:
+                            write(line)
+                result._write(directory)
+    except store.StoreError as ended:
+        if result is None:
+            raise
+        raise unwritten(ended, "the run was finished", result) from None
+    if result.interrupted:
+        where = "" if out is None else f" in {out}"
+        raise Interrupted(f"kept what was run until then{where}", result)
     return result
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 import click
 
@@ -167,7 +168,7 @@ def simulate(file: Path, policy: str | None, as_json: bool, **options: Any) -> i
     """Simulate a scenario under one policy."""
     from colosim import api
 
-    return _run(lambda: api.simulate(file, policy, **options), as_json, options["out"])
+    return _run(lambda: api.simulate(file, policy, **options), _result(as_json), options["out"])
 
 
 @cli.command(epilog="Example: colosim compare web.toml --policies none,remus,colo --json")
@@ -186,7 +187,7 @@ def compare(file: Path, policies: str, as_json: bool, **options: Any) -> int:
     from colosim import api
 
     names = [name.strip() for name in policies.split(",")]
-    return _run(lambda: api.compare(file, names, **options), as_json, options["out"])
+    return _run(lambda: api.compare(file, names, **options), _result(as_json), options["out"])
 
 
 @cli.command(epilog="Example: colosim availability web.toml --policies none,colo --out out/years")
@@ -229,9 +230,8 @@ def availability(file: Path, policies: str, as_json: bool, **options: Any) -> in
     from colosim import dependability
 
     names = [name.strip() for name in policies.split(",")]
-    found = dependability.availability(file, names, **options)
-    (_show_years_json if as_json else _show_years)(found, options["out"])
-    return 0
+    show = _show_years_json if as_json else _show_years
+    return _run(lambda: dependability.availability(file, names, **options), show, options["out"])
 
 
 @cli.command(epilog="Example: colosim live experiments/live/ground.toml --out out/live")
@@ -263,7 +263,7 @@ def live(file: Path, as_json: bool, out: str | None, watch: bool, **options: Any
 
         looker = options["looker"] = Onlooker()
         options["say"] = looker.say
-    return _run(lambda: api.live(file, out=out, **options), as_json, out, phases=True)
+    return _run(lambda: api.live(file, out=out, **options), _result(as_json, phases=True), out)
 
 
 @cli.command(
@@ -352,7 +352,12 @@ def doctor(file: Path | None, qemus: Sequence[str], no_test: bool, as_json: bool
 @click.option(
     "--from", "from_s", metavar="TIME", callback=_seconds, default="0 s", help="Where to begin."
 )
-@click.option("--policy", metavar="NAME", help="Of a scenario: instead of its own.")
+@click.option(
+    "--policy",
+    metavar="NAME",
+    shell_complete=shells.policy,
+    help="Of a scenario: instead of its own.",
+)
 @click.option(
     "--seed",
     metavar="N",
@@ -371,7 +376,9 @@ def watch(run: Path, speed: str, from_s: float, policy: str | None, seed: int | 
     return 0
 
 
-_LIVE_RUNS = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+_LIVE_RUNS = click.argument(
+    "runs", nargs=-1, required=True, metavar="RUN...", shell_complete=shells.directory
+)
 
 
 @cli.command(epilog="Example: colosim calibrate out/r50 out/r200 out/none --out redis.toml")
@@ -405,7 +412,12 @@ def calibrate(runs: Sequence[str], out: str) -> int:
 @cli.command(epilog="Example: colosim validate redis.toml out/r100 out/r100-slow-link")
 @_FILE
 @_LIVE_RUNS
-@click.option("--out", metavar="DIR", help="Directory for validation.csv and a figure.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    shell_complete=shells.directory,
+    help="Directory for validation.csv and a figure.",
+)
 @click.option(
     "--replications",
     metavar="N",
@@ -440,7 +452,12 @@ def validate(file: Path, runs: Sequence[str], **options: Any) -> int:
 @cli.command("import-qemu-log", epilog="Example: colosim import-qemu-log p.log s.log --out pair")
 @click.argument("primary", type=click.Path(path_type=Path))
 @click.argument("secondary", required=False, type=click.Path(path_type=Path))
-@click.option("--out", metavar="DIR", help="Run directory to write: phases.csv and our trace.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    shell_complete=shells.directory,
+    help="Run directory to write: phases.csv and our trace.",
+)
 def import_qemu_log(primary: Path, secondary: Path | None, out: str | None) -> int:
     """Read the logs of a genuine COLO pair: what each phase took, and what differs from our tables.
 
@@ -483,7 +500,8 @@ def _write_log_trace(
             for line in trace.lines:
                 write(line)
         logs = [str(path) for path in (primary, secondary) if path is not None]
-        store.write(directory, {"world": "log", "logs": logs}, {"phases.csv": table})
+        manifest = {"kind": "log", "world": "log", "logs": logs}
+        store.write(directory, manifest, {"phases.csv": table})
     return [f"trace: {difference}" for difference in trace.differences]
 
 
@@ -569,9 +587,8 @@ def compare_pcap(primary: Path, secondary: Path, first: int, as_json: bool, **op
     """
     from colosim.pcap import compare_pcap as run
 
-    found = run(primary, secondary, **options)
-    (_show_pcap_json if as_json else _show_pcap)(found, first, options["out"])
-    return 0
+    show = partial(_show_pcap_json if as_json else _show_pcap, first)
+    return _run(lambda: run(primary, secondary, **options), show, options["out"])
 
 
 cli.add_command(size)
@@ -590,7 +607,12 @@ Example: colosim sweep bandwidth.toml, where that file holds
 
 @cli.command(epilog=_SWEEP_EXAMPLE)
 @_FILE
-@click.option("--out", metavar="DIR", help="Directory of the dataset; default out/NAME-OF-FILE.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    shell_complete=shells.directory,
+    help="Directory of the dataset; default out/NAME-OF-FILE.",
+)
 @click.option(
     "--scheduler",
     metavar="NAME",
@@ -671,7 +693,12 @@ def sweep(file: Path, out: str | None, jobs: int | None, scheduler: str, adaptiv
     help="Runs with --live.",
 )
 @click.option("--point", metavar="POINT", help="Run this one point and show its trace.")
-@click.option("--out", metavar="DIR", help="Directory to write; goes on with what it holds.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    shell_complete=shells.directory,
+    help="Directory to write; goes on with what it holds.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @_JOBS
 def explore(
@@ -710,13 +737,13 @@ def explore(
 
 
 @cli.command(epilog="Example: colosim report out/web --out web.html")
-@click.argument("directory", metavar="DIR")
+@click.argument("directory", metavar="DIR", shell_complete=shells.directory)
 @click.option("--out", metavar="FILE", help="File to write; default DIR-report.html.")
 def report(directory: str, out: str | None) -> int:
     """Write one HTML file about a result: verdict, figures, tables, provenance.
 
-    DIR is what simulate, compare, live, sweep or explore wrote. The file needs no network and
-    nothing beside it; it can be read on a phone and printed.
+    DIR is what simulate, compare, live, sweep, explore, availability or compare-pcap wrote. The
+    file needs no network and nothing beside it; it can be read on a phone and printed.
     """
     from colosim.reporting import report as write
 
@@ -725,7 +752,7 @@ def report(directory: str, out: str | None) -> int:
 
 
 @cli.command(epilog="Example: colosim export --perfetto out/live --out live.perfetto-trace.gz")
-@click.argument("directory", metavar="DIR")
+@click.argument("directory", metavar="DIR", shell_complete=shells.directory)
 @click.option("--perfetto", is_flag=True, required=True, help="For ui.perfetto.dev.")
 @click.option(
     "--replication",
@@ -823,27 +850,40 @@ def _parameters(params: Any) -> list[str]:
     return lines
 
 
-def _run(
-    start: Callable[[], Result | Comparison],
-    as_json: bool,
-    out: str | None,
-    phases: bool = False,
-) -> int:
-    """Run and show the outcome, also what Ctrl-C left of it; ``phases``: those too."""
-    from colosim.api import Interrupted
+class _Place(NamedTuple):
+    """Where results are: the directory, if they were written to one; and in words."""
 
-    status, outcome = 0, None
+    out: str | None
+    words: str
+
+
+def _run(start: Callable[[], Any], show: Callable[[Any, _Place], None], out: str | None) -> int:
+    """Run and show the outcome, also what Ctrl-C or a full disk left of it."""
+    from colosim.api import Interrupted
+    from colosim.store import Unwritten
+
+    status, is_written = 0, True
     try:
         outcome = start()
-    except Interrupted as interrupted:
-        status, outcome = 130, interrupted.result
-        _say(str(interrupted))
+    except Interrupted as ended:
+        status, outcome, is_written = 130, ended.result, ended.is_written
+        _say(str(ended))
+    except Unwritten as ended:
+        status, outcome, is_written = 2, ended.result, False
+        _say(str(ended))
     if outcome is not None:
-        (_show_json if as_json else _show)(outcome, out, phases)
+        written = f"written to {out}" if out else "nothing was written; --out DIR keeps the results"
+        place = _Place(out, written) if is_written else _Place(None, "nothing was written")
+        show(outcome, place)
     return status
 
 
-def _show(outcome: Result | Comparison, out: str | None, phases: bool) -> None:
+def _result(as_json: bool, phases: bool = False) -> Callable[[Any, _Place], None]:
+    """How a run or a comparison is shown; ``phases``: those of checkpoints, too."""
+    return partial(_show_json if as_json else _show, phases)
+
+
+def _show(phases: bool, outcome: Result | Comparison, place: _Place) -> None:
     click.echo(f"{outcome.title}\n")
     for violation in outcome.violations[:_MOST_SHOWN]:
         click.secho(f"VIOLATION: {violation}", fg="red", bold=True)
@@ -859,12 +899,18 @@ def _show(outcome: Result | Comparison, out: str | None, phases: bool) -> None:
     if len(outcome.holds):
         summary = outcome.hold_summary.drop(columns="policy").round(3)
         click.echo(f"how long frames were held\n{summary.to_string(index=False)}\n")
-    click.echo("mean ± half of the 95 % interval over replications")
+    if happened := _happened(outcome):
+        click.echo(f"{happened}\n")
+    click.echo(
+        "mean ± half of the 95 % interval over replications"
+        if outcome.summary["ci_low"].notna().any()
+        else "one replication, so there is no interval: another one may differ"
+    )
     click.echo(f"fingerprint {outcome.fingerprint}")
-    click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the run")
+    click.echo(place.words)
 
 
-def _show_json(outcome: Result | Comparison, out: str | None, phases: bool) -> None:
+def _show_json(phases: bool, outcome: Result | Comparison, place: _Place) -> None:
     import json
 
     body = {
@@ -874,15 +920,26 @@ def _show_json(outcome: Result | Comparison, out: str | None, phases: bool) -> N
         "interrupted": outcome.interrupted,
         "flags": outcome.flags,
         "violations": outcome.violations,
-        "out": out,
+        "out": place.out,
         "summary": _rows(outcome.summary),
         **({"phases": _rows(outcome.phase_summary)} if phases and len(outcome.phases) else {}),
         **({"holds": _rows(outcome.hold_summary)} if len(outcome.holds) else {}),
+        **({"happened": happened} if (happened := _happened(outcome)) else {}),
     }
     click.echo(json.dumps(body, allow_nan=False))
 
 
-def _show_years(found: AvailabilityResult, out: str | None) -> None:
+def _happened(outcome: Result | Comparison) -> str:
+    """Of a live run: who took over, when, and what clients noticed."""
+    if getattr(outcome, "about", {}).get("world") != "live":
+        return ""
+    from colosim.analysis.failovers import happened
+
+    [record] = outcome.records
+    return happened(outcome.events, {name: v for name, (v, _) in record.metrics().items()})
+
+
+def _show_years(found: AvailabilityResult, place: _Place) -> None:
     click.echo(f"{found.title}\n")
     for violation in found.violations[:_MOST_SHOWN]:
         click.secho(f"VIOLATION: {violation}", fg="red", bold=True)
@@ -892,19 +949,20 @@ def _show_years(found: AvailabilityResult, out: str | None) -> None:
         click.echo(f"{table.to_string()}\n")
     click.echo("in brackets the 95 % interval; of markov: what the simulated takeovers leave open")
     click.echo(f"fingerprint {found.fingerprint}")
-    click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the tables")
+    click.echo(place.words)
 
 
-def _show_years_json(found: AvailabilityResult, out: str | None) -> None:
+def _show_years_json(found: AvailabilityResult, place: _Place) -> None:
     import json
 
     body = {
         "colosim": __version__,
         "title": found.title,
         "fingerprint": found.fingerprint,
+        "interrupted": found.interrupted,
         "flags": found.flags,
         "violations": found.violations,
-        "out": out,
+        "out": place.out,
         "summary": _rows(found.summary),
         "causes": _rows(found.causes),
         "states": _rows(found.states),
@@ -913,7 +971,7 @@ def _show_years_json(found: AvailabilityResult, out: str | None) -> None:
     click.echo(json.dumps(body, allow_nan=False))
 
 
-def _show_pcap(found: PcapComparison, first: int, out: str | None) -> None:
+def _show_pcap(first: int, found: PcapComparison, place: _Place) -> None:
     from math import isnan
 
     click.echo(f"{found.title}\n")
@@ -929,10 +987,10 @@ def _show_pcap(found: PcapComparison, first: int, out: str | None) -> None:
     if shown := min(first, len(found.verdicts)):
         click.echo(f"the first {shown:,} of {len(found.verdicts):,} verdicts\n")
         click.echo(f"{found.readable(first)}\n")
-    click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the tables")
+    click.echo(place.words)
 
 
-def _show_pcap_json(found: PcapComparison, first: int, out: str | None) -> None:
+def _show_pcap_json(first: int, found: PcapComparison, place: _Place) -> None:
     import json
 
     body = {
@@ -941,7 +999,7 @@ def _show_pcap_json(found: PcapComparison, first: int, out: str | None) -> None:
         "guest": found.guest,
         "settings": dict(found.settings),
         "notes": list(found.notes),
-        "out": out,
+        "out": place.out,
         "summary": _rows(found.summary()),
         "reasons": dict(found.reasons),
         "verdicts": _rows(found.verdicts.head(first)),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing.resource_tracker
 import os
 import signal
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from threading import Thread
+from contextlib import contextmanager
+from threading import Thread, current_thread, main_thread
 from typing import Any, TypeVar
 
 from colosim.progress import Progress, reporter
@@ -62,7 +65,36 @@ def _results(
         parallel = Parallel(
             n_jobs=jobs or -1, return_as="generator_unordered", initializer=prepare_worker
         )
-        yield from parallel(delayed(function)(*each) for each in pending)
+        # what Ctrl-C leaves undone is no news to who pressed it
+        warnings.filterwarnings("ignore", r"\d+ tasks which were still being", UserWarning)
+        with no_ctrl_c():
+            results = parallel(delayed(function)(*each) for each in pending)
+        yield from results
+
+
+@contextmanager
+def no_ctrl_c() -> Iterator[None]:
+    """Workers that are started within never see Ctrl-C; this process does, at the end.
+
+    `prepare_worker` is too late for those that it meets on their way up: each shows a traceback.
+    So do those that are not told what they are to do, for Ctrl-C met this process meanwhile.
+    """
+    from joblib.externals.loky.backend import resource_tracker
+
+    for tracker in (resource_tracker, multiprocessing.resource_tracker):
+        tracker.ensure_running()  # which lets signals through again when it starts one
+    is_main = current_thread() is main_thread()  # no other may say what a signal does
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda *_: came.append(1)) if is_main else None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def prepare_worker() -> None:

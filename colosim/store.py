@@ -51,6 +51,14 @@ class StoreError(ValueError):
     """A directory or file of results that cannot be written or read; one line."""
 
 
+class Unwritten(StoreError):
+    """Results that were computed and could not be written; ``result`` holds them."""
+
+    def __init__(self, text: str, result: Any) -> None:
+        super().__init__(text)
+        self.result = result
+
+
 def versions() -> dict[str, str]:
     """What results depend on beside their parameters; ``code`` is a digest of our own files."""
     return {
@@ -135,6 +143,9 @@ def new_directory(out: str | Path) -> Iterator[Path]:
                 shutil.rmtree(old)
             else:
                 fresh.rename(final)
+    except StoreError as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise StoreError(str(error).replace(str(fresh), str(out))) from None
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -147,7 +158,7 @@ def _explained_full(out: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreError(f"{out}: cannot be written: {error.strerror}") from None
+            raise StoreError(f"{out}: cannot be written: {_why(error)}") from None
         raise
 
 
@@ -294,7 +305,12 @@ def explained(where: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{where}: cannot be written: {error.strerror or error}") from None
+        raise StoreError(f"{where}: cannot be written: {_why(error)}") from None
+
+
+def _why(error: OSError) -> str:
+    """As the system says it, for pyarrow says it in many words."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 # --------------------------------------------------------------------------------------------
@@ -307,7 +323,7 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
         return {**found, "kind": str(found["kind"])}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         what = "holds no result" if path.parent.is_dir() else "is no directory"
         raise StoreError(f"{directory}: {what}; give one that --out DIR wrote") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

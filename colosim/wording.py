@@ -43,6 +43,14 @@ def between(low: float, high: float, shown: Callable[[float], str] = number) -> 
     return f"{shown(low)} to {shown(high)}"
 
 
+def lasting(time_s: float) -> str:
+    """A time in the unit that suits it."""
+    for least_s, unit_s, unit in ((172_800, 86_400, "d"), (7200, 3600, "h"), (120, 60, "min")):
+        if time_s >= least_s:
+            return f"{number(time_s / unit_s)} {unit}"
+    return f"{number(time_s)} s" if time_s >= 1 else f"{number(time_s * 1e3)} ms"
+
+
 def is_told(low: float, high: float) -> bool:
     """An interval of a difference, if there is one, tells it from chance."""
     return not low <= 0 <= high

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 import colosim
-from colosim import cli
+from colosim import api, cli
 from colosim.dependability.takeovers import Seen, flags, see, takeovers
 from colosim.dependability.years import plant_of, resync_of
+from colosim.model import rare
 from colosim.model.availability import Fault
 from colosim.protocol.policies import POLICIES
 from colosim.scenario import Scenario, ScenarioError
@@ -216,6 +217,42 @@ def test_the_command_writes_a_directory(run, tmp_path):
     assert {*tables, "downtime.svg", "downtime.png"} == set(manifest["files"])
     assert manifest["fingerprint"] in out
     assert set(pd.read_csv(tmp_path / "y" / "summary.csv")["policy"]) == {"none", "colo"}
+
+
+def test_ctrl_c_keeps_whole_runs_and_what_follows_from_them():
+    tasks = len([each for each in Fault if each is not Fault.FALSE_FAILOVER]) + 2
+
+    def stop(done, total):
+        assert total == 2 * tasks
+        if done == tasks + 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(
+        api.Interrupted, match="kept 1 of 2 runs of each fault, 2 of 2 poli"
+    ) as told:
+        colosim.availability(scenario(), ["none", "colo"], cycles=100, jobs=1, progress=stop)
+    result = told.value.result
+    assert result.interrupted
+    assert {each.run for each in result.seen} == {0}
+    assert set(result.summary["policy"]) == {"none", "colo"}
+    assert "1 of 2 runs of each fault" in result.title
+
+
+def test_ctrl_c_in_the_years_keeps_the_policies_that_were_ready(monkeypatch):
+    def second_is_cut(process, cycles, seed, **more):
+        calls.append(0)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return simulate(process, cycles, seed, **more)
+
+    simulate, calls = rare.simulate, list[int]()
+    monkeypatch.setattr(rare, "simulate", second_is_cut)
+    with pytest.raises(api.Interrupted, match="2 of 2 runs of each fault, 1 of 2 poli") as told:
+        colosim.availability(scenario(), ["none", "colo"], cycles=100, jobs=1)
+    assert list(told.value.result.policies) == ["none"]
+    with pytest.raises(api.Interrupted, match="no policy was finished") as told:
+        colosim.availability(scenario(), ["colo"], cycles=100, jobs=1)
+    assert told.value.result is None
 
 
 def test_json_is_one_object(run):

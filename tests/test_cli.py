@@ -4,10 +4,13 @@ import contextlib
 import gzip
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,7 @@ import colosim
 from colosim import api, cli, store, sweeps
 from colosim.protocol.policies import POLICIES
 from tests.small import SCENARIO, SLOW, write
+from tests.terminal import Terminal
 
 
 @pytest.fixture
@@ -86,6 +90,8 @@ ERRORS = [
     ("replay missing", "missing: is no directory"),
     ("replay small.toml", "small.toml: is no directory"),
     ("replay folder", "folder: holds no trace"),
+    ("report folder", "folder: holds no result; give one that --out DIR wrote"),
+    ("report small.toml", "small.toml: is no directory"),
     ("calibrate folder --out new.toml", "folder: holds no manifest.json"),
     ("calibrate folder --out small.toml", "small.toml: was not written by colosim calibrate"),
     ("calibrate folder --out folder", "folder: is no scenario file; give a name that ends in"),
@@ -161,8 +167,42 @@ def test_a_full_disk_is_one_clear_line(here, colosim_main, monkeypatch):
     monkeypatch.setattr("pandas.DataFrame.to_parquet", full)
     status, _, err = colosim_main("simulate", "small.toml", "--out", "run")
     assert status == 2
-    assert err.endswith("cannot be written: No space left on device\n")
+    assert err == (
+        "colosim: run: cannot be written: No space left on device; "
+        "3 of 3 replications were finished\n"
+    )
     assert not (here / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "simulate small.toml --trace none",
+        "compare small.toml --trace none",
+        "availability years.toml --policies none --cycles 100",
+    ],
+)
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_on_a_full_disk_the_results_are_shown_all_the_same(here, line, as_json):
+    """A limit on the size of files stands for a full disk: nothing but the plain tables fits."""
+    write(here / "years.toml", SCENARIO + "[availability]\nfault_runs = 1\n")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    done = subprocess.run(
+        command(*line.split(), *as_json, "--jobs", 1, "--out", "run"),
+        check=False, capture_output=True, text=True, preexec_fn=limit,
+    )  # fmt: skip
+    assert done.returncode == 2
+    [said] = done.stderr.splitlines()
+    assert re.match(r"colosim: run(/none)?: cannot be written: File too large; ", said)
+    plain = execute(command(*line.split(), *as_json, "--jobs", 1))
+    rest = "--out DIR keeps the results"
+    assert done.stdout == plain.stdout.replace(
+        f"nothing was written; {rest}", "nothing was written"
+    )
+    assert sorted(path.name for path in here.iterdir() if path.name.startswith((".", "run"))) == []
 
 
 def test_a_defect_is_one_line_and_debug_shows_where(here, colosim_main, monkeypatch):
@@ -189,7 +229,7 @@ def test_simulate_prints_the_summary_and_how_to_keep_it(here, colosim_main):
     assert "small: remus; stop-and-send; seed 4, 3 of 3 replications" in out
     assert expected.readable()[0].to_string() in out
     assert f"fingerprint {expected.fingerprint}" in out
-    assert "nothing was written; --out DIR keeps the run" in out
+    assert "nothing was written; --out DIR keeps the results" in out
     assert "VIOLATION" not in out
 
 
@@ -384,6 +424,52 @@ def test_ctrl_c_keeps_finished_replications(tmp_path, jobs):
     assert len(list(out.glob("trace-*"))) == finished
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     assert all(not each.differences for each in api.replay(out))
+
+
+@pytest.mark.parametrize("line", ["simulate slow.toml", "sweep slow-sweep.toml"])
+def test_ctrl_c_while_workers_come_up_is_one_line(here, line):
+    """As from a terminal, at the moment when processes are there that are not ready yet."""
+    write(here / "slow.toml", SLOW)
+    write(
+        here / "slow-sweep.toml", 'scenario = "slow.toml"\npolicies = ["none", "colo", "remus"]\n'
+    )
+    with Terminal(*command(*line.split(), "--jobs", 2)) as terminal:
+        deadline_s = time.monotonic() + 100
+        while not any(b"popen_loky" in each for each in lines_of_children(terminal.pid)):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.005)
+        terminal.type("\x03")
+        status, shown = terminal.ended()
+    assert status == 130
+    told = [each for each in shown.replace("\x1b[?25h", "").split("\r\n") if each.strip()]
+    assert [
+        each for each in told if not each.startswith(("^C", "colosim: interrupted", "3 po"))
+    ] == []
+
+
+def lines_of_children(pid):
+    """Command lines of a process's children, as far as they are still there."""
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            with contextlib.suppress(OSError):
+                yield Path(f"/proc/{child}/cmdline").read_bytes()
+
+
+def test_ctrl_c_in_a_year_keeps_the_runs_that_were_whole(here):
+    write(here / "years.toml", SCENARIO + "[availability]\nfault_runs = 1000\n")
+    options = ["--policies", "none", "--cycles", 100, "--jobs", 1, "--out", "years"]
+    with Terminal(*command("availability", "years.toml", *options), kind="xterm") as terminal:
+        terminal.until(r"\b[2-9]/1000")
+        terminal.type("\x03")
+        status, shown = terminal.ended()
+    assert status == 130
+    [kept] = re.findall(
+        r"colosim: interrupted: kept (\d+) of 1000 runs of each fault, 1 of 1 po", shown
+    )
+    manifest = json.loads((here / "years" / "manifest.json").read_text())
+    assert (manifest["interrupted"], manifest["fault_runs"]) == (True, int(kept))
+    assert f"small: a year of none; {kept} of 1000 runs of each fault, 100 cycles" in shown
+    assert "downtime (s/year), markov" in shown
 
 
 def test_a_reader_that_goes_away_is_no_error(here):

@@ -18,6 +18,7 @@ from colosim.starting import shells
 from colosim.starting.keys import explained, names, tables
 from colosim.starting.template import KINDS, commands, scenario_text
 from tests.small import write
+from tests.terminal import Terminal
 
 
 @pytest.fixture
@@ -253,6 +254,8 @@ def test_keys_are_offered_a_part_at_a_time():
     assert offered == sorted({name.partition(".")[0] for name in names()})
 
 
+#: what is not as click has it, which no longer happens if click writes other scripts
+OURS = {"zsh": "zsh_complete ${~words[1]})", "fish": 'string split --max 1 ","'}
 SHELLS = {
     "bash": ["bash", "-n"],
     "zsh": ["zsh", "-n"],
@@ -267,10 +270,59 @@ def test_the_script_is_one_that_its_shell_can_read(here, colosim_main, shell):
     first, rest = out.split("\n", 1)
     assert first == f"# {shells.WHERE[shell]}"
     assert f"_COLOSIM_COMPLETE={shell}_complete" in rest
+    assert OURS.get(shell, "") in rest
     (here / "script").write_text(out)
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell}")
     subprocess.run([*SHELLS[shell], "script"], check=True, timeout=60)
+
+
+def test_a_table_that_is_alone_is_offered_with_what_is_in_it():
+    offered = [each.value for each in shells.key(*ASKED, "lin")]
+    assert offered[0] == "link"
+    assert "link.bandwidth" in offered
+
+
+#: what is typed before the tabulator key -> what stands there then
+TYPED = {
+    "simul": "simulate",
+    "compare small.toml --policies none,r": "none,remus",
+    "schema policy.remus.": "policy.remus.interval",
+    "simulate sm": "small.toml",
+    "report fol": "folder/",
+}
+
+
+@pytest.fixture
+def program(here, colosim_main):
+    """A program colosim that is not on the PATH, a directory, and a shell's script."""
+    (here / "colosim").write_text(f'#!/bin/sh\nexec {sys.executable} -m colosim.cli "$@"\n')
+    (here / "colosim").chmod(0o755)
+    (here / "folder").mkdir()
+    for shell in shells.WHERE:
+        (here / f"script.{shell}").write_text(colosim_main("completion", shell)[1])
+    return "./colosim"
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes_what_is_typed(program):
+    asks = [f"complete -C {shlex.quote(f'{program} {typed}')}; echo" for typed in TYPED]
+    line = ["fish", "--no-config", "-c", "; ".join(["source script.fish", *asks])]
+    done = subprocess.run(line, check=True, capture_output=True, text=True, timeout=100)
+    assert done.stderr == ""
+    answers = [each.split("\t")[0] for each in done.stdout.strip().split("\n\n")]
+    assert answers == list(TYPED.values())
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_completes_what_is_typed(program):
+    with Terminal("zsh", "-f", "-i") as zsh:
+        zsh.type("PS1=; autoload -Uz compinit; compinit -u -D; source script.zsh; echo so''urced\n")
+        zsh.until(r"\nsourced")
+        for typed, becomes in TYPED.items():
+            zsh.type(f"{program} {typed}\t")
+            zsh.until(rf"{re.escape(becomes)}[ /]?$")
+            zsh.type("\x15")  # kill the line
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")

@@ -6,7 +6,9 @@ managers would be over means that nobody took over.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +93,7 @@ def simulate_faults(
     ``availability.fault_runs`` of each.  Run *i* strikes in the *i*-th equal part of the window, so
     that all phases of the policy's checkpoints are met; all faults and policies share its draws.
     With ``availability.takeover`` no fault is simulated.
+    Ctrl-C ends it: then there are fewer runs, but each with all faults and policies.
     Raises ScenarioError if the workload has no clients, for nobody could see a gap.
     """
     if not isinstance(scenario.workload, Service):
@@ -107,9 +110,14 @@ def simulate_faults(
         if fault is None
         or (POLICIES[policy].protects() and not measured and rate_of(rates, fault) > 0)
     ]
-    found = list(parallel.run(see, tasks, jobs, progress, f"{scenario.name}: faults"))
+    found: list[Seen] = []
+    with suppress(KeyboardInterrupt):
+        found.extend(parallel.run(see, tasks, jobs, progress, f"{scenario.name}: faults"))
+    of_run = Counter(seen.run for seen in found)
+    whole = Counter(run for _, _, _, run in tasks)
+    kept = [seen for seen in found if of_run[seen.run] == whole[seen.run]]
     order = {fault: i for i, fault in enumerate((None, *Fault))}
-    return sorted(found, key=lambda s: (policies.index(s.policy), order[s.fault], s.run))
+    return sorted(kept, key=lambda s: (policies.index(s.policy), order[s.fault], s.run))
 
 
 def see(scenario: Scenario, policy: str, fault: Fault | None, run: int) -> Seen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from html import escape
@@ -19,7 +19,7 @@ from colosim.model import availability as states
 from colosim.model import markov, rare
 from colosim.model.errors import ModelError
 from colosim.model.process import YEAR_S, Law, Process
-from colosim.progress import Progress
+from colosim.progress import Progress, reporter
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.types import Arbiter
 from colosim.scenario import MeasuredMemory, Scenario, ScenarioError, TimeLaw
@@ -60,6 +60,7 @@ class AvailabilityResult:
     takeovers: one row per simulated run: policy, fault, run, at_s, gap_ms, detecting_ms,
     taking_over_ms, recovered, lost_responses.
     cycles: policy, cycles, effective_cycles, mean_weight (expectation 1) of ``monte carlo``.
+    interrupted: Ctrl-C came before all runs of each fault, or before all policies.
     """
 
     scenario: Scenario
@@ -70,6 +71,7 @@ class AvailabilityResult:
     states: pd.DataFrame
     cycles: pd.DataFrame
     inputs: Mapping[str, str] = field(default_factory=dict)
+    interrupted: bool = False
 
     @cached_property
     def takeovers(self) -> pd.DataFrame:
@@ -89,11 +91,16 @@ class AvailabilityResult:
     @property
     def title(self) -> str:
         table, cycles = self.scenario.availability, int(self.cycles["cycles"].max())
-        runs = (
-            f"{table.fault_runs} runs of each fault" if table.takeover is None else "no faults run"
-        )
+        made = self.fault_runs
+        count = f"{made}" if made == table.fault_runs else f"{made} of {table.fault_runs}"
+        runs = f"{count} runs of each fault" if table.takeover is None else "no faults run"
         how = f"{runs}, {cycles:,} cycles; seed {self.scenario.seed}"
         return f"{self.scenario.name}: a year of {', '.join(self.policies)}; {how}"
+
+    @property
+    def fault_runs(self) -> int:
+        """Simulated runs of each fault."""
+        return len({each.run for each in self.seen})
 
     @property
     def flags(self) -> list[str]:
@@ -153,6 +160,8 @@ class AvailabilityResult:
             "kind": "availability",
             "policies": [*self.policies],
             "seed": self.scenario.seed,
+            "interrupted": self.interrupted,
+            "fault_runs": self.fault_runs,
             "fingerprint": self.fingerprint,
             "flags": self.flags,
             "violations": self.violations,
@@ -179,7 +188,9 @@ def availability(
     a Markov chain, and by ``cycles`` simulated cycles with the scenario's distributions.
 
     policies: each is its own; seed, out, jobs, progress: as in `simulate`.
-    Raises ScenarioError, ModelError or StoreError, each with one line for each problem.
+    Raises ScenarioError, ModelError or StoreError, each with one line for each problem; and like
+    `simulate` `api.Interrupted`, with what follows from the runs that were finished, and
+    `store.Unwritten`.
     """
     loaded = api.scenario_of(scenario, seed)
     names = api.policies_of(policies, loaded)
@@ -189,18 +200,65 @@ def availability(
     if cycles < 10:
         raise ModelError(f"cycles is {cycles}; it must be at least 10")
     parallel.check_jobs(jobs)
-    inputs = store.inputs([loaded])
-    with nullcontext() if out is None else store.new_directory(out) as directory:
-        seen = faults.simulate_faults(loaded, names, rates, jobs, progress)
-        years = [_Year(loaded, name, seen, cycles) for name in names]
-        tables = {
-            name: pd.concat([getattr(year, name)() for year in years], ignore_index=True)
-            for name in ("summary", "causes", "states", "cycles")
-        }
-        result = AvailabilityResult(loaded, names, seen, **tables, inputs=inputs)
-        if directory:
-            result._write(directory)
+    result: AvailabilityResult | None = None
+    try:
+        with nullcontext() if out is None else store.new_directory(out) as directory:
+            result = _long_run(loaded, names, rates, cycles, jobs, progress)
+            if directory:
+                result._write(directory)
+    except (store.StoreError, KeyboardInterrupt) as ended:
+        if result is None:
+            raise
+        raise api.unwritten(ended, "all was computed", result) from None
+    if result.interrupted:
+        runs = f"{result.fault_runs} of {loaded.availability.fault_runs} runs of each fault"
+        of = f"{len(result.policies)} of {len(names)} policies"
+        where = "" if out is None else f" in {out}"
+        raise api.Interrupted(f"kept {runs}, {of}{where}", result)
     return result
+
+
+def _long_run(
+    scenario: Scenario,
+    policies: Sequence[str],
+    rates: states.Rates,
+    cycles: int,
+    jobs: int | None,
+    progress: Progress | None,
+) -> AvailabilityResult:
+    """Takeovers, then years of them; if Ctrl-C came, of the runs and policies that were ready."""
+    inputs = store.inputs([scenario])
+    seen = faults.simulate_faults(scenario, policies, rates, jobs, progress)
+    if not seen:
+        raise api.Interrupted("no run of each fault was finished, nothing is kept")
+    tables: list[Mapping[str, pd.DataFrame]] = []
+    quiet = progress and (lambda done, total: None)  # who is told of runs is not told of years
+    with (
+        suppress(KeyboardInterrupt),
+        reporter(quiet, f"{scenario.name}: years", len(policies)) as report,
+    ):
+        for policy in policies:
+            tables.append(_Year(scenario, policy, seen, cycles).tables())
+            report(len(tables), len(policies))
+    if not tables:
+        raise api.Interrupted("no policy was finished, nothing is kept")
+    ready = policies[: len(tables)]
+    runs = len({each.run for each in seen})
+    is_whole = len(ready) == len(policies) and runs == scenario.availability.fault_runs
+    whole = {
+        name: pd.concat([each[name] for each in tables], ignore_index=True) for name in tables[0]
+    }
+    return AvailabilityResult(
+        scenario,
+        ready,
+        [each for each in seen if each.policy in ready],
+        whole["summary"],
+        whole["causes"],
+        whole["states"],
+        whole["cycles"],
+        inputs,
+        interrupted=not is_whole,
+    )
 
 
 # --------------------------------------------------------------------------------------------
@@ -303,6 +361,11 @@ class _Year:
         else:
             made = faults.takeovers(self._seen, self._policy, generator)
         return states.pair(self._plant, made)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """As `AvailabilityResult` has them."""
+        names = ("summary", "causes", "states", "cycles")
+        return {name: getattr(self, name)() for name in names}
 
     def summary(self) -> pd.DataFrame:
         exact = self._figures(self._exact)

@@ -58,25 +58,27 @@ def compare_pcap(
     out: directory to write; must be new, empty or an older run.  None writes nothing.
     progress: called with (done, total); None draws a bar on stderr if that is a terminal.
 
-    Raises `CaptureError` or `StoreError`, one line.
+    Raises `CaptureError` or `StoreError`, one line; `store.Unwritten` if only ``out`` is missing.
     """
     _check(mode, numbers, compare_timeout_s, offset_s, checkpoint_pause_s)
-    with nullcontext() if out is None else store.new_directory(out) as directory:
-        found = _compared(
-            Capture(Path(primary)),
-            Capture(Path(secondary)),
-            guest,
-            {
-                "mode": mode,
-                "compare_timeout_s": compare_timeout_s,
-                "offset_s": offset_s,
-                "numbers": numbers,
-                "checkpoint_pause_s": checkpoint_pause_s,
-            },
-            progress,
-        )
-        if directory is not None:
-            found.write(directory)
+    settings = {
+        "mode": mode,
+        "compare_timeout_s": compare_timeout_s,
+        "offset_s": offset_s,
+        "numbers": numbers,
+        "checkpoint_pause_s": checkpoint_pause_s,
+    }
+    found: PcapComparison | None = None
+    try:
+        with nullcontext() if out is None else store.new_directory(out) as directory:
+            captures = Capture(Path(primary)), Capture(Path(secondary))
+            found = _compared(*captures, guest, settings, progress)
+            if directory is not None:
+                found.write(directory)
+    except store.StoreError as ended:
+        if found is None:
+            raise
+        raise store.Unwritten(f"{ended}; all was compared", found) from None
     return found
 
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def report(source: str | Path | Result | Comparison, out: str | Path | None = None) -> Path:
     """Write a report, one HTML file that needs nothing else; where it was written.
 
-    source: a directory that ``simulate``, ``compare``, ``live``, ``sweep`` or ``explore`` wrote, or
-    a result of `colosim.simulate`, `compare` or `live`.
+    source: a directory that ``simulate``, ``compare``, ``live``, ``sweep``, ``explore``,
+    ``availability`` or ``compare-pcap`` wrote, or a result of `colosim.simulate`, `compare` or
+    `live`.
     out: file to write; default ``DIRECTORY-report.html`` beside the directory, or ``report.html``
     here for a result in memory.
 

@@ -103,7 +103,36 @@ class Exploration:
     found: Mapping[str, Any] = field(default_factory=dict)
 
 
-Source = Runs | Sweep | Exploration
+@dataclass(frozen=True)
+class Years:
+    """A year of each policy; tables as of `AvailabilityResult`."""
+
+    manifest: Mapping[str, Any]
+    summary: pd.DataFrame
+    causes: pd.DataFrame
+    states: pd.DataFrame
+    takeovers: pd.DataFrame
+    cycles: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Captures:
+    """Two captures that were compared; tables as of `PcapComparison`."""
+
+    manifest: Mapping[str, Any]
+    summary: pd.DataFrame
+    verdicts: pd.DataFrame
+    checkpoints: pd.DataFrame
+    frames: pd.DataFrame
+
+
+Source = Runs | Sweep | Exploration | Years | Captures
+
+#: kinds that there is no report of -> which command wrote them, and where to look instead
+_OTHERS = {
+    "sizing": "colosim size wrote it, and its report is sizing.txt there",
+    "log": "colosim import-qemu-log wrote it; give its trace to colosim replay",
+}
 
 
 def read(directory: str | Path) -> Source:
@@ -113,15 +142,19 @@ def read(directory: str | Path) -> Source:
         if (place / name).exists():
             return reader(place, _json(place / name))
     manifest = store.read_manifest(place)
+    kind = manifest["kind"]
     readers: dict[str, Callable[[Path, dict[str, Any]], Source]] = {
         "run": _alone,
         "comparison": _comparison,
+        "availability": _years,
+        "pcap": _captures,
     }
-    if manifest["kind"] not in readers:
-        kinds = "a run, a comparison, a sweep or an exploration"
-        raise store.StoreError(f"{directory}: is of kind {manifest['kind']}; give {kinds}")
+    if kind not in readers:
+        what = _OTHERS.get(kind, f"is of kind {kind}")
+        by = "simulate, compare, live, sweep, explore, availability or compare-pcap"
+        raise store.StoreError(f"{directory}: {what}; a report is of what {by} wrote")
     try:
-        return readers[manifest["kind"]](place, manifest)
+        return readers[kind](place, manifest)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, store.StoreError):
             raise
@@ -164,6 +197,28 @@ def _run(place: Path, manifest: dict[str, Any]) -> Run:
         if name not in there:
             raise store.StoreError(f"{place}: has no {_FILES[name]}; it is not whole")
     return Run(manifest, there, place)
+
+
+_OF_YEARS = ("summary.csv", "causes.csv", "states.csv", "takeovers.csv", "cycles.csv")
+_OF_CAPTURES = ("summary.csv", "verdicts.csv", "checkpoints.csv", "frames.parquet")
+
+
+def _years(place: Path, manifest: dict[str, Any]) -> Years:
+    return Years(**_whole(place, manifest, _OF_YEARS))
+
+
+def _captures(place: Path, manifest: dict[str, Any]) -> Captures:
+    return Captures(**_whole(place, manifest, _OF_CAPTURES))
+
+
+def _whole(place: Path, manifest: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    """The manifest and each of the files, by name without suffix."""
+    found: dict[str, Any] = {"manifest": manifest}
+    for file in files:
+        found[Path(file).stem] = table = store.read_table(place, file)
+        if table is None:
+            raise store.StoreError(f"{place}: has no {file}; it is not whole")
+    return found
 
 
 def _sweep(place: Path, manifest: dict[str, Any]) -> Sweep:

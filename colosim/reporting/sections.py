@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from colosim.analysis import pages, plots
@@ -17,7 +18,7 @@ from colosim.analysis.summary import holds_summary, label, phases_summary
 from colosim.model.errors import ModelError
 from colosim.protocol.trace import TraceError
 from colosim.reporting import verdicts
-from colosim.reporting.reading import Exploration, Run, Runs, Source, Sweep
+from colosim.reporting.reading import Captures, Exploration, Run, Runs, Source, Sweep, Years
 from colosim.scenario import Scenario, ScenarioError
 from colosim.store import StoreError
 from colosim.tomltext import toml
@@ -77,9 +78,17 @@ class Document:
 
 def document(source: Source) -> Document:
     """What a report says of a result."""
-    if isinstance(source, Runs):
-        return _of_runs(source)
-    return _of_sweep(source) if isinstance(source, Sweep) else _of_exploration(source)
+    match source:
+        case Runs():
+            return _of_runs(source)
+        case Sweep():
+            return _of_sweep(source)
+        case Years():
+            return _of_years(source)
+        case Captures():
+            return _of_captures(source)
+        case Exploration():
+            return _of_exploration(source)
 
 
 # --------------------------------------------------------------------------------------------
@@ -94,17 +103,13 @@ def _of_runs(runs: Runs) -> Document:
     kind = (
         f"comparison of {', '.join(policies)}" if runs.baseline else f"{policies[0]}, {world} run"
     )
-    warnings = [
-        *(f"Violation: {text}" for text in runs.manifest.get("violations", ())),
-        *(f"Flag: {text}" for text in runs.manifest.get("flags", ())),
-    ]
     clients = [*_client_figures(runs)]
     insides = [section for run in runs.runs if (section := _inside(run))]
     return Document(
         title=name,
         kind=kind,
         verdict=verdicts.of_runs(runs),
-        warnings=warnings,
+        warnings=_warnings(runs.manifest),
         sections=[
             Section("What clients see", clients, [_summary(runs)]),
             Section("What checkpoints cost", [*_checkpoint_figures(runs)], [*_phases(runs)]),
@@ -118,6 +123,13 @@ def _of_runs(runs: Runs) -> Document:
     )
 
 
+def _warnings(manifest: Mapping[str, Any]) -> list[str]:
+    return [
+        *(f"Violation: {text}" for text in manifest.get("violations", ())),
+        *(f"Flag: {text}" for text in manifest.get("flags", ())),
+    ]
+
+
 def _client_figures(runs: Runs) -> Iterator[Figure]:
     responses, events = runs.table("responses"), runs.table("events")
     there = set(runs.summary.loc[runs.summary["mean"].notna(), "metric"])
@@ -127,7 +139,9 @@ def _client_figures(runs: Runs) -> Iterator[Figure]:
         yield Figure(
             plots.comparison(runs.summary, metrics),
             f"Bars of {', '.join(metrics)} for each policy with 95 % intervals.",
-            "Means over replications; whiskers are 95 % intervals.",
+            "Means over replications; whiskers are 95 % intervals."
+            if runs.summary["ci_low"].notna().any()
+            else "One replication, so there are no intervals.",
             is_wide=True,
         )
     if not is_job and len(responses) and (responses["released_ns"] >= 0).any():
@@ -260,6 +274,8 @@ def _summary(runs: Runs) -> Table:
             cells += [_number(row["diff"]), _between(row["diff_low"], row["diff_high"])]
         body.append(cells)
     note = "Intervals are Student's t over replications; differences are paired."
+    if rows["ci_low"].isna().all():
+        note = "One replication, so there are no intervals."
     return Table("All metrics", columns, body, note)
 
 
@@ -372,6 +388,132 @@ def _of_exploration(found: Exploration) -> Document:
 
 
 # --------------------------------------------------------------------------------------------
+# Years of availability, and captures
+
+
+def _of_years(years: Years) -> Document:
+    manifest = years.manifest
+    scenario = dict(manifest["scenario"])
+    policies = [str(policy) for policy in manifest["policies"]]
+    cycles = int(years.cycles["cycles"].max())
+    figure = Figure(
+        plots.downtime(years.summary, years.causes),
+        "Downtime in seconds a year: by policy with 95 % intervals, and by what began the outages. "
+        + " ".join(verdicts.of_years(years)[:1]),
+        "Filled: exactly, as if all times were exponential (markov). Open: by simulated cycles "
+        "with the scenario's distributions (monte carlo).",
+        is_wide=True,
+    )
+    return Document(
+        title=str(scenario.get("name", "availability")),
+        kind=f"a year of {', '.join(policies)}",
+        verdict=verdicts.of_years(years),
+        warnings=_warnings(manifest),
+        sections=[
+            Section("What a year comes to", [figure], [_year(years.summary)]),
+            Section("What begins the outages", tables=[_of_frame("Causes", years.causes)]),
+            Section(
+                "Where the year is spent",
+                tables=[_of_frame("States", years.states)],
+                is_closed=True,
+            ),
+            Section(
+                "What clients saw of each fault",
+                tables=[*_takeovers(years.takeovers)],
+                is_closed=True,
+            ),
+        ],
+        provenance=[
+            *_of_manifest(manifest, ("fingerprint", "created", "seed", "fault_runs")),
+            *_versions(manifest),
+            *_digests(manifest),
+        ],
+        commands=[
+            f"colosim availability scenario.toml --policies {','.join(policies)} "
+            f"--seed {manifest['seed']} --cycles {cycles} --out DIR"
+        ],
+        scenario=_as_toml(scenario),
+    )
+
+
+def _year(summary: pd.DataFrame) -> Table:
+    rows = [
+        [
+            _text(label(str(row["metric"]).removesuffix("_per_year"), str(row["unit"]))),
+            _text(str(row["policy"])),
+            _text(str(row["method"])),
+            (f"{row['value']:.4g}", float(row["value"])),
+            (f"{row['low']:.4g} to {row['high']:.4g}", float(row["high"]) - float(row["low"])),
+        ]
+        for row in summary.to_dict("records")
+    ]
+    note = "Of markov, the interval is what the simulated takeovers leave open."
+    columns = ["Metric", "Policy", "Method", "Value", "95 % interval"]
+    return Table("All figures", columns, rows, note)
+
+
+def _takeovers(takeovers: pd.DataFrame) -> Iterator[Table]:
+    if takeovers.empty:
+        return
+    seen = takeovers.groupby(["policy", "fault"], sort=False)
+    table = pd.DataFrame(
+        {
+            "runs": seen.size(),
+            "taken over": seen["recovered"].sum(),
+            "silence, median (ms)": seen["gap_ms"].median(),
+            "silence, longest (ms)": seen["gap_ms"].max(),
+            "of it until it was noticed, median (ms)": seen["detecting_ms"].median(),
+            "lost responses": seen["lost_responses"].sum(),
+        }
+    )
+    yield _of_frame("Simulated runs, one fault in each", table.reset_index())
+
+
+def _of_captures(captures: Captures) -> Document:
+    manifest = captures.manifest
+    settings = manifest["settings"]
+    names = [str(manifest[side]).rpartition("/")[2] for side in ("primary", "secondary")]
+    figure = Figure(
+        plots.hold_times(captures.frames, captures.checkpoints),
+        "How long each frame was held, over time; below it when checkpoints came, by reason. "
+        + " ".join(verdicts.of_captures(captures)[-1:]),
+        "From when a frame was captured until it would have left.",
+        is_wide=True,
+    )
+    options = {
+        "compare-timeout": f"{settings['compare_timeout_s']:.9g} s",
+        "offset": f"{settings['offset_s']:.9g} s",
+        "checkpoint-pause": f"{settings['checkpoint_pause_s']:.9g} s",
+    }
+    given = " ".join(f"--{name} '{value}'" for name, value in options.items())
+    return Document(
+        title=" and ".join(names),
+        kind=f"captures compared, mode {settings['mode']}",
+        verdict=verdicts.of_captures(captures),
+        warnings=[str(note) for note in manifest["notes"]],
+        sections=[
+            Section("Frames and checkpoints", [figure], [_of_frame("Summary", captures.summary)]),
+            Section("What differed", tables=[_of_frame("Verdicts", captures.verdicts)]),
+            Section(
+                "Checkpoints",
+                tables=[_of_frame("Assumed checkpoints", captures.checkpoints)],
+                is_closed=True,
+            ),
+        ],
+        provenance=[
+            *_of_manifest(manifest, ("primary", "secondary", "guest", "created")),
+            *((name.replace("_", " "), str(value)) for name, value in settings.items()),
+            *_versions(manifest),
+        ],
+        commands=[
+            f"colosim compare-pcap PRIMARY SECONDARY --mode {settings['mode']} "
+            f"--secondary-numbers {settings['numbers']} --guest {manifest['guest']} {given} "
+            "--out DIR"
+        ],
+    )
+
+
+# --------------------------------------------------------------------------------------------
 # Cells and provenance
 
 _Cell = tuple[str, float | str]
@@ -411,8 +553,29 @@ def _any(value: Any) -> _Cell:
     return (f"{value:,.0f}" if is_whole else number(float(value))), float(value)
 
 
+def _short(value: Any) -> _Cell:
+    """Of numbers of any size, such as parts of a year."""
+    if isinstance(value, bool | np.bool_):
+        return _text("yes" if value else "no")
+    if isinstance(value, float) and 0 < abs(value) < 0.001:
+        return f"{value:.3g}", value
+    return _any(value)
+
+
+def _moment(value: float) -> _Cell:
+    return f"{value:.6f}", value
+
+
+#: columns -> how their cells are written, where a type does not tell
+_CELLS: Mapping[str, Callable[[Any], _Cell]] = {"time_s": _moment}
+
+
 def _of_frame(title: str, frame: pd.DataFrame, note: str = "") -> Table:
-    rows = [[_any(cell) for cell in row] for row in frame[:_MOST_ROWS].itertuples(index=False)]
+    ways = [_CELLS.get(str(name), _short) for name in frame]
+    rows = [
+        [way(cell) for way, cell in zip(ways, row, strict=True)]
+        for row in frame[:_MOST_ROWS].itertuples(index=False)
+    ]
     columns = [str(name).replace("_", " ") for name in frame]
     if len(frame) > _MOST_ROWS:
         note = f"{note} The first {_MOST_ROWS} of {len(frame):,}.".strip()
@@ -420,16 +583,24 @@ def _of_frame(title: str, frame: pd.DataFrame, note: str = "") -> Table:
 
 
 def _provenance(manifest: Mapping[str, Any], first: Run) -> Iterator[tuple[str, str]]:
-    for key in ("fingerprint", "created"):
-        if key in manifest:
-            yield key, str(manifest[key])
+    yield from _of_manifest(manifest, ("fingerprint", "created"))
     for key in ("seed", "replications"):
         yield key, str(first.manifest[key])
     yield from _versions(manifest)
     for key, value in first.manifest.items():
         if key.startswith(("qemu of ", "machine of ")) or key in _ABOUT:
             yield key, str(value)
-    for file, digest in first.manifest.get("sha256", {}).items():
+    yield from _digests(first.manifest)
+
+
+def _of_manifest(manifest: Mapping[str, Any], keys: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for key in keys:
+        if key in manifest:
+            yield key.replace("_", " "), str(manifest[key])
+
+
+def _digests(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for file, digest in manifest.get("sha256", {}).items():
         yield f"SHA-256 of {file}", str(digest)
 
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 from scipy.special import betaincinv
 
+from colosim.analysis.failovers import happened
 from colosim.analysis.stats import interval
 from colosim.analysis.summary import differences, named, summarise
 from colosim.analysis.winners import winners
-from colosim.reporting.reading import Exploration, Run, Runs, Sweep
+from colosim.reporting.reading import Captures, Exploration, Run, Runs, Sweep, Years
 from colosim.units import TIME, readable
-from colosim.wording import between, capital, is_told, listed, number, percent, plus_minus, sure
+from colosim.wording import (
+    between,
+    capital,
+    is_told,
+    lasting,
+    listed,
+    number,
+    percent,
+    plus_minus,
+    sure,
+)
 
 _SURE = 0.95
 _P99 = "latency_p99_ms"
@@ -114,7 +125,7 @@ def _of_one(run: Run, summary: pd.DataFrame) -> Iterator[str]:
     parts = []
     if _JOB in cells:  # it asks for nothing but its end
         parts.append(f"was done after {cells[_JOB]} s")
-    elif "throughput_per_s" in cells:
+    elif "throughput_per_s" in cells and len(run.tables["responses"]):
         parts.append(f"answered {cells['throughput_per_s']} requests a second")
         parts += [f"99 % of them within {cells[_P99]} ms"] if _P99 in cells else []
     if "checkpoints_per_s" in cells and "pause_mean_ms" in cells:
@@ -129,6 +140,10 @@ def _of_one(run: Run, summary: pd.DataFrame) -> Iterator[str]:
     )
     yield f"{world} under {run.policy} {listed(parts) or 'had nothing to measure'}."
     yield f"Fault: it {found.words()}." if found.tried else f"{capital(found.words())}."
+    if run.is_live:
+        table = run.tables["metrics"]
+        metrics = dict(zip(table["metric"], table["value"], strict=True))
+        yield f"{capital(happened(run.tables['events'], metrics))}."
     if n < 2:
         yield "This is one run, so there is no interval: another one may differ."
     else:
@@ -352,6 +367,80 @@ def of_exploration(found: Exploration) -> list[str]:
         )
     partly = ["It was interrupted."] if found.found.get("interrupted") else []
     return [first, *partly]
+
+
+def of_years(years: Years) -> list[str]:
+    """How long each policy is down in a year, what it loses, why, and how that is known."""
+    values = {
+        (row["policy"], row["method"], row["metric"]): row
+        for row in years.summary.to_dict("records")
+    }
+    policies = [str(policy) for policy in pd.unique(years.summary["policy"])]
+
+    def each(method: str, metric: str, words: Callable[[float], str]) -> str:
+        return "; ".join(
+            f"{_who(policy)} {_from_to(values[policy, method, metric], words)}"
+            for policy in policies
+        )
+
+    table, asked = years.manifest, years.manifest["scenario"].get("availability", {})
+    down = each("markov", "downtime_s_per_year", lasting)
+    simulated = each("monte carlo", "downtime_s_per_year", lasting)
+    losses = each("markov", "guest_losses_per_year", lambda value: f"{value:.3g}")
+    said = [
+        f"Down in a year: {down}.",
+        f"How often a year the guest's state is lost: {losses}.",
+        f"What the downtime begins with most: {'; '.join(_worst(years.causes))}.",
+        f"With the scenario's distributions instead of exponential times, down: {simulated}.",
+    ]
+    if len(years.takeovers):
+        runs = int(years.takeovers["run"].nunique())
+        of = f" of {asked['fault_runs']}" if table.get("interrupted") else ""
+        said.append(f"Takeovers are those of {runs}{of} simulated runs of each fault.")
+    if table.get("interrupted"):
+        said.insert(1, "It was interrupted: this is of what was finished until then.")
+    return said
+
+
+def _worst(causes: pd.DataFrame) -> Iterator[str]:
+    """The cause with the largest share, of each policy."""
+    for policy, rows in causes.groupby("policy", sort=False):
+        row = rows.iloc[int(rows["share"].to_numpy().argmax())]
+        yield f"{_who(str(policy))}, {row['cause']} ({percent(float(row['share']), 0)})"
+
+
+def _from_to(row: Mapping[Any, Any], words: Callable[[float], str]) -> str:
+    value, low, high = (float(row[name]) for name in ("value", "low", "high"))
+    if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-300):
+        return words(value)
+    return f"{words(value)} ({between(low, high, words)})"
+
+
+def of_captures(captures: Captures) -> list[str]:
+    """What would have become of the guest's frames, how often it would be checkpointed, and why."""
+    value = captures.summary.set_index("metric")["value"].astype(float).to_dict()
+    reasons = captures.checkpoints["why"].value_counts()
+    frames, count = value["frames"], value["checkpoints"]
+    alone = value["frames_at_once"] + value["frames_after_waiting"]
+    part = f" ({percent(alone / frames)})" if frames else ""
+    said = [
+        f"Of {frames:,.0f} frames of the guest {alone:,.0f}{part} would have left without a "
+        f"checkpoint, {value['frames_at_once']:,.0f} of them at once."
+    ]
+    over_s = value["duration_s"]
+    if count:
+        why = listed([f"{n:,} by {name}" for name, n in reasons.items()])
+        every = f", one each {lasting(over_s / count)}" if count > 1 else ""
+        said.append(f"{count:,.0f} checkpoints in {lasting(over_s)}{every}: {why}.")
+    else:
+        said.append(f"No checkpoint in {lasting(over_s)}: the guests did not differ.")
+    if not math.isnan(value["hold_p50_ms"]):
+        median, p99, longest = (number(value[f"hold_{x}_ms"]) for x in ("p50", "p99", "max"))
+        said.append(
+            f"Frames were held {median} ms (median), 99 % at most {p99} ms, the longest "
+            f"{longest} ms."
+        )
+    return said
 
 
 def _cell(row: pd.Series) -> str:

@@ -87,7 +87,12 @@ def _offset(context: click.Context, parameter: click.Parameter, text: str | None
 @click.option("--quick", is_flag=True, help="Fewer and shorter runs.")
 @click.option("--seed", metavar="N", type=click.IntRange(0, 2**63 - 1), help="Of all chance.")
 @click.option("--replications", metavar="N", type=click.IntRange(2), help="Of each candidate.")
-@click.option("--out", metavar="DIR", help="To write; new, empty, or an older one.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(file_okay=False),
+    help="To write; new, empty, or an older one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--jobs", metavar="N", type=click.IntRange(1), help="Processes; default all cores.")
 def size(sources: tuple[str, ...], as_json: bool, **options: Any) -> int:
@@ -101,26 +106,32 @@ def size(sources: tuple[str, ...], as_json: bool, **options: Any) -> int:
 
     from colosim.sizing import SizingError, report
     from colosim.sizing import size as run
+    from colosim.store import Unwritten
 
     given = {key: value for key, value in options.items() if value is not None}
     if not sources and not given["dirty_rate"] and not {"dirty_csv", "qmp"} & given.keys():
         raise SizingError(
             "nothing to size from; give a scenario, runs, logs or captures, or a dirty rate"
         )
-    found = run(*sources, say=_say, **given)
+    status, out = 0, options["out"]
+    written = f"written to {out}" if out else "nothing was written; --out DIR keeps the tables"
+    try:
+        found = run(*sources, say=_say, **given)
+    except Unwritten as ended:
+        status, found, out, written = 2, ended.result, None, "nothing was written"
+        _say(str(ended))
     if as_json:
-        body = {"colosim": __version__, **found.to_mapping(), "out": options["out"]}
+        body = {"colosim": __version__, **found.to_mapping(), "out": out}
         click.echo(json.dumps(body, allow_nan=False))
-        return 0
+        return status
     import sys
 
     from rich.console import Console
 
     report.show(found, Console(width=None if sys.stdout.isatty() else report.WIDTH))
     click.echo(f"\nfingerprint {found.fingerprint}")
-    out = options["out"]
-    click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the tables")
-    return 0
+    click.echo(written)
+    return status
 
 
 def _say(line: str) -> None:

@@ -76,7 +76,7 @@ def size(
     compare: options of `colosim.compare_pcap`.
 
     Raises SizingError, ScenarioError, CalibrationError, CaptureError, LiveError or StoreError, a
-    line each.
+    line each; `store.Unwritten`, with the sizing, if only ``out`` is missing.
     """
     effort = QUICK if quick else Effort()
     if replications is not None:
@@ -96,6 +96,7 @@ def size(
         **_of_captures(compare),
     )
     place = Path(mkdtemp(prefix="colosim-"))
+    found: Sizing | None = None
     try:
         with nullcontext() if out is None else store.new_directory(out) as directory:
             basis = basis_of(given, place, say)
@@ -108,10 +109,15 @@ def size(
                 from colosim.sizing import report
 
                 report.write(found, directory)
-    except BaseException:
-        rmtree(place, ignore_errors=True)
-        raise
-    finalize(found, rmtree, place, True)  # its scenario's curve is there
+    except store.StoreError as ended:
+        if found is None:
+            raise
+        raise store.Unwritten(f"{ended}; all was simulated", found) from None
+    finally:
+        if found is None:
+            rmtree(place, ignore_errors=True)
+        else:
+            finalize(found, rmtree, place, True)  # its scenario's curve is there
     return found
 
 

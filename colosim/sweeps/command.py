@@ -29,6 +29,10 @@ def show(plan: Plan, outcome: Outcome, say: Callable[[str], None]) -> int:
     if outcome.interrupted:
         say("interrupted; the finished points are kept, and the same command goes on with them")
         return 130
+    if outcome.unwritten:
+        kept = "the finished points are kept, and the same command goes on with them"
+        say(f"{outcome.unwritten}; {kept}")
+        return 2
     if plan.rule is not None:
         click.echo(
             f"{outcome.runs} replications run now; {outcome.wide} points have an interval wider "

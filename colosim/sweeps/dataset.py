@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -122,7 +123,7 @@ class Dataset:
     def write(self, piece: Piece, part: bytes) -> None:
         """Add a part; StoreError if that cannot be."""
         fresh = self._out / f".{piece.file}.{os.getpid()}"
-        with store.explained(self._out):
+        with store.explained(self._out), _gone_if_failed(fresh):
             fresh.write_bytes(part)
             fresh.replace(self._out / piece.file)
         self._there.add(piece.file)
@@ -138,14 +139,25 @@ class Dataset:
         if not self._there:
             return
         fresh = self._out / f".part-{SUMMARY}"
-        with store.explained(self._out), fresh.open("w", newline="", encoding="utf-8") as file:
-            writer = None
-            for rows in summaries(self._out):
-                if writer is None:
-                    writer = csv.DictWriter(file, list(rows[0]))
-                    writer.writeheader()
-                writer.writerows(rows)
-        fresh.replace(self._out / SUMMARY)
+        with store.explained(self._out / SUMMARY), _gone_if_failed(fresh):
+            with fresh.open("w", newline="", encoding="utf-8") as file:
+                writer = None
+                for rows in summaries(self._out):
+                    if writer is None:
+                        writer = csv.DictWriter(file, list(rows[0]))
+                        writer.writeheader()
+                    writer.writerows(rows)
+            fresh.replace(self._out / SUMMARY)
+
+
+@contextmanager
+def _gone_if_failed(fresh: Path) -> Iterator[None]:
+    """Half a file only takes room on a disk that is full."""
+    try:
+        yield
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def _footer(path: Path) -> Mapping[str, Any] | None:

@@ -35,6 +35,7 @@ class Outcome:
     ``reused``: points that were all there; ``finished``: others that are now.
     ``runs``: replications that were run now.  ``violations``: broken invariants among them.
     ``wide``: of an adaptive sweep, points with an interval that is wider than wanted.
+    ``unwritten``: why it ended before its time, if ``out`` could not be written any more.
     """
 
     out: Path
@@ -46,11 +47,13 @@ class Outcome:
     wide: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    unwritten: str = ""
 
     def _repr_html_(self) -> str:
         """How far it came, what failed and why, and where the dataset is."""
         there = self.reused + self.finished
         state = "interrupted, " if self.interrupted else ""
+        state += f"{self.unwritten}, " if self.unwritten else ""
         told = [f"{state}{there} of {self.points} points are there"]
         told += [f"{len(self.failures)} failed"] if self.failures else []
         told += [f"{self.violations} broken invariants"] if self.violations else []
@@ -75,9 +78,10 @@ def run(
     """Run the points that ``out`` does not hold yet; a point that fails does not end the sweep.
 
     scheduler: "processes" (``jobs`` of them), "tcp://HOST:PORT" of a Dask scheduler, "ray" or
-    "ray://HOST:PORT".  Ctrl-C ends it with ``interrupted`` set.  Raises `SweepError` or StoreError
-    if ``out`` cannot be written, is in use, or holds another sweep, or one of other code or input
-    files; and if the scheduler cannot be used, or was lost.
+    "ray://HOST:PORT".  Ctrl-C ends it with ``interrupted`` set, a full disk with ``unwritten``;
+    what was finished is there.  Raises `SweepError` or StoreError if ``out`` cannot be made, is in
+    use, or holds another sweep, or one of other code or input files; and if the scheduler cannot be
+    used, or was lost.
     """
     schedulers.check(scheduler, jobs)
     out = Path(out)
@@ -90,7 +94,12 @@ def run(
                 runner.run()
         except KeyboardInterrupt:
             outcome.interrupted = True
-        dataset.write_summary()
+        except store.StoreError as error:
+            outcome.unwritten = str(error)
+        try:
+            dataset.write_summary()
+        except store.StoreError as error:
+            outcome.unwritten = outcome.unwritten or str(error)
     return outcome
 
 
@@ -120,6 +129,8 @@ def sweep(
             warnings.warn(f"point {point} failed: {failure}", RuntimeWarning, stacklevel=2)
         if outcome.interrupted:
             raise KeyboardInterrupt
+        if outcome.unwritten:
+            raise store.StoreError(outcome.unwritten)
         if len(outcome.failures) == outcome.points:
             raise SweepError("every point failed; the warnings say why")
         return read(outcome.out)
@@ -187,7 +198,7 @@ class _Runner:
                     self._keep(done)
                     missing.discard(done.piece.point)
                     report(count, len(todo))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, store.StoreError):
             self.outcome.finished = len(todo) - len(missing) - len(self.outcome.failures)
             self.outcome.reused = self.outcome.points - len(todo)
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent import futures
@@ -172,7 +173,8 @@ class _Processes:
             self._executor.shutdown(wait=True, kill_workers=True)
         # not loky's reusable one, which is joblib's own
         self._executor = loky.ProcessPoolExecutor(self.workers, initializer=parallel.prepare_worker)
-        return self._executor.submit(function, *arguments)
+        with parallel.no_ctrl_c():  # the first task starts the workers
+            return self._executor.submit(function, *arguments)
 
     def wait(self, handles: Collection[Any]) -> Iterable[Any]:
         if done := [handle for handle in handles if isinstance(handle, _Here)]:
@@ -189,7 +191,19 @@ class _Processes:
 
     def close(self, at_once: bool) -> None:
         if self._executor is not None:
-            self._executor.shutdown(wait=True, kill_workers=at_once)
+            with _unheard():
+                self._executor.shutdown(wait=True, kill_workers=at_once)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Loky ends a thread with a KeyError where it kills workers while tasks wait."""
+    before = threading.excepthook
+    threading.excepthook = lambda told: None
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 # --------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ def test_a_live_run_is_kept_and_replays(tmp_path):
     assert done.returncode == 0, done.stderr
     body = json.loads(done.stdout)
     assert body["violations"] == []
+    assert "; the secondary took over " in body["happened"]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["world"] == "live"
     assert manifest["accelerator"] in ("tcg", "kvm")

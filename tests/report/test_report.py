@@ -18,7 +18,8 @@ from colosim.reporting import verdicts as v
 from colosim.reporting.page import inline
 from colosim.reporting.reading import read
 from colosim.scenario import Scenario
-from colosim.wording import number, percent
+from colosim.wording import lasting, number, percent
+from tests.captures import Pair, udp
 from tests.report.conftest import SMALL, quiet
 
 
@@ -206,7 +207,15 @@ def test_what_holds_no_result_is_one_line_and_status_2(results, tmp_path, capsys
     (broken / "manifest.json").write_text("{")
     assert "manifest.json: cannot be read" in refused(capsys, "report", broken)
     (broken / "manifest.json").write_text(json.dumps({"kind": "years"}))
-    assert "is of kind years; give a run" in refused(capsys, "report", broken)
+    said = refused(capsys, "report", broken)
+    assert "is of kind years; a report is of what simulate, compare, live, sweep, explore, " in said
+    (broken / "manifest.json").write_text(json.dumps({"kind": "sizing"}))
+    assert "colosim size wrote it, and its report is sizing.txt" in refused(
+        capsys, "report", broken
+    )
+    (broken / "manifest.json").write_text(json.dumps({"kind": "log"}))
+    assert "colosim import-qemu-log wrote it" in refused(capsys, "report", broken)
+    assert "is no directory" in refused(capsys, "report", broken / "manifest.json")
     target = tmp_path / "no" / "such.html"
     assert "cannot be written" in refused(
         capsys, "report", results / "whole" / "colo", "--out", target
@@ -218,3 +227,66 @@ def test_an_exploration_says_what_was_broken(tmp_path):
     colosim.explore("swarm", designs="colo/upstream/*", runs=3, out=place, jobs=1, progress=quiet)
     text = report(place, tmp_path / "report.html").read_text("utf-8")
     assert "None of 3 points broke a promise of its design" in text
+
+
+@pytest.fixture(scope="module")
+def years(tmp_path_factory):
+    place = tmp_path_factory.mktemp("years") / "years"
+    scenario = Scenario.from_mapping({**SMALL, "availability": {"fault_runs": 1}})
+    colosim.availability(scenario, ["none", "colo"], cycles=500, out=place, jobs=1, progress=quiet)
+    return place
+
+
+@pytest.fixture(scope="module")
+def captures(tmp_path_factory):
+    place = tmp_path_factory.mktemp("captures")
+    pair = Pair()
+    for i in range(40):
+        pair.ours(100 * i, udp(b"number %d" % i))
+        theirs = b"numbeR %d" if i in (5, 6, 30) else b"number %d"
+        pair.theirs(100 * i + 3, udp(theirs % i))
+    pair.write(place)
+    colosim.compare_pcap(place / "p.pcap", place / "s.pcap", out=place / "found", progress=quiet)
+    return place / "found"
+
+
+def test_a_year_is_reported_with_its_figures_and_causes(years, tmp_path):
+    found: Any = read(years)
+    down, *rest = v.of_years(found)
+    rows = found.summary.set_index(["policy", "method", "metric"])["value"]
+    for policy, who in (("none", "the unprotected guest"), ("colo", "colo")):
+        value = float(rows[policy, "markov", "downtime_s_per_year"])
+        assert f"{who} {lasting(value)}" in down
+    assert any("those of 1 simulated runs of each fault" in each for each in rest)
+    text = report(years, tmp_path / "years.html").read_text("utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert page.alts
+    assert store.read_manifest(years)["fingerprint"] in text
+    assert "colosim availability scenario.toml --policies none,colo --seed 1 --cycles 500" in text
+    assert "unprotected host crash" in text
+
+
+def test_captures_are_reported_with_what_differed(captures, tmp_path):
+    found: Any = read(captures)
+    first, checkpoints, held = v.of_captures(found)
+    assert first.startswith("Of 40 frames of the guest 37 (92.5 %) would have left without a check")
+    assert re.match(r"3 checkpoints in 3\.90 s, one each 1\.30 s: 3 by \w+\.", checkpoints)
+    assert "(median)" in held
+    text = report(captures, tmp_path / "captures.html").read_text("utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert page.alts
+    assert "p.pcap and s.pcap" in text
+    assert text.count("52:54") >= 3  # the guest, in notes, provenance and command
+    (captures / "verdicts.csv").unlink()
+    with pytest.raises(store.StoreError, match=r"has no verdicts\.csv; it is not whole"):
+        read(captures)
+
+
+@pytest.mark.parametrize(
+    ("time_s", "text"),
+    [(0.0123, "12.3 ms"), (5, "5.00 s"), (180, "3.00 min"), (9000, "2.50 h"), (259_200, "3.00 d")],
+)
+def test_a_time_has_the_unit_that_suits_it(time_s, text):
+    assert lasting(time_s) == text

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import colosim
-from colosim import store, sweeps
+from colosim import cli, store, sweeps
 from colosim.scenario import Scenario, ScenarioError
 from tests.small import SCENARIO, write
 
@@ -42,6 +42,35 @@ def run(file, out, jobs=1, **more):
 
 def parts(out):
     return {path.name: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
+
+
+def test_a_full_disk_ends_it_and_keeps_what_was_finished(file, tmp_path, monkeypatch, capsys):
+    write_bytes, written = Path.write_bytes, list[Path]()
+
+    def fill_up(path, data):
+        if len(written) == 2:
+            write_bytes(path, data[:100])
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        return write_bytes(path, data)
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", str(file), "--out", str(out), "--jobs", "1"])
+    shown, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert err.splitlines() == [
+        f"colosim: {out}: cannot be written: No space left on device; "
+        "the finished points are kept, and the same command goes on with them"
+    ]
+    assert f"6 points in {out}: 2 run now, 0 before, 0 failed" in shown
+    assert not list(out.glob(".*"))
+    with pytest.raises(store.StoreError, match="No space left"):
+        sweeps.sweep(file, out, jobs=1)
+    monkeypatch.undo()
+    outcome = run(file, out)
+    assert (outcome.finished, outcome.reused, outcome.unwritten) == (4, 2, "")
 
 
 # -- the grid ------------------------------------------------------------------------------------
