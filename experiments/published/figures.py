@@ -36,7 +36,7 @@ def overview(ratios: Mapping[str, Sequence[float]]) -> Chart:
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     texts = [f"{source} ({len(of)})" for source, of in shown.items()]
     axes.set_yticks(range(len(shown)), texts)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(shown)) - 0.5, -0.5)
     axes.set_title("Predicted numbers, not fitted to; orange: median of the source")
     return chart
 
