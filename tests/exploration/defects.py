@@ -7,7 +7,8 @@ do not, so whoever looks for one runs points here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -139,14 +140,10 @@ def accepts_a_witness_of_an_old_run():
 
 
 def commits_when_received_though_loaded_is_asked():
-    original = checkpoint.primary_machine
-
-    def machine(dialect, transfer, quirks, commit=None):
-        return original(dialect, transfer, quirks, Message.RECEIVED)
-
-    stack = ExitStack()
-    stack.enter_context(patch.object(node, "primary_machine", machine))
-    return stack
+    original = node.machine_of
+    return patch.object(
+        node, "machine_of", lambda config: original(replace(config, commit=Message.RECEIVED))
+    )
 
 
 def takes_over_half_loaded():
