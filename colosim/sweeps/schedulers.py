@@ -199,7 +199,12 @@ class _Processes:
 def _unheard() -> Iterator[None]:
     """Loky ends a thread with a KeyError where it kills workers while tasks wait."""
     before = threading.excepthook
-    threading.excepthook = lambda told: None
+
+    def heard(told: threading.ExceptHookArgs) -> None:
+        if told.exc_type is not KeyError:
+            before(told)
+
+    threading.excepthook = heard
     try:
         yield
     finally:

@@ -140,24 +140,21 @@ class Lane:
 
     def _works(self, first: int, end: int, left_ns: int | None) -> Times | int:
         """The work of rows, of the first one what is left; one number if all are alike."""
-        known = min(end, self.inherited)
-        if not isinstance(self._work, str):
-            each = self._work()
-            if left_ns is None:
-                return each
-            work = np.full(end - first, each, np.int64)
-        elif known >= end:
-            work = self._inherited(first, end)
-            if left_ns is None:
-                return work
-            work = work.copy()
-        else:
-            work = self._log.view(self._work, first, end)
-            if left_ns is None and known <= first:
-                return work
-            work = work.copy()
-        if first < known < end:
-            work[: known - first] = self._inherited(first, known)
-        if left_ns is not None:
-            work[0] = left_ns
+        work = self._whole_works(first, end)
+        if left_ns is None:
+            return work
+        work = np.full(end - first, work, np.int64) if isinstance(work, int) else work.copy()
+        work[0] = left_ns
         return work
+
+    def _whole_works(self, first: int, end: int) -> Times | int:
+        """The same as if none was begun.  Rows that came with a state have the primary's work."""
+        if not isinstance(self._work, str):
+            return self._work()
+        known = min(end, self.inherited)
+        if known <= first:
+            return self._log.view(self._work, first, end)
+        inherited = self._inherited(first, known)
+        if known == end:
+            return inherited
+        return np.concatenate((inherited, self._log.view(self._work, known, end)))

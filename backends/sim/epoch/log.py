@@ -77,11 +77,9 @@ class Log:
         expected = int(workload.rate_per_s * duration_ns / NS_PER_S * 1.01) + _FIRST_ROWS
         self._kept = {name: np.empty(min(expected, 1 << 24), np.int64) for name in KEPT}
         self._least_rows = min(expected, 3 * _LARGEST_ROWS)  # of the window, so it rarely grows
-        columns = [name for name in WINDOW if self._has(name)]
-        self._has_second = mirrored and "secondary_work" in columns
+        late = () if mirrored else ("secondary_work",)
+        columns = [name for name in WINDOW if self._has(name) and name not in late]
         self._window = {name: np.empty(0, np.int64) for name in columns}
-        if not self._has_second:
-            self._window.pop("secondary_work", None)
         # memory that is touched for the first time is slow
         most = max(_LARGEST_ROWS, self.connections)
         self._row_buffer = np.empty(most)
@@ -112,11 +110,11 @@ class Log:
         if name in self._kept:
             return self._kept[name][first:end]
         if name not in self._window:
-            name = self._stands_for(name)
+            name = self._column_for(name)
         return self._window[name][first - self._base : end - self._base]
 
-    def _stands_for(self, name: str) -> str:
-        """The column that has what is not in one of its own (yet)."""
+    def _column_for(self, name: str) -> str:
+        """Where that is which has no column: in the primary's if it is equal, else one is made."""
         if not self._has(name):
             return "primary_work"
         self._make_second()
@@ -238,7 +236,7 @@ class Log:
             work = self._by_client("service", self._streams.exponential, rounds)
             work *= workload.service_time_ns
             self._put(_whole(work), "primary_work", first)
-        if self._has_second:
+        if "secondary_work" in self._window:
             self._put(self._second_work(rounds, work), "secondary_work", first)
 
     def _second_work(self, rounds: int, work: Reals | int) -> Reals:
@@ -260,7 +258,7 @@ class Log:
 
     def _make_second(self) -> None:
         """The secondary's work of all rows that there are; those before the window only draw."""
-        self._has_second, each = True, self.connections
+        each = self.connections
         self._window["secondary_work"] = np.empty_like(self._window["primary_work"])
         most = self._draw_buffers.shape[2]
         for round_ in range(0, self.size // each, most):

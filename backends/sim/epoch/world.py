@@ -95,13 +95,13 @@ class EpochWorld(SimWorld):
         vm: int = 0,
     ) -> None:
         assert shared is None  # so says the scenario
+        self._compares = POLICIES[policy].output is t.Output.WITNESS
         self._log = self._log_of(scenario, policy, streams)
         self.is_planned = True
         self.plans_wait = False
         self._owes_plan = False  # there was nothing to plan, and that may be over
         self._is_called = False  # a call to plan is under way
         self._stuck: set[int] = set()  # connections that differ, until the cut
-        self._compares = POLICIES[policy].output is t.Output.WITNESS
         self._is_comparing = self._compares  # both guests run on the same state
         self._met = 0  # rows before it have their moment in "met"
         self._drift: int | None = None  # the row from which on the state of the guests differs
@@ -147,8 +147,17 @@ class EpochWorld(SimWorld):
             )
         assert isinstance(workload, OpenService)  # so says the scenario
         change, end_ns = scenario.schedule().load(), scenario.duration_ns
-        mirrored = POLICIES[policy].output is t.Output.WITNESS
-        return Log(workload, end_ns, streams, jitter, probability, paired, speed, change, mirrored)
+        return Log(
+            workload,
+            end_ns,
+            streams,
+            jitter,
+            probability,
+            paired,
+            speed,
+            change,
+            mirrored=self._compares,
+        )
 
     def _network(self, delay_ns: int, jitter: Jitter) -> Network:
         return EpochNetwork(self.clock, delay_ns, self._log, self._scenario.duration_ns)
