@@ -170,13 +170,14 @@ def test_connections_stay_through_a_new_pair_and_a_second_kill(tmp_path, client)
     outcome = ran(
         tmp_path,
         "colo",
-        duration="18 s",
+        duration="24 s",
         client={"kind": client, "size": "1 KiB" if client == "echo" else "1 MiB"},
-        fault=[{**KILL, "scope": "host", "at": f"{at} s"} for at in (3, 9)],
+        # a loaded machine takes seconds to start a host and to synchronise with one at work
+        fault=[{**KILL, "scope": "host", "at": f"{at} s"} for at in (3, 15)],
         manager={**SCENARIO["manager"], "reprotect": True, "reprotect_delay": "500 ms"},
         **COLO,
     )
-    check_served(outcome, 16)
+    check_served(outcome, 22)
     alone = [line.node for line in outcome.lines if isinstance(line.body, t.Alone)]
     assert alone == ["secondary", "secondary.2"]
     # the second pair compares as the first did: what clients have open matches
