@@ -2,17 +2,20 @@
 
 Results go to stdout, all else to stderr.  Exit status: 0 done, 1 a replay differs, a point of a
 sweep failed or an exploration found a violation, 2 something given cannot be used, 70 a defect of
-colosim, 130 Ctrl-C.
+colosim, 130 Ctrl-C, 143 SIGTERM, which ends a command as Ctrl-C does.
 Whatever takes time to import is imported by the command that needs it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 import click
@@ -1091,24 +1094,49 @@ def _show_replay(each: Replay) -> int:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit; every error is a line on stderr for each problem."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    with _sigterm_as_ctrl_c() as came:
+        status = _status(given)
+    sys.exit(143 if came and status == 130 else status)
+
+
+def _status(given: list[str]) -> int:
     try:
-        status = cli.main(given, "colosim", standalone_mode=False, color=_colour()) or 0
+        return cli.main(given, "colosim", standalone_mode=False, color=_colour()) or 0
     except (click.Abort, KeyboardInterrupt):
-        status = _fail("interrupted", 130)
+        return _fail("interrupted", 130)
     except click.ClickException as error:
-        status = _fail(error.format_message(), 2)
+        return _fail(error.format_message(), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
-        status = 1
+        return 1
     except Exception as error:
         if _is_expected(error):
-            status = _fail(_words(error), 2)
-        elif "--debug" in given:
+            return _fail(_words(error), 2)
+        if "--debug" in given:
             raise
-        else:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            status = _fail(f"defect: {what} (colosim --debug ... shows where)", 70)
-    sys.exit(status)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(f"defect: {what} (colosim --debug ... shows where)", 70)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[list[int]]:
+    """Within, SIGTERM is heard as Ctrl-C: batch systems and time limits send it.  Filled then."""
+    came: list[int] = []
+
+    def hear(number: int, _: object) -> None:
+        came.append(number)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.raise_signal(signal.SIGINT)
+
+    if current_thread() is not main_thread():
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, hear)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_expected(error: Exception) -> bool:

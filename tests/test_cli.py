@@ -389,9 +389,24 @@ def test_the_sweep_in_help_is_a_sweep(here):
 # -- signals and pipes ---------------------------------------------------------------------------
 
 
+def end_as_a_terminal(process):
+    """Ctrl-C goes to every process of the group."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def end_as_a_batch_system(process):
+    process.terminate()
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_keeps_finished_replications(tmp_path, jobs):
-    """As from a terminal: the signal goes to every process of the group."""
+@pytest.mark.parametrize(
+    ("end", "before", "status"),
+    [
+        (end_as_a_terminal, signal.SIG_DFL, 130),
+        (end_as_a_batch_system, signal.SIG_IGN, 143),  # and in the background of a script
+    ],
+)
+def test_ctrl_c_and_sigterm_keep_finished_replications(tmp_path, jobs, end, before, status):
     file, out = write(tmp_path / "slow.toml", SLOW), tmp_path / "run"
     arguments = command("simulate", file, "--out", out, "--jobs", jobs, "--trace", "all")
     process = subprocess.Popen(
@@ -401,7 +416,7 @@ def test_ctrl_c_keeps_finished_replications(tmp_path, jobs):
         text=True,
         start_new_session=True,
         # a test run in the background of a script ignores SIGINT, and its children would too
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        preexec_fn=lambda: signal.signal(signal.SIGINT, before),  # noqa: PLW1509
     )
     try:
         deadline_s = time.monotonic() + 120
@@ -409,12 +424,12 @@ def test_ctrl_c_keeps_finished_replications(tmp_path, jobs):
             assert process.poll() is None
             assert time.monotonic() < deadline_s
             time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
+        end(process)
         printed, err = process.communicate(timeout=60)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130
+    assert process.returncode == status
     manifest = json.loads((out / "manifest.json").read_text())
     finished = len(manifest["finished"])
     assert 0 < finished < 1000
