@@ -68,7 +68,7 @@ def node_facts(view: View, node: NodeView, now_ns: int) -> NodeFacts:
     oldest_ns = node.holding.oldest_ns()
     held = f"{node.holding.count:,}"
     if oldest_ns is not None and not node.gone:
-        held += f", the oldest for {ms(node.now_ns - oldest_ns)}"
+        held += f", oldest for {ms(node.now_ns - oldest_ns)}"
     is_primary = node.role is Role.PRIMARY
     return NodeFacts(
         id=node.id,
@@ -147,13 +147,9 @@ def totals(view: View) -> list[tuple[str, str]]:
             mean_ns = sums.held_ns / sum(sums.released.values())
             rows.append(("held for", f"mean {ms(mean_ns)}, longest {ms(sums.longest_hold_ns)}"))
     if sums.mismatches or sums.stale:
-        rows.append(
-            (
-                "differences",
-                f"{sums.mismatches:,}, one guest alone {sums.stale:,}; last: "
-                f"{shortened(view.last_difference)}",
-            )
-        )
+        alone = f", said by one guest alone {sums.stale:,}" if sums.stale else ""
+        last = shortened(view.last_difference)
+        rows.append(("differences", f"{sums.mismatches:,}{alone}; last: {last}"))
     if sums.takeovers:
         rows.append(("takeovers", f"{sums.takeovers:,}"))
     return rows

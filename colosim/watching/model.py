@@ -519,6 +519,8 @@ class View:
         self._note(moment.at_ns, node.id, "fences the other side", Tone.PLAIN)
 
     def _promote(self, node: NodeView, body: t.Promote, moment: Moment) -> None:
+        if not self._serves(node):
+            self.totals.made += node.holding.count  # from now on it is a survivor's
         self.serving = node.id
         self.totals.takeovers += node.role is t.Role.SECONDARY
         self._note(moment.at_ns, node.id, "promoted: clients talk to its guest", Tone.GOOD)

@@ -11,10 +11,15 @@ from colosim.watching.model import Note, Service, Tone, View
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
+    from rich.table import Table
     from rich.text import Text
 
 SHOWN_NOTES = 7
+_LEAST_NOTES = 4  # on a low screen
+_BEATS_FROM = 110  # columns of the screen: below it is said when the peer was heard, which is more
 PLAIN_EVERY_NS = NS_PER_S
+_STRIP_LINES = 5
+_GAPS = 4
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 #: a sign beside the colour, for those who do not tell colours apart
 _STYLES = {Tone.PLAIN: "", Tone.GOOD: "green", Tone.WARN: "yellow", Tone.BAD: "bold red"}
@@ -32,36 +37,69 @@ _SAID = ("checkpoints", "pause", "dirty pages", "differences")
 Show = Callable[[View, int], None]
 
 
-def drawn(view: View, now_ns: int, width: int) -> Group:
-    """The whole screen."""
+def drawn(view: View, now_ns: int, width: int, height: int | None = None) -> Group:
+    """The whole screen; height: lines that there are, None for as many as it takes.
+
+    Where it is low the gaps go first, then the older notes, then the last of the sums.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    is_low = height is not None
     what, when, words, tone = headline(view, now_ns)
     top = Table.grid(expand=True)
-    top.add_column()
-    top.add_column(justify="right")
+    top.add_column(no_wrap=is_low, overflow="ellipsis")
+    top.add_column(justify="right", no_wrap=is_low)
     top.add_row(
         Text(f"{what}   {when}", style="bold"), Text(f"{SIGNS[tone]} {words}", _STYLES[tone])
     )
-    nodes = Table(expand=True, box=None, pad_edge=False)
-    for label in ("node", "guest", "step", "peer heard", "heartbeats", "holds output"):
-        nodes.add_column(label, header_style="dim", overflow="fold")
+    nodes = _nodes(view, now_ns, width, is_low)
+    sums, notes = totals(view), list(view.notes)[-SHOWN_NOTES:]
+    always = 1 + (1 + len(view.shown)) + _STRIP_LINES
+    gaps = [""]
+    if height is not None:
+        room = max(_LEAST_NOTES, height - always)
+        if len(sums) + len(notes) + _GAPS > room:
+            gaps = []
+        notes = notes[-max(_LEAST_NOTES, room - len(sums)) :]
+        sums = sums[: room - len(notes)]
+    longest = max((len(label) for label, _ in sums), default=0)
+    below = Table.grid(padding=(0, 2, 0, 0))
+    below.add_column(style="dim", width=longest)
+    below.add_column(
+        no_wrap=is_low,
+        overflow="ellipsis" if is_low else "fold",
+        max_width=max(1, width - longest - 2),
+    )
+    for label, value in sums:
+        below.add_row(label, Text(value))
+    parts = (top, nodes, _strip(view, now_ns, width), below)
+    spaced = [each for part in parts for each in (part, *gaps)]
+    return Group(*spaced, *(_noted(view, note) for note in notes))
+
+
+def _nodes(view: View, now_ns: int, width: int, is_low: bool) -> Table:
+    """A line for each node, if it is low; what is no longer than its column is whole."""
+    from rich.table import Table
+    from rich.text import Text
+
+    labels = ["node", "guest", "step", "peer heard", "heartbeats", "holds output"]
+    nodes = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    shown = [label for label in labels if label != "heartbeats" or width >= _BEATS_FROM]
+    for label in shown:
+        nodes.add_column(
+            label, header_style="dim", no_wrap=is_low, overflow="ellipsis" if is_low else "fold"
+        )
     for node in view.shown:
         facts = node_facts(view, node, now_ns)
-        nodes.add_row(
+        cells = (
             facts.id,
             Text(f"{SIGNS[facts.tone]} {facts.state}", _STYLES[facts.tone]),
             *(facts.step, facts.heard, facts.beats, facts.holds),
         )
-    sums = Table(box=None, pad_edge=False, show_header=False)
-    sums.add_column(style="dim")
-    sums.add_column(overflow="fold")
-    for label, value in totals(view):
-        sums.add_row(label, Text(value))
-    notes = [_noted(view, note) for note in list(view.notes)[-SHOWN_NOTES:]]
-    return Group(top, "", nodes, "", _strip(view, now_ns, width), "", sums, "", *notes)
+        nodes.add_row(*(c for c, label in zip(cells, labels, strict=True) if label in shown))
+    return nodes
 
 
 def _strip(view: View, now_ns: int, width: int) -> Group:
@@ -114,11 +152,15 @@ def _noted(view: View, note: Note) -> Text:
 
 @contextmanager
 def screen(console: Console) -> Iterator[Show]:
-    """Draws again and again where it is; the last picture stays."""
+    """Draws again and again where it is, no higher than that; the last picture stays, whole."""
     from rich.live import Live
 
+    def show(view: View, now_ns: int) -> None:
+        height = None if view.is_over else console.height
+        live.update(drawn(view, now_ns, console.width, height), refresh=True)
+
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        yield lambda view, now_ns: live.update(drawn(view, now_ns, console.width), refresh=True)
+        yield show
 
 
 @contextmanager

@@ -64,6 +64,32 @@ def test_a_screen_of_any_width_at_any_time(run, width, at_s):
         assert "✖ failing over" in text
 
 
+@pytest.mark.parametrize("at_s", [0.1, 1.34, 4.3, 11])
+def test_a_low_screen_shows_what_is_rare_first(run, at_s):
+    """In 80 times 24 no line is cut off below, and nothing of a failover."""
+    from rich.console import Console
+
+    at = player(run, at_s)
+    console = Console(file=io.StringIO(), width=80, color_system=None, force_terminal=True)
+    for height in (24, 20, 14):
+        with console.capture() as caught:
+            console.print(drawn(at.view, at.now_ns, 80, height))
+        lines = caught.get().splitlines()
+        assert len(lines) <= height
+        latest = [note.text for note in list(at.view.notes)[-4:]]
+        assert [text for text in latest if not any(text in line for line in lines)] == []
+        assert any(line.startswith("output held") for line in lines)
+        if height == 24:
+            assert any(line.startswith(("checkpoints  ", "output  ")) for line in lines)
+            assert not any("…" in line for line in lines if "differences" not in line)
+
+
+def test_what_left_was_made(run):
+    """A survivor's output since the last checkpoint, which it kept, is made as well."""
+    sums = colosim.watch(run).view().totals
+    assert sum(sums.released.values()) <= sums.made
+
+
 @pytest.mark.parametrize("at_s", [0.5, 4.05, 9.0])
 def test_a_time_that_is_looked_at_is_that_time(run, at_s):
     """However many moments there are until then."""
