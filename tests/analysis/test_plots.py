@@ -257,6 +257,16 @@ def test_both_sides_shows_a_checkpoint_and_while_what_the_guest_stands():
     assert "send" in [text.get_text() for text in axes.texts]
 
 
+def test_both_sides_leaves_out_a_pair_of_which_nothing_happens_any_more():
+    """Whoever died is not said to run on."""
+    dead = pd.DataFrame(
+        [("gone", 0, "checkpointer", "run", -9e6, np.nan)], columns=list(VISITS.columns)
+    )
+    chart: Any = plots.both_sides(pd.concat([dead, VISITS]))
+    [axes] = chart.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["primary"]
+
+
 def test_the_diagram_has_every_state_with_its_visits_and_every_way_with_its_count(tmp_path):
     chart: Any = plots.state_diagram(VISITS)
     left, right = chart.axes

@@ -120,6 +120,12 @@ def test_the_map_has_cells_texts_and_borders_full_where_both_sides_are_sure():
     assert {line.get_linestyle() for line in lines if line.get_marker() == "None"} == {"-"}
 
 
+def test_a_tie_is_called_one():
+    cells = {(1, 1.0, policy): [1.0, 2.0] for policy in ("colo", "hybrid")}
+    chart: Any = plots.policy_map(table(cells), X, Y)
+    assert [text.get_text() for text in chart.axes[0].texts] == ["tie"]
+
+
 def test_a_third_axis_gives_panels():
     cells = {
         (x, y, p): [x + y, x + y + 1.0]

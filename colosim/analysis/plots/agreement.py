@@ -45,10 +45,11 @@ def agreement(table: pd.DataFrame) -> Chart:
                 label=str(status),
             )
         axes.set_title(_title(metric))
-        axes.set_xlabel("measured")
-        axes.set_ylabel("predicted")
+        axes.set_xlabel("Measured")
+        axes.set_ylabel("Predicted")
     if metrics:
         panels[0].legend()
+        chart.suptitle("On the line: as measured. Bars: where one run falls in 95 % of cases")
     return chart
 
 

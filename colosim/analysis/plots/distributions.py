@@ -136,5 +136,8 @@ def _band(of_replications: list[Any]) -> tuple[Any, Any, Any]:
 
 def _said(axes: Axes, measured: pd.DataFrame) -> None:
     replications = measured.groupby("policy")["replication"].nunique().max()
-    if replications > 1:
-        axes.set_title(f"mean of {replications} replications; band: 95 % interval")
+    axes.set_title(
+        f"mean of {replications} replications; band: 95 % interval"
+        if replications > 1
+        else "one replication, so no interval"
+    )

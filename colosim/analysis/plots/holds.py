@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter
 
 from colosim.analysis.plots.style import COLOURS, Chart, styled
 
@@ -57,7 +56,7 @@ def _holds(axes: Axes, frames: pd.DataFrame) -> None:
         axes.text(0.5, 0.5, "no frame left after waiting", transform=axes.transAxes, ha="center")
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_major_formatter("{x:g}")
     for outcome, (text, colour) in _OUTCOMES.items():
         rows = held[held["outcome"] == outcome]
         if len(rows) > _POINTS_MOST:

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from colosim.analysis.plots.style import Chart, Look, look_of, name_of, styled, ticks_of
 from colosim.analysis.summary import label
 from colosim.analysis.winners import winners
+from colosim.wording import percent
 
 _PANELS_IN_ROW = 3
 _MOST_WRITTEN = 64  # cells of a panel that get a text each
@@ -40,8 +41,8 @@ def policy_map(
 
     A cell has the winner's colour and marker, and says by how much it wins over the runner-up.
     Where the confidence (`colosim.analysis.winners`) is below ``sure`` the cell is pale, its
-    marker hollow, and its text has the confidence.  The border between two winners is a full line
-    where both sides are sure, else dotted.
+    marker hollow, and its text has the confidence, or says that it is a tie.  The border between
+    two winners is a full line where both sides are sure, else dotted.
 
     Raises ValueError for a column, metric or policy that the table does not have.
     """
@@ -154,8 +155,8 @@ def _mark(
     )
     if written:
         margin, confidence = cell["margin"], cell["confidence"]
-        lines = [] if math.isnan(margin) else [f"{margin:.0%}"]
-        if not certain:
+        lines = [] if math.isnan(margin) else ["tie" if margin == 0 else f"{margin:.0%}"]
+        if not certain and margin != 0:
             lines.append("1 run" if math.isnan(confidence) else f"({confidence:.0%})")
         text = "\n".join(lines)
         axes.text(column, row - 0.02, text, ha="center", va="top", fontsize=7, linespacing=1.0)
@@ -182,7 +183,7 @@ def _sample(policy: str, look: Look) -> Any:
 
 def _samples(sure: float, shape: tuple[int, int]) -> list[Any]:
     hollow = Line2D([], [], color="black", marker="o", linestyle="", mfc="white", markersize=5)
-    hollow.set_label(f"hollow: less than {sure:.0%} sure")
+    hollow.set_label(f"hollow: less than {percent(sure, 0)} sure")
     return [
         hollow,
         *(
@@ -190,7 +191,7 @@ def _samples(sure: float, shape: tuple[int, int]) -> list[Any]:
             for text in ("%: better than the next", "(%): how sure, where hollow")
             if _writes(shape)
         ),
-        Line2D([], [], color="black", lw=2.2, label=f"border, {sure:.0%} sure or more"),
+        Line2D([], [], color="black", lw=2.2, label=f"border, {percent(sure, 0)} sure or more"),
         Line2D([], [], color="black", lw=2.2, ls=":", label="border, less sure"),
     ]
 

@@ -41,8 +41,8 @@ def both_sides(
     visits: node, pair, part, state, start_ns, end_ns (NaN: never left), of one clock.  Without
     ``start_s`` and ``length_s`` (seconds) the checkpoint of middling length is shown.
     """
-    rows = _bounded(visits[visits["part"] == "checkpointer"])
-    nodes = sorted(pd.unique(rows["node"]))
+    seen = visits[visits["part"] == "checkpointer"]
+    rows = _bounded(seen)
     if start_s is None or length_s is None:
         chosen = _typical(rows)
         start_s = chosen[0] if start_s is None else start_s
@@ -50,6 +50,8 @@ def both_sides(
     unit, scale = ("ms", 1e6) if length_s < 2 else ("s", 1e9)
     zero_ns = start_s * 1e9 if unit == "ms" else 0.0
     low, high = start_s * 1e9, (start_s + length_s) * 1e9
+    rows = rows[rows["pair"].isin(_present_pairs(seen, low, high))]
+    nodes = sorted(pd.unique(rows["node"]))
     chart = Chart(figsize=(7.2, 1.5 + 0.85 * max(1, len(nodes))))
     axes = chart.subplots()
     kinds: set[str] = set()
@@ -107,6 +109,12 @@ def _bounded(rows: pd.DataFrame) -> pd.DataFrame:
     """States that were never left last as long as anything was seen."""
     last = rows[["start_ns", "end_ns"]].max().max() if len(rows) else 0
     return rows.assign(end_ns=rows["end_ns"].fillna(last))
+
+
+def _present_pairs(seen: pd.DataFrame, low: float, high: float) -> pd.Series[Any]:
+    """Pairs that did anything in a stretch: of others the last state says nothing more."""
+    moved = seen["start_ns"].between(low, high) | seen["end_ns"].between(low, high)
+    return seen.loc[moved if moved.any() else seen.index, "pair"]
 
 
 def _typical(rows: pd.DataFrame) -> tuple[float, float]:
