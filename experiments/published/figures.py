@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from colosim.analysis.plots import COLOURS, Chart, styled
@@ -18,27 +18,58 @@ FITTED_TO = "published, fitted to"
 HELD_OUT = "published, not fitted to"
 
 
+#: as far apart as model and published may be to be called near
+_NEAR = 1.25
+_RATIOS = (0.2, 0.3, 0.5, 0.8, 1, 1.25, 2, 3, 5)
+
+
 @styled
 def overview(ratios: Mapping[str, Sequence[float]]) -> Chart:
-    """Model over published of every predicted number: a line for each source, its median marked."""
+    """Model over published of every predicted number: a line for each source, the best first.
+
+    A bar is the middle half of a source, its mark the median.
+    """
     shown = {source: np.asarray(of, float) for source, of in ratios.items() if len(of)}
-    chart = Chart(figsize=(7.2, 1.1 + 0.42 * max(1, len(shown))))
+    errors = {source: float(np.median(np.abs(of - 1))) for source, of in shown.items()}
+    shown = {source: shown[source] for source in sorted(shown, key=errors.__getitem__)}
+    chart = Chart(figsize=(8.4, 1.3 + 0.42 * max(1, len(shown))))
     axes = chart.subplots()
-    axes.axvspan(0.8, 1.25, color="0.92", lw=0, zorder=0)
-    axes.axvline(1, color="black", lw=0.8)
+    axes.axvspan(1 / _NEAR, _NEAR, color="0.9", lw=0, zorder=0)
+    axes.axvline(1, color="black", lw=0.8, zorder=1)
     spread = np.random.default_rng(1)
     for line, of in enumerate(shown.values()):
-        y = line + spread.uniform(-0.22, 0.22, len(of))
-        axes.plot(of, y, "o", color=COLOURS[0], ms=4, mew=0, alpha=0.5)
-        axes.plot([np.median(of)] * 2, [line - 0.36, line + 0.36], color=COLOURS[1], lw=2)
-    axes.set(xscale="log", xlabel="Model / published (1: as published; grey: within 25 %)")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
-    texts = [f"{source} ({len(of)})" for source, of in shown.items()]
-    axes.set_yticks(range(len(shown)), texts)
+        y = line + spread.uniform(-0.3, 0.3, len(of))
+        axes.plot(of, y, "o", color=COLOURS[4], ms=4, mec=COLOURS[0], mew=0.4, alpha=0.7)
+        low, middle, high = np.quantile(of, (0.25, 0.5, 0.75))
+        axes.plot([low, high], [line, line], color="black", lw=2.6, solid_capstyle="butt")
+        axes.plot(middle, line, "D", color="white", mec="black", mew=1.2, ms=6)
+    numbers = np.concatenate([*shown.values(), [1 / _NEAR, _NEAR]])
+    axes.set_xscale("log")
+    axes.set_xticks(_RATIOS, [f"{ratio:g}" for ratio in _RATIOS])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(0.9 * numbers.min(), 1.1 * numbers.max())
+    axes.set_xlabel(f"Model / published (grey: {1 / _NEAR:g} to {_NEAR:g})")
+    axes.set_yticks(range(len(shown)), list(shown))
     axes.set_ylim(max(1, len(shown)) - 0.5, -0.5)
-    axes.set_title("Predicted numbers, not fitted to; orange: median of the source")
+    axes.grid(visible=False, axis="y")
+    _beside(axes, [f"{errors[source]:.0%} (n = {len(of)})" for source, of in shown.items()])
+    all_of = numbers[:-2]
+    near = int(((all_of >= 1 / _NEAR) & (all_of <= _NEAR)).sum())
+    axes.set_title(
+        f"Of {len(all_of)} predictions {near} are within a factor of {_NEAR:g} of the published "
+        "number\ndots: predictions, not fitted to; bar: their middle half; diamond: median"
+    )
     return chart
+
+
+def _beside(axes: Axes, texts: Sequence[str]) -> None:
+    """A text at the right of each line."""
+    right = axes.twinx()
+    right.set_ylim(axes.get_ylim())
+    right.set_yticks(range(len(texts)), texts)
+    right.tick_params(length=0)
+    right.grid(visible=False)
+    right.set_ylabel("Median error")
 
 
 def panels(rows: int, columns: int, width: float, height: float) -> tuple[Chart, list[Axes]]:

@@ -18,7 +18,7 @@ HOMES = {path.parent for path in (ROOT / "experiments").rglob("*.png")}
 #: of each of these a figure is shown
 WANTED = {
     *("policy_map", "managers", "scaling", "sensitivity", "live_policies"),
-    *("webserver", "storm", "sizing"),
+    *("webserver", "storm", "sizing", "published"),
 }
 
 

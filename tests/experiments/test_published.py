@@ -21,7 +21,7 @@ from rich.console import Console
 
 from colosim import Scenario, load_scenario
 from colosim.analysis.plots import Chart
-from experiments.published import closed, command, table
+from experiments.published import closed, command, figures, table
 from experiments.published.__main__ import STUDIES
 from experiments.published.gannet2017 import study as gannet2017
 from experiments.published.nilicon2020 import study as nilicon2020
@@ -363,6 +363,17 @@ def test_the_command_of_all_sources(tmp_path: Path):
     assert (line["source"], line["numbers"], line["fitted"]) == (su2020.STUDY.source, 2, 2)
     assert (tmp_path / "summary.md").read_text() in result.output
     assert (tmp_path / "su2020" / "figure.png").exists()
+
+
+def test_the_overview_says_how_many_predictions_are_near_and_the_best_source_first():
+    chart = figures.overview({"worse": [0.2, 1.0, 3.0], "none": [], "better": [0.8, 1.1]})
+    axes, right = chart.axes
+    assert axes.get_title().startswith("Of 5 predictions 3 are within a factor of 1.25 of")
+    assert [each.get_text() for each in axes.get_yticklabels()] == ["better", "worse"]
+    assert [each.get_text() for each in right.get_yticklabels()] == ["15% (n = 2)", "80% (n = 3)"]
+    low, high = axes.get_xlim()
+    assert low < 0.2
+    assert high > 3
 
 
 def test_an_unwritable_directory_is_one_line(tmp_path: Path):

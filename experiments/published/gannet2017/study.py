@@ -271,10 +271,12 @@ def _draw(rows: Sequence[Row]) -> Chart:
             modelled(axes, of, f"{what}, model", **look)
             used_and_held_out(axes, of)
         axes.set(xlabel="Threads", ylabel="Transactions (1/s)", ylim=(0, None))
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(name, loc="left", fontsize="medium")
         handles, labels = axes.get_legend_handles_labels()
         kept = dict(zip(labels, handles, strict=True))
-        axes.legend(kept.values(), kept.keys(), fontsize="small", frameon=False)
+        axes.legend(kept.values(), kept.keys(), fontsize="small", loc="lower right")
     failover = [row for row in rows if row.quantity == "failover time"]
     beside(rest, failover, ["PostgreSQL"], COLOURS[2])
     rest.set(ylabel="Failover (ms)", xlim=(-0.8, 0.8))

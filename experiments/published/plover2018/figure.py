@@ -22,6 +22,7 @@ _SYSTEMS: dict[str, dict[str, Any]] = {
     COLO: {"color": _GREEN, "marker": "s", "linestyle": "-."},
     MC: {"color": _ORANGE, "marker": "^", "linestyle": "--"},
 }
+_PERCENT = "% of unprotected"
 
 
 def draw(result: Result) -> Chart:
@@ -29,7 +30,7 @@ def draw(result: Result) -> Chart:
     chart, axes = panels(4, 3, 10.4, 12.0)
     rest: Sequence[tuple[str, Callable[[Axes, Result], None]]] = (
         ("Pause and transfer of MC", _checkpoints),
-        ("Latency at the peak", lambda a, r: _scatter(a, r, "latency, of unprotected", "%")),
+        ("Latency at the peak", lambda a, r: _scatter(a, r, "latency, of unprotected", _PERCENT)),
         ("Replication bandwidth", lambda a, r: _scatter(a, r, "replication bandwidth", "Gb/s")),
     )
     for name, each in zip(SERVICES, axes, strict=False):
@@ -71,7 +72,10 @@ def _checkpoints(axes: Axes, result: Result) -> None:
     looks = zip(("pause", "transfer"), (_BLUE, _ORANGE), "os", ("-", "--"), lines, strict=True)
     for quantity, colour, marker, dashes, line in looks:
         sizes = {(r.part, r.x): r.published for r in _of(result, "dirty pages")}
-        for kind, fill, word in (("fitted", colour, "fitted to"), ("predicted", "white", "not")):
+        for kind, fill, word in (
+            ("fitted", colour, "fitted to"),
+            ("predicted", "white", "not fitted to"),
+        ):
             rows = [row for row in _of(result, quantity) if row.kind == kind]
             axes.plot(
                 [sizes[row.part, row.x] for row in rows],
