@@ -22,6 +22,8 @@ _WAITS_FOR = {
     "commit": "the commit of its checkpoint",
     "witness": "equal output of the secondary, else the commit of its checkpoint",
 }
+#: before a table of four columns, which `docs/_static/site.css` lets a narrow screen read
+_KEYS = "```{rst-class} keys\n```\n"
 
 
 def scenario() -> str:
@@ -40,6 +42,7 @@ def _table(table: Table) -> Iterator[str]:
     yield f"## {_code(table.title) if table.path else 'Above all tables'}"
     yield f"\n{_cell(table.meaning)}\n" if table.meaning else ""
     if table.keys:
+        yield _KEYS
         yield "| key | value | default | meaning |"
         yield "| --- | --- | --- | --- |"
         yield from (_row(key) for key in table.keys)
@@ -47,7 +50,7 @@ def _table(table: Table) -> Iterator[str]:
 
 def _row(key: Key) -> str:
     value = ", ".join(map(_code, key.words)) or _cell(key.unit)
-    default = _code(key.default) if key.default else "required" if key.is_required else ""
+    default = _code(key.default) if key.default else "required" if key.is_required else "–"
     return f"| {_code(key.name)} | {value} | {default} | {_cell(key.meaning)} |"
 
 
@@ -70,6 +73,7 @@ def _policy(policy: Any) -> Iterator[str]:
             yield f"* Not with {refused}: {_cell(row.why)}."
     yield f"* Source: `{inspect.getmodule(policy).__name__}`.\n"
     if parameters := fields(policy.Params):
+        yield _KEYS
         yield "| parameter | value | default | meaning |"
         yield "| --- | --- | --- | --- |"
     for each in parameters:
