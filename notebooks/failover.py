@@ -118,6 +118,7 @@ def answers(heartbeat_timeout="500 ms", heartbeat_interval="100 ms", fence="10 m
         title=f"longest gap {metrics['longest_gap_ms']:.0f} ms; "
         f"lost: {metrics['lost_responses']:.0f} answers",
     )
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(loc="upper right")
     return chart
 

@@ -81,9 +81,16 @@ def answers(result):
         at = result.events.loc[result.events["what"] == what, "at_ns"]
         if len(at):
             axes.axvline(at.iloc[0] / 1e9, color=colour, ls=dashes, label=label)
+    metrics = result.summary.set_index("metric")["mean"]
     axes.set(
-        xlabel="Time (s)", ylabel="Latency seen by the client (ms)", yscale="log", xlim=(0, None)
+        xlabel="Time (s)",
+        ylabel="Latency seen by the client (ms)",
+        yscale="log",
+        xlim=(0, None),
+        title=f"longest gap {metrics['longest_gap_ms']:.0f} ms; "
+        f"lost: {metrics['lost_responses']:.0f} answers",
     )
+    axes.yaxis.set_major_formatter("{x:g}")
     chart.legend(loc="outside upper center", ncols=3)
     return chart
 

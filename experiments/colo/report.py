@@ -131,7 +131,7 @@ def gaps_figure(struck: pd.DataFrame) -> Chart:
     axes.xaxis.set_major_formatter(LogFormatter())
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.margins(y=0.12)
-    axes.set_xlabel("ms without an answer to any of four clients; bar: median")
-    axes.set_title("The primary's host is killed")
+    axes.set_xlabel("Time without an answer to any of four clients (ms)")
+    axes.set_title("The primary's host is killed; each point is a kill, bars are medians")
     chart.legend(loc="outside right upper", fontsize="small")
     return chart

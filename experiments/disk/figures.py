@@ -83,6 +83,7 @@ def costs(table: pd.DataFrame) -> Chart:
     writes.set_ylim(0, None)
     handles = {label: handle for axes in (sizes, latency) for handle, label in _shown(axes)}
     chart.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6)
+    chart.suptitle("A replicated disk over the time between checkpoints; bars: 95 % intervals")
     return chart
 
 
@@ -112,5 +113,6 @@ def takeovers(table: pd.DataFrame) -> Chart:
         label="commit as measured (LR 6), to which bus and fixed part are fitted",
     )
     axes.set(xlabel="Both overlays (MiB)", ylabel="Time (ms)", ylim=(0, None))
+    axes.set_title("A takeover with a replicated disk; each point is one")
     axes.legend(fontsize=7)
     return chart

@@ -61,14 +61,16 @@ def figure(result: Result, around_s: float = 1.5) -> Chart:
     for i, (first, last) in enumerate(zip(stops["stopped_ns"], stops["resumed_ns"], strict=True)):
         label = "guest stopped for a checkpoint" if i == 0 else None
         axes.axvspan(first / 1e9, last / 1e9, color="#dddddd", lw=0, label=label)
-    axes.axvline(when["fault"], color="#b00020", label="kill -9 of the primary's host")
-    axes.axvline(when["promoted"], color="#1b7f3b", ls="--", label="the secondary goes on")
+    axes.axvline(when["fault"], color=COLOURS[1], label="kill -9 of the primary's host")
+    axes.axvline(when["promoted"], color=COLOURS[2], ls="--", label="the secondary goes on")
+    metrics = result.summary.set_index("metric")["mean"]
     axes.set(
         xlim=(begin_s, end_s),
-        xlabel="time (s)",
-        ylabel="latency seen by the client (ms)",
-        title=result.title,
+        xlabel="Time (s)",
+        ylabel="Latency seen by the client (ms)",
+        title=f"{result.scenario.name}, {result.policy}: longest gap "
+        f"{metrics['longest_gap_ms']:.0f} ms, {metrics['lost_responses']:.0f} answers lost",
     )
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper left", fontsize="small")
+    chart.legend(loc="outside upper center", ncols=4)
     return chart

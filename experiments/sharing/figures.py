@@ -46,7 +46,10 @@ def draw(table: pd.DataFrame) -> Chart:
         axes.title.set_fontweight("bold")
     handles, names = second.get_legend_handles_labels()
     chart.legend(handles, names, loc="outside lower center", ncols=5)
-    chart.suptitle("Protected VMs that share two hosts of eight CPUs and a link of 10 Gbit/s")
+    chart.suptitle(
+        "Protected VMs that share two hosts of eight CPUs and a link of 10 Gbit/s; "
+        "bars: 95 % intervals"
+    )
     return chart
 
 

@@ -213,11 +213,11 @@ def phases_figure(phases: pd.DataFrame) -> Chart:
         labels.append(str(workload) if engine == WIRE else f"{workload}\n{engine}")
     for step, colour in zip(_STACKED, COLOURS, strict=True):
         heights = np.array([keyed.get((*key, step), 0.0) for key in keys])
-        axes.bar(labels, heights, bottom=below, color=colour, label=step, width=0.7)
+        axes.bar(labels, heights, 0.7, below, color=colour, label=step, ec="white", lw=0.8)
         below += heights
     tails = phases[phases["phase"] == "pause"].set_index(["workload", "engine"])["p99_ms"].to_dict()
     axes.plot(labels, [tails[key] for key in keys], "k_", ms=14, label="p99 of the pause")
-    axes.set_ylabel("ms, medians of the steps")
+    axes.set_ylabel("Pause, medians of its steps (ms)")
     axes.set_title("Pause of the guest, interval 100 ms")
     chart.legend(loc="outside right upper", fontsize="small", reverse=True)
     axes.tick_params(axis="x", labelsize="small")
