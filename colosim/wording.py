@@ -43,12 +43,15 @@ def between(low: float, high: float, shown: Callable[[float], str] = number) -> 
     return f"{shown(low)} to {shown(high)}"
 
 
-def lasting(time_s: float) -> str:
-    """A time in the unit that suits it."""
-    for least_s, unit_s, unit in ((172_800, 86_400, "d"), (7200, 3600, "h"), (120, 60, "min")):
-        if time_s >= least_s:
-            return f"{number(time_s / unit_s)} {unit}"
-    return f"{number(time_s)} s" if time_s >= 1 else f"{number(time_s * 1e3)} ms"
+_TIMES = ((172_800, 86_400, "d"), (7200, 3600, "h"), (120, 60, "min"), (1, 1, "s"))
+
+
+def lasting(time_s: float, beside_s: float | None = None) -> str:
+    """A time in the unit that suits it, or the longest of those that it stands beside."""
+    suits_s = time_s if beside_s is None else beside_s
+    found = ((unit_s, unit) for least_s, unit_s, unit in _TIMES if suits_s >= least_s)
+    unit_s, unit = next(found, (1e-3, "ms"))
+    return f"{number(time_s / unit_s)} {unit}"
 
 
 def is_told(low: float, high: float) -> bool:

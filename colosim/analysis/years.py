@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pandas as pd
+
+from colosim.wording import between
 
 _LABELS = {
     "downtime_s_per_year": "downtime",
@@ -18,13 +21,18 @@ _LABELS = {
 }
 
 
+def label_of_year(metric: str, unit: str) -> str:
+    """A metric of a year for people: "downtime (s/year)"."""
+    return f"{_LABELS.get(metric, metric)}{'' if unit == '1' else f' ({unit})'}"
+
+
 def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
     """Metric and method as rows, policies as columns: value (low to high); no rows of zeros."""
     summary = summary[summary.groupby("metric")["value"].transform("max") > 0]
     shown = pd.DataFrame(
         {
             "what": [
-                f"{_LABELS.get(metric, metric)}{'' if unit == '1' else f' ({unit})'}, {method}"
+                f"{label_of_year(metric, unit)}, {method}"
                 for metric, unit, method in zip(
                     summary["metric"], summary["unit"], summary["method"], strict=True
                 )
@@ -48,9 +56,15 @@ def readable_summary(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
-    if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-300):
-        return f"{value:.4g}"
-    return f"{value:.4g} ({low:.4g} to {high:.4g})"
+    around = interval_of_year(low, high)
+    return f"{value:.4g} ({around})" if around else f"{value:.4g}"
+
+
+def interval_of_year(
+    low: float, high: float, shown: Callable[[float], str] = "{:.4g}".format
+) -> str:
+    """As text; nothing where it is too narrow to be seen: that of an exact value, too."""
+    return "" if shown(low) == shown(high) else between(low, high, shown)
 
 
 def readable_causes(causes: pd.DataFrame) -> pd.DataFrame:

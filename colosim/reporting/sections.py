@@ -14,7 +14,8 @@ import pandas as pd
 from colosim.analysis import pages, plots
 from colosim.analysis.plots import Chart
 from colosim.analysis.plots.style import name_of
-from colosim.analysis.summary import holds_summary, label, phases_summary
+from colosim.analysis.summary import holds_summary, label, named, phases_summary
+from colosim.analysis.years import interval_of_year, label_of_year
 from colosim.model.errors import ModelError
 from colosim.protocol.trace import TraceError
 from colosim.reporting import verdicts
@@ -23,7 +24,7 @@ from colosim.scenario import Scenario, ScenarioError
 from colosim.store import StoreError
 from colosim.tomltext import toml
 from colosim.units import readable, without_unit
-from colosim.wording import between, number
+from colosim.wording import between, capital, number
 
 _MOST_ROWS = 500
 _METRICS = ("throughput_per_s", "latency_mean_ms", "latency_p99_ms")
@@ -69,6 +70,7 @@ class Document:
     kind: str
     verdict: Sequence[str]
     warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()  # what a reader of the verdict should know, and is no fault
     sections: Sequence[Section] = ()
     provenance: Sequence[tuple[str, str]] = ()
     commands: Sequence[str] = ()
@@ -439,15 +441,15 @@ def _of_years(years: Years) -> Document:
 def _year(summary: pd.DataFrame) -> Table:
     rows = [
         [
-            _text(label(str(row["metric"]).removesuffix("_per_year"), str(row["unit"]))),
+            _text(capital(label_of_year(str(row["metric"]), str(row["unit"])))),
             _text(str(row["policy"])),
             _text(str(row["method"])),
-            (f"{row['value']:.4g}", float(row["value"])),
-            (f"{row['low']:.4g} to {row['high']:.4g}", float(row["high"]) - float(row["low"])),
+            _short(float(row["value"])),
+            _wide(interval_of_year(row["low"], row["high"], _small), row["high"] - row["low"]),
         ]
         for row in summary.to_dict("records")
     ]
-    note = "Of markov, the interval is what the simulated takeovers leave open."
+    note = "Of markov: what the simulated takeovers leave open. –: too narrow to be seen."
     columns = ["Metric", "Policy", "Method", "Value", "95 % interval"]
     return Table("All figures", columns, rows, note)
 
@@ -490,9 +492,9 @@ def _of_captures(captures: Captures) -> Document:
         title=" and ".join(names),
         kind=f"captures compared, mode {settings['mode']}",
         verdict=verdicts.of_captures(captures),
-        warnings=[str(note) for note in manifest["notes"]],
+        notes=[capital(str(note)) for note in manifest["notes"]],
         sections=[
-            Section("Frames and checkpoints", [figure], [_of_frame("Summary", captures.summary)]),
+            Section("Frames and checkpoints", [figure], [_counts(captures.summary)]),
             Section("What differed", tables=[_of_frame("Verdicts", captures.verdicts)]),
             Section(
                 "Checkpoints",
@@ -502,7 +504,7 @@ def _of_captures(captures: Captures) -> Document:
         ],
         provenance=[
             *_of_manifest(manifest, ("primary", "secondary", "guest", "created")),
-            *((name.replace("_", " "), str(value)) for name, value in settings.items()),
+            *((_named(name), str(value)) for name, value in settings.items()),
             *_versions(manifest),
         ],
         commands=[
@@ -511,6 +513,18 @@ def _of_captures(captures: Captures) -> Document:
             "--out DIR"
         ],
     )
+
+
+def _counts(summary: pd.DataFrame) -> Table:
+    rows = [
+        [
+            _text(capital(named(str(row["metric"]), str(row["unit"])))),
+            _any(row["value"]),
+            _text(str(row["unit"])),
+        ]
+        for row in summary.to_dict("records")
+    ]
+    return Table("Summary", ["What", "Value", "Unit"], rows)
 
 
 # --------------------------------------------------------------------------------------------
@@ -532,9 +546,12 @@ def _number(value: Any, whole: bool = False) -> _Cell:
 
 def _between(low: Any, high: Any) -> _Cell:
     low, high = float(low), float(high)
-    if math.isnan(low):
-        return "–", ""
-    return between(low, high), high - low
+    return _wide("" if math.isnan(low) else between(low, high), high - low)
+
+
+def _wide(text: str, width: float) -> _Cell:
+    """An interval, sorted by its width; a dash where there is none."""
+    return (text, float(width)) if text else ("–", "")
 
 
 def _at(axis: str, value: Any) -> _Cell:
@@ -562,8 +579,29 @@ def _short(value: Any) -> _Cell:
     return _any(value)
 
 
+def _small(value: float) -> str:
+    return _short(float(value))[0]
+
+
 def _moment(value: float) -> _Cell:
     return f"{value:.6f}", value
+
+
+#: endings of columns -> their unit; what comes first counts
+_UNITS = {"_s_per_year": "s/year", "_per_year": "1/year", "_ms": "ms", "_s": "s"}
+
+
+def _named(column: str) -> str:
+    """A column for people: "median_ms" is "median (ms)"."""
+    ending = next((each for each in _UNITS if column.endswith(each)), "")
+    name = column.removesuffix(ending).replace("_", " ")
+    return f"{name} ({_UNITS[ending]})" if ending else name
+
+
+def _heading(column: str) -> str:
+    """The same at the head of a table; a symbol such as n or p99 stays small."""
+    name = _named(column)
+    return name if len(name) == 1 or name[1].isdigit() else capital(name)
 
 
 #: columns -> how their cells are written, where a type does not tell
@@ -576,7 +614,7 @@ def _of_frame(title: str, frame: pd.DataFrame, note: str = "") -> Table:
         [way(cell) for way, cell in zip(ways, row, strict=True)]
         for row in frame[:_MOST_ROWS].itertuples(index=False)
     ]
-    columns = [str(name).replace("_", " ") for name in frame]
+    columns = [_heading(str(name)) for name in frame]
     if len(frame) > _MOST_ROWS:
         note = f"{note} The first {_MOST_ROWS} of {len(frame):,}.".strip()
     return Table(title, columns, rows, note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -249,6 +250,8 @@ def _relative(rows: _Rows, policy: str, baseline: str, metric: str) -> str:
     text = worse if mean >= 0 else better
     if math.isnan(low):
         return f"{text.format(percent(abs(mean)))} (no interval)"
+    if percent(low) == percent(high) == percent(0):
+        return f"costs no {none}"
     if not is_told(low, high):
         return f"costs no {none} that can be told ({between(low, high, percent)})"
     low, high = (low, high) if mean >= 0 else (-high, -low)
@@ -310,6 +313,8 @@ def of_sweep(sweep: Sweep) -> list[str]:
         for policy, of_policy in won.groupby("policy", sort=False):
             certain = int((of_policy["confidence"] >= _SURE).sum())
             how = f"{certain} of them at least {percent(_SURE, 0)} sure"
+            tied = int((of_policy["margin"] == 0).sum())
+            how += f", {tied} tied" if tied else ""
             said.append(f"{policy} in {len(of_policy)} ({how})")
         where = f"Of {len(won)} combinations, the lowest {name} has {listed(said)}."
         return [where, *_failures(table)]
@@ -384,8 +389,10 @@ def of_years(years: Years) -> list[str]:
         )
 
     table, asked = years.manifest, years.manifest["scenario"].get("availability", {})
-    down = each("markov", "downtime_s_per_year", lasting)
-    simulated = each("monte carlo", "downtime_s_per_year", lasting)
+    every = years.summary[years.summary["metric"] == "downtime_s_per_year"]
+    in_one_unit = partial(lasting, beside_s=float(every["value"].max()))
+    down = each("markov", "downtime_s_per_year", in_one_unit)
+    simulated = each("monte carlo", "downtime_s_per_year", in_one_unit)
     losses = each("markov", "guest_losses_per_year", lambda value: f"{value:.3g}")
     said = [
         f"Down in a year: {down}.",
@@ -411,7 +418,7 @@ def _worst(causes: pd.DataFrame) -> Iterator[str]:
 
 def _from_to(row: Mapping[Any, Any], words: Callable[[float], str]) -> str:
     value, low, high = (float(row[name]) for name in ("value", "low", "high"))
-    if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-300):
+    if words(low) == words(high):  # so narrow that it is not to be seen
         return words(value)
     return f"{words(value)} ({between(low, high, words)})"
 

@@ -148,8 +148,8 @@ def totals(view: View) -> list[tuple[str, str]]:
             rows.append(("held for", f"mean {ms(mean_ns)}, longest {ms(sums.longest_hold_ns)}"))
     if sums.mismatches or sums.stale:
         alone = f", said by one guest alone {sums.stale:,}" if sums.stale else ""
-        last = shortened(view.last_difference)
-        rows.append(("differences", f"{sums.mismatches:,}{alone}; last: {last}"))
+        why = shortened(view.last_difference)
+        rows.append(("differences", f"{sums.mismatches:,}{alone}; last: {why}"))
     if sums.takeovers:
         rows.append(("takeovers", f"{sums.takeovers:,}"))
     return rows

@@ -93,7 +93,7 @@ def _nodes(view: View, now_ns: int, width: int, is_low: bool) -> Table:
         )
     for node in view.shown:
         facts = node_facts(view, node, now_ns)
-        cells = (
+        cells: tuple[Text | str, ...] = (
             facts.id,
             Text(f"{SIGNS[facts.tone]} {facts.state}", _STYLES[facts.tone]),
             *(facts.step, facts.heard, facts.beats, facts.holds),

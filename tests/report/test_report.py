@@ -96,6 +96,7 @@ def test_of_a_sweep_of_jobs_it_says_seconds_and_where(tmp_path):
         ("throughput_per_s", (2, 1, 3), "has 20 % more throughput (10 % to 30 %)"),
         ("throughput_per_s", (2, np.nan, np.nan), "has 20 % more throughput (no interval)"),
         ("throughput_per_s", (-2, -3, 1), "costs no throughput that can be told (−10 % to 30 %)"),
+        ("throughput_per_s", (0, 0, 0), "costs no throughput"),
     ],
 )
 def test_a_difference_is_said_in_its_direction(metric, differences, said):
@@ -254,9 +255,12 @@ def test_a_year_is_reported_with_its_figures_and_causes(years, tmp_path):
     found: Any = read(years)
     down, *rest = v.of_years(found)
     rows = found.summary.set_index(["policy", "method", "metric"])["value"]
+    most_s = rows.xs("downtime_s_per_year", level="metric").max()
     for policy, who in (("none", "the unprotected guest"), ("colo", "colo")):
         value = float(rows[policy, "markov", "downtime_s_per_year"])
-        assert f"{who} {lasting(value)}" in down
+        assert f"{who} {lasting(value, most_s)}" in down  # all in one unit
+    for low, high in re.findall(r"\(([^()]+) to ([^()]+)\)", " ".join([down, *rest])):
+        assert low != high
     assert any("those of 1 simulated runs of each fault" in each for each in rest)
     text = report(years, tmp_path / "years.html").read_text("utf-8")
     page = Page(text)
@@ -290,3 +294,4 @@ def test_captures_are_reported_with_what_differed(captures, tmp_path):
 )
 def test_a_time_has_the_unit_that_suits_it(time_s, text):
     assert lasting(time_s) == text
+    assert lasting(time_s / 1000, time_s).split()[1] == text.split()[1]

@@ -111,10 +111,10 @@ def _bounded(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(end_ns=rows["end_ns"].fillna(last))
 
 
-def _present_pairs(seen: pd.DataFrame, low: float, high: float) -> pd.Series[Any]:
+def _present_pairs(seen: pd.DataFrame, low: float, high: float) -> list[int]:
     """Pairs that did anything in a stretch: of others the last state says nothing more."""
     moved = seen["start_ns"].between(low, high) | seen["end_ns"].between(low, high)
-    return seen.loc[moved if moved.any() else seen.index, "pair"]
+    return list((seen[moved] if moved.any() else seen)["pair"])
 
 
 def _typical(rows: pd.DataFrame) -> tuple[float, float]:
