@@ -115,7 +115,7 @@ def test_bursts_of_equal_guests_never_mismatch(datagrams, gap_us, jitter, seed):
 
 def test_without_a_rewriter_the_guests_are_never_at_the_same_byte(monkeypatch):
     """So the rewriter is really there, and is what makes the streams comparable."""
-    monkeypatch.setattr("backends.sim.packet.world.StrictRewriter", lambda: None)
+    monkeypatch.setattr("backends.sim.packet.output.StrictRewriter", lambda: None)
     what = packets(packet={"requests_per_connection": 2}, policy={"colo": {"minimum_gap": "20 ms"}})
     record = run_replication(what, "colo", 1, 0)
     counters = record.counters
