@@ -136,6 +136,17 @@ def test_the_newest_first_search_of_qemu_is_a_mismatch_where_nothing_differs(mod
     assert reasons == ({"mismatch"} if mode == "qemu" else set())
 
 
+@pytest.mark.parametrize("frames", [1, 4])
+def test_what_a_full_queue_of_qemus_lets_go_is_counted(frames):
+    """Nobody compares it, so it never leaves; a client's TCP asks for it again and again."""
+    compare = {"mode": "qemu", "queue_frames": frames}
+    what = packets(duration="300 ms", compare=compare, packet={"mss": "500 B"})
+    counters = run(what, "colo").counters
+    assert counters["frames_lost"] > 0
+    left = counters["frames_to_clients"]
+    assert counters["frames_of_primary"] == left + counters["frames_lost"]
+
+
 # -- what the packets make visible -------------------------------------------------------------
 
 

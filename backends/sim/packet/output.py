@@ -134,12 +134,11 @@ class PacketOutput(OneByOne):
         return PacketHost(name, guest, peer)
 
     def ears(self, known: Mapping[type, Ear]) -> dict[type, Ear]:
-        count, counters = known[t.Mismatch], self._world.recorder.counters
+        mismatch, recorder = known[t.Mismatch], self._world.recorder
 
         def by_reason(node: str, signal: t.Mismatch) -> None:
-            count(node, signal)
-            name = f"mismatches_{signal.why}"
-            counters[name] = counters.get(name, 0) + 1
+            mismatch(node, signal)
+            recorder.count(f"mismatches_{signal.why}")
 
         return {**known, t.Mismatch: by_reason}
 
@@ -228,7 +227,7 @@ class PacketOutput(OneByOne):
         host = self._of(host.id)
         gone = self._take(host, action.ranges)
         if host.id == self._world.owner:  # the comparison will never release them
-            self._world.recorder.counters["frames_lost"] += len(gone)
+            self._world.recorder.count("frames_lost", len(gone))
 
     @staticmethod
     def _take(host: PacketHost, ranges: Iterable[t.Range]) -> list[bytes]:
