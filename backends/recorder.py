@@ -51,6 +51,10 @@ class Recorder:
         at_ns = self._clock.now_ns()
         self.events.append({"at_ns": at_ns, "node": node, "what": what, "detail": detail})
 
+    def count(self, what: str, more: int = 1) -> None:
+        """Something that a run without it does not mention."""
+        self.counters[what] = self.counters.get(what, 0) + more
+
     def stopped(self, node: str) -> None:
         if role_of(node) == PRIMARY and self.reasons:
             column = self.columns["stopped_ns"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from backends.sim.epoch.world import EpochWorld
-from backends.sim.packet.world import PacketWorld
 from backends.sim.sharing import Shared
 from backends.sim.world import SimWorld
 from colosim.model.results import RunRecord, together
@@ -15,13 +13,6 @@ from colosim.scenario import BatchJob, Scenario
 from colosim.session import Observer
 
 __all__ = ["SimWorld", "run_replication"]
-
-#: by fidelity
-WORLDS: dict[str, type[SimWorld]] = {
-    "response": SimWorld,
-    "packet": PacketWorld,
-    "epoch": EpochWorld,
-}
 
 
 def run_replication(
@@ -77,8 +68,8 @@ def _world(
     """The world of one VM, and what watches it."""
     invariants = EachPair()
     watchers = [*observers, *([invariants.see] if scenario.fault or observers else [])]
-    kind = WORLDS[scenario.fidelity]
-    return kind(scenario, policy, streams, watchers, stepped, shared, vm), invariants
+    world = SimWorld(scenario, policy, streams, watchers, stepped, shared, vm)
+    return world, invariants
 
 
 def _record(
@@ -89,7 +80,7 @@ def _record(
     seed: int,
     replication: int,
 ) -> RunRecord:
-    network, recorder, disk = world.network, world.recorder, world.disk
+    network, recorder, disk, output = world.network, world.recorder, world.disk, world.output
     disk.end()
     violated = [str(found) for found in invariants.violations]
     batch = isinstance(scenario.workload, BatchJob)
@@ -106,7 +97,7 @@ def _record(
         flags=sorted(world.flags),
         counters={
             **recorder.counters,
-            "lost_responses": world.lost_responses(),
+            "lost_responses": output.lost_responses(),
             "duplicate_responses": network.duplicates,
             "link_bytes": world.link_bytes(),
             "simulated_events": world.clock.events,
@@ -114,7 +105,7 @@ def _record(
             "cancelled_completions": sum(
                 node.cancelled for session in world.sessions for node in session.nodes.values()
             ),
-            **world.counters(),
+            **output.counters(),
             **disk.counters(),
         },
         completion_ns=network.released_ns[0] if batch and network.released_ns else -1,
@@ -128,5 +119,5 @@ def _end(world: SimWorld) -> None:
     counts objects, not their bytes.
     """
     guests = [host.guest for host in world.hosts.values()]
-    for part in (*guests, world.network, world.clock.env, world):
+    for part in (*guests, world.output, world.network, world.clock.env, world):
         vars(part).clear()

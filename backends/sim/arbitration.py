@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from backends.base import Cause
 from backends.nodes import PRIMARY, SECONDARY, role_of
+from backends.sim.host import Host
 from colosim.protocol import types as t
 from colosim.protocol.arbiters import Claims, LockService, connected
 from colosim.protocol.manager import Witness
 
 if TYPE_CHECKING:
-    from backends.sim.world import Host, SimWorld
+    from backends.sim.world import SimWorld
     from colosim.scenario import Manager
 
 
@@ -134,10 +135,10 @@ class ByMessages(Arbitration):
 
     def _reached(self, host: Host) -> frozenset[str]:
         world = self._world
-        hosts = world.present().items()
+        hosts = world.pair.hosts.items()
         up = {role: each.id for role, each in hosts if each.alive and not each.hung}
         links = [(up[role], _OTHERS) for role in up if self._others and not self._cuts[role]]
-        if not world.is_cut and len(up) == len(hosts):
+        if not world.link.is_cut and len(up) == len(hosts):
             links.append((up[PRIMARY], up[SECONDARY]))
         return connected(host.id, links)
 

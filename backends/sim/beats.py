@@ -185,12 +185,12 @@ class Beats:
     def of(cls, world: SimWorld, session: Session, size_bytes: int) -> Beats | None:
         """None if nobody beats, or if some may get lost or be taken for silence."""
         ways = {}
-        for host in world.present().values():
+        for host in world.pair.hosts.values():
             node, peer = session.nodes[host.id], session.nodes[host.peer]
             if node.manager is None or peer.manager is None:
                 return None
             arrived = partial(world.tell, host.peer, t.HeartbeatSeen(), (host.id, -1))
-            out, config = world.direction_of(host.id), node.config.manager
+            out, config = world.link.direction_of(host.id), node.config.manager
             way = ways[host.id] = OneWay(
                 out, node.manager, config.heartbeat_interval_ns, size_bytes, arrived
             )

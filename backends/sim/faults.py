@@ -1,4 +1,4 @@
-"""Faults of a plan, set off at a time or at a named step of a node."""
+"""Faults of a plan, set off at a time or at a named step of a node, and blips, which are drawn."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from backends.nodes import role_of
-from colosim.scenario import Fault
+from backends.sim.host import Host
+from backends.sim.link import NS_PER_S
+from colosim.model.streams import Streams
+from colosim.scenario import Fault, Link
 
 if TYPE_CHECKING:
-    from backends.sim.world import Host, SimWorld
+    from backends.sim.world import SimWorld
 
 
 class FaultPlan:
@@ -19,7 +22,7 @@ class FaultPlan:
     def __init__(self, faults: Sequence[Fault], world: SimWorld) -> None:
         self._world = world
         # A comparison includes designs without a secondary: what is not there cannot fail.
-        faults = [fault for fault in faults if fault.steps_of in world.present()]
+        faults = [fault for fault in faults if fault.steps_of in world.pair.hosts]
         self.pending = len(faults)
         self._by_time = [fault for fault in faults if fault.at_ns is not None]
         self.by_step = [fault for fault in faults if fault.step is not None]
@@ -76,10 +79,10 @@ class FaultPlan:
         elif fault.kind == "slow":
             self._world.slow_link(fault, is_struck)
         else:
-            self._world.corrupt_link(fault)
+            self._world.link.corruption.begin(fault)
 
     def _arbiter(self, fault: Fault, is_struck: bool) -> None:
-        for side in [fault.side] if fault.side else self._world.present():
+        for side in [fault.side] if fault.side else self._world.pair.hosts:
             self._world.arbitration.cut(side, is_struck)
 
     def _hang(self, fault: Fault, is_hung: bool) -> None:
@@ -89,3 +92,30 @@ class FaultPlan:
             self._world.hang_vm(host, is_hung)
         if fault.scope in ("node", "host"):
             self._world.hang_node(host, is_hung)
+
+
+class Blips:
+    """Short times in which nothing crosses the link."""
+
+    def __init__(self, world: SimWorld, link: Link, streams: Streams) -> None:
+        self._world = world
+        self._link = link
+        self._waits = streams.exponential("blip-wait")
+        self._lasting = streams.exponential("blip")
+
+    def start(self) -> None:
+        self._plan(0)
+
+    def _plan(self, number: int) -> None:
+        """When a blip begins after the end of the one before."""
+        wait_ns = self._waits.at(number) / self._link.blips_per_s * NS_PER_S
+        self._world.clock.after(round(wait_ns), self._begin, number)
+
+    def _begin(self, number: int) -> None:
+        lasts_ns = self._lasting.at(number) * self._link.blip_ns
+        self._world.cut_link(True)
+        self._world.clock.after(round(lasts_ns), self._end, number)
+
+    def _end(self, number: int) -> None:
+        self._world.cut_link(False)
+        self._plan(number + 1)

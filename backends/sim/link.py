@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 NS_PER_S = 1_000_000_000
 _RESIDUE_BITS = 1e-6  # less is nothing
+MESSAGE_BYTES = 64  # of TCP and IP headers that a message of its own costs
 #: the channel of the checkpoint stream; a state may have further ones beside it
 STATE = "colo"
+WITNESS = "witness"  # that of what the secondary says, to be compared
 
 
 def state_channels(count: int) -> tuple[str, ...]:

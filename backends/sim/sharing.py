@@ -164,8 +164,12 @@ class Shared:
     def port(self, host: str, vm: int) -> Port:
         return Port(self._out[host], vm, self._is_queue)
 
-    def cpu(self, host: str) -> Cpu | None:
-        return self._cpus.get(host)
+    def cpu(self, host: str, guest: Guest) -> Cpu | None:
+        """What a guest there runs on with others; None: on CPUs of its own."""
+        cpu = self._cpus.get(host)
+        if cpu is not None:
+            cpu.join(guest)
+        return cpu
 
     def finished(self) -> None:
         """A VM's batch job is done."""

@@ -21,6 +21,7 @@ from backends.base import Session
 from backends.nodes import PRIMARY, SECONDARY
 from backends.sim.beats import Beats, OneWay
 from backends.sim.clock import Clock
+from backends.sim.host import Host
 from backends.sim.link import Direction
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import Checkpointer, Do, S, State, Verb
@@ -30,7 +31,7 @@ from colosim.protocol.node import NodeConfig, machine_of
 from colosim.protocol.straight import Input, walk
 
 if TYPE_CHECKING:
-    from backends.sim.world import Host, SimWorld
+    from backends.sim.world import SimWorld
 
 _CAUSE = (PRIMARY, -1)  # of what is put back; nobody traces it
 _MESSAGES = {
@@ -100,6 +101,8 @@ class Straight:
         self, world: SimWorld, session: Session, inputs: tuple[Input, ...], message_bytes: int
     ) -> None:
         self._world = world
+        self._operations = world.operations
+        self._foresight = world.foresight
         self._session = session
         self._clock: Clock = world.clock
         self._inputs = inputs
@@ -108,9 +111,9 @@ class Straight:
                 host,
                 session.nodes[host.id].checkpointer,
                 session.settles(host.id),
-                world.direction_of(host.id),
+                world.link.direction_of(host.id),
             )
-            for role, host in world.present().items()
+            for role, host in world.pair.hosts.items()
         }
         self._primary = self._sides[t.Role.PRIMARY]
         self._secondary = self._sides[t.Role.SECONDARY]
@@ -143,8 +146,8 @@ class Straight:
     @classmethod
     def of(cls, world: SimWorld, session: Session, message_bytes: int) -> Straight | None:
         """None if the tables say nothing that can be done so."""
-        present = world.present()
-        configs = (session.nodes[present[role].id].config for role in (PRIMARY, SECONDARY))
+        hosts = world.pair.hosts
+        configs = (session.nodes[hosts[role].id].config for role in (PRIMARY, SECONDARY))
         inputs = _inputs_of(*configs)
         return cls(world, session, inputs, message_bytes) if inputs and _is_simple(inputs) else None
 
@@ -189,7 +192,7 @@ class Straight:
                     tuple(self._operations_of(last)),
                     sizes,
                     each.by in (Do.SAVE, Do.COPY, Do.LOAD, Do.START_VM),
-                    Do.CUT in each.effects and self._world.says_late,
+                    Do.CUT in each.effects and self._foresight.says_late,
                     tuple(n for n in range(i, len(inputs)) if inputs[n].cause < i),
                     tuple(n for n in range(last + 1, len(inputs)) if inputs[n].cause < i),
                 )
@@ -220,35 +223,35 @@ class Straight:
     # -- operations ------------------------------------------------------------------------
 
     def _begin_stop(self, side: _Side, n: int) -> int:
-        return self._world.begin_stop(side.host)
+        return self._operations.begin_stop(side.host)
 
     def _begin_drain(self, side: _Side, n: int) -> int:
         return 0
 
     def _begin_save(self, side: _Side, n: int) -> int:
-        delay_ns, state = self._world.begin_save(side.host, side.checkpointer.checkpoint)
+        delay_ns, state = self._operations.begin_save(side.host, side.checkpointer.checkpoint)
         self._state, self._finish[n] = state, lambda: state
         return delay_ns
 
     def _begin_send(self, side: _Side, n: int) -> int:
-        return self._world.begin_send(side.host)
+        return self._operations.begin_send(side.host)
 
     def _begin_load(self, side: _Side, n: int) -> int:
         assert self._state is not None
         checkpoint = side.checkpointer.checkpoint
-        delay_ns, self._finish[n] = self._world.begin_load(side.host, self._state, checkpoint)
+        delay_ns, self._finish[n] = self._operations.begin_load(side.host, self._state, checkpoint)
         return delay_ns
 
     def _begin_start(self, side: _Side, n: int) -> int:
-        self._finish[n] = partial(self._world.started, side.host)
-        return self._world.begin_start(side.host)
+        self._finish[n] = partial(self._operations.started, side.host)
+        return self._operations.begin_start(side.host)
 
     # -- the way ---------------------------------------------------------------------------
 
     def __call__(self, host: Host, op: int) -> bool:
         """Client input is held back, by that operation; False if the way is not open at all."""
         primary, secondary = self._primary, self._secondary
-        world, clock = self._world, self._clock
+        foresight, clock = self._foresight, self._clock
         if not (
             host is primary.host
             and primary.checkpointer.state is self._inputs[0].state
@@ -261,10 +264,10 @@ class Straight:
         ends_ns = self._ends_ns
         ends_ns[1] = now_ns = clock.now_ns()
         self._latest_ns = now_ns + self._least_limit_ns
-        world.plans_wait = True
+        foresight.plans_wait = True
         planned, free_ns = -1, 0  # nothing else comes before then, unless something is planned
         for step in self._steps:
-            if clock.events != planned or not world.is_planned:
+            if clock.events != planned or not foresight.is_planned:
                 free_ns, planned = min(self._next_ns(), self._latest_ns), clock.events
             at_ns = step.comes_ns(step, now_ns, free_ns)
             if at_ns is None:
@@ -280,7 +283,7 @@ class Straight:
                 if side is primary:  # whose policy may want the next one
                     side.show()
                 if step.hears_out:
-                    world.hear_out(side.host)
+                    foresight.hear_out(side.host)
                 for say in step.signals:
                     say()
                 side.settle(now_ns)
@@ -289,7 +292,7 @@ class Straight:
         self._show()
         primary.checkpointer.rest(now_ns)
         primary.settle(now_ns)
-        self._world.plans_go_on()
+        self._foresight.plans_go_on()
         self._session.wake(host.id)
         return True
 
@@ -386,14 +389,14 @@ class Straight:
 
     def _next_ns(self) -> int:
         """When something else comes, as far as anybody knows now."""
-        if not self._world.is_planned:
-            self._world.plan_anew()
+        if not self._foresight.is_planned:
+            self._foresight.plan_anew()
         return self._clock.next_ns()
 
     def _others_first(self, step: _Step, until_ns: int) -> bool:
         """What is due by then happens; whether both sides are as they were before."""
         self._show()
-        self._world.plan_owed()
+        self._foresight.plan_owed()
         clock = self._clock
         while clock.next_ns() <= until_ns:
             clock.step()
@@ -423,9 +426,9 @@ class Straight:
     def _put_back(self, step: _Step, now_ns: int) -> None:
         """What is under way is the world's again."""
         self._show()
-        self._world.plans_go_on()
+        self._foresight.plans_go_on()
         self.end()
-        world, inputs = self._world, self._inputs
+        inputs = self._inputs
         for n in step.under_way:
             each = inputs[n]
             sender = self._sides[inputs[each.cause].role]
@@ -440,7 +443,7 @@ class Straight:
             else:
                 op = sender.checkpointer.awaits(waiting)
                 left_ns = self._ends_ns[n] - now_ns
-                world.takes(sender.host, op, _CAUSE, left_ns, self._finish[n])
+                self._operations.takes(sender.host, op, _CAUSE, left_ns, self._finish[n])
         for side in self._sides.values():
             self._session.wake(side.host.id)
 
@@ -449,7 +452,7 @@ class Straight:
         sender.checkpointer.sends()
         op = sender.checkpointer.awaits(waiting)
         action = t.SendState(op, encode_state(self._dialect, self._state))
-        self._world.send_after(delay_ns, sender.host, action, _CAUSE)
+        self._operations.send_after(delay_ns, sender.host, action, _CAUSE)
 
 
 @lru_cache(maxsize=16)

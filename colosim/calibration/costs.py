@@ -22,7 +22,7 @@ from colosim.calibration.runs import MeasuredRun
 from colosim.model.memory import PAGE_BYTES
 from colosim.protocol.checkpoint import Transfer
 
-_MESSAGE_BYTES = 76  # on the link: 64 of headers (`backends.sim.world`), 12 of its own with framing
+_MESSAGE_BYTES = 76  # on the link: 64 of headers (`backends.sim.link`), 12 of its own with framing
 _HEADER_BYTES = 8
 _ROUNDS = 50
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.sim import run_replication
+from backends.sim import SimWorld, run_replication
 from backends.sim.epoch.lane import Lane
 from backends.sim.epoch.log import Log
-from backends.sim.epoch.world import EpochWorld
+from backends.sim.epoch.output import EpochOutput
 from colosim import api
 from colosim.analysis.stats import equivalence, holm
 from colosim.model.results import HOW, RunRecord
@@ -400,9 +400,10 @@ def test_memory_beside_the_record_does_not_grow_with_the_run(policy):
             divergence={"probability": 1e-5},
             link={"bandwidth": "10 Gbit/s"},
         )
-        world = EpochWorld(what, policy, Streams(1, 0))
+        world = SimWorld(what, policy, Streams(1, 0))
         world.run()
-        sizes.append(world._log.window_rows)
+        assert isinstance(world.output, EpochOutput)
+        sizes.append(world.output._log.window_rows)
     assert sizes[1] <= 1.5 * sizes[0]
 
 

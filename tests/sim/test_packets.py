@@ -115,7 +115,7 @@ def test_bursts_of_equal_guests_never_mismatch(datagrams, gap_us, jitter, seed):
 
 def test_without_a_rewriter_the_guests_are_never_at_the_same_byte(monkeypatch):
     """So the rewriter is really there, and is what makes the streams comparable."""
-    monkeypatch.setattr("backends.sim.packet.world.StrictRewriter", lambda: None)
+    monkeypatch.setattr("backends.sim.packet.output.StrictRewriter", lambda: None)
     what = packets(packet={"requests_per_connection": 2}, policy={"colo": {"minimum_gap": "20 ms"}})
     record = run_replication(what, "colo", 1, 0)
     counters = record.counters
@@ -134,6 +134,17 @@ def test_the_newest_first_search_of_qemu_is_a_mismatch_where_nothing_differs(mod
     check_right(record)
     reasons = set(record.checkpoints["reason"])
     assert reasons == ({"mismatch"} if mode == "qemu" else set())
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_what_a_full_queue_of_qemus_lets_go_is_counted(frames):
+    """Nobody compares it, so it never leaves; a client's TCP asks for it again and again."""
+    compare = {"mode": "qemu", "queue_frames": frames}
+    what = packets(duration="300 ms", compare=compare, packet={"mss": "500 B"})
+    counters = run(what, "colo").counters
+    assert counters["frames_lost"] > 0
+    left = counters["frames_to_clients"]
+    assert counters["frames_of_primary"] == left + counters["frames_lost"]
 
 
 # -- what the packets make visible -------------------------------------------------------------

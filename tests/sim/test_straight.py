@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.sim import WORLDS, run_replication
+from backends.sim import run_replication
+from backends.sim.host import Host
 from backends.sim.straight import Straight
-from backends.sim.world import Host, SimWorld
+from backends.sim.world import SimWorld
 from colosim.model.results import HOW, RunRecord
 from colosim.model.streams import Streams
 from colosim.protocol import straight
@@ -94,11 +95,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 def run(what: Scenario, policy: str, is_straight: bool, seed: int = 1) -> tuple[str, SimWorld]:
     """Of a run that nobody watches, not even for its faults: all that it says, and its world."""
-    world_of = WORLDS[what.fidelity]
-    patched = type("Way", (world_of,), {"_may_go_straight": is_straight})
+    patched = type("Way", (SimWorld,), {"_may_go_straight": is_straight})
     world = patched(what, policy, Streams(seed, 0))
     world.run()
-    lost = world.lost_responses()  # first: a table may end what it is made from
+    lost = world.output.lost_responses()  # first: a table may end what it is made from
     record = RunRecord(
         policy,
         seed,

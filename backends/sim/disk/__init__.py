@@ -15,8 +15,7 @@ QEMU a guest that is stopped begins nothing, and counts as stopped when what it 
 
 from backends.sim.disk.guest import GuestIo
 from backends.sim.disk.replicated import NoDisk, ReplicatedDisk
+from backends.sim.disk.requests import CHANNEL
 from backends.sim.disk.volumes import PrimaryVolume, SecondaryVolume
 
 __all__ = ["CHANNEL", "GuestIo", "NoDisk", "PrimaryVolume", "ReplicatedDisk", "SecondaryVolume"]
-
-CHANNEL = "disk"  # of the link

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from backends.nodes import PRIMARY, SECONDARY
 from backends.sim.disk.guest import GuestIo
-from backends.sim.disk.requests import HEADER_BYTES, Requests, Station, Then, Volume, call
+from backends.sim.disk.requests import CHANNEL, Requests, Station, Then, Volume, call
 from backends.sim.disk.volumes import PrimaryVolume, SecondaryVolume
+from backends.sim.link import MESSAGE_BYTES
 from colosim.model.disk import (
     Lineage,
     judge,
@@ -194,7 +195,7 @@ class ReplicatedDisk(NoDisk):
         volume = self.secondary
         if name == SECONDARY and volume is not None and self.primary.child is not None:
             lost = partial(self.primary.lost, "the connection to the secondary's disk was reset")
-            self._world.send_disk(self._world.hosts[SECONDARY], HEADER_BYTES, lost)
+            self._world.link.send(SECONDARY, CHANNEL, MESSAGE_BYTES, lost)
 
     def strike(self, kind: str) -> None:
         if self.secondary is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from backends.sim.clock import Clock
 from colosim.model.disk import (
@@ -16,10 +16,7 @@ from colosim.model.disk import (
 from colosim.model.streams import Streams
 from colosim.scenario import Disk
 
-if TYPE_CHECKING:
-    pass
-
-HEADER_BYTES = 64  # of TCP and IP, for a message of its own
+CHANNEL = "disk"  # of the link
 READ, WRITE, FLUSH = "read", "write", "flush"
 
 Then = Callable[[], None]

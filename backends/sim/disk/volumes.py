@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from backends.nodes import PRIMARY, SECONDARY
 from backends.sim.disk.guest import Run
-from backends.sim.disk.requests import HEADER_BYTES, Address, Station, Then
-from backends.sim.link import last_of
+from backends.sim.disk.requests import CHANNEL, Address, Station, Then
+from backends.sim.link import MESSAGE_BYTES, last_of
 from colosim.model.disk import (
     BLOCK_BYTES,
     REPLY_BYTES,
@@ -83,8 +83,9 @@ class PrimaryVolume:
 
         def put_on_link(_: object = None) -> None:
             if number in self._pending and host.alive and not host.guest.dead:
-                size = HEADER_BYTES + REQUEST_BYTES + size_bytes
-                world.send_disk(host, size, partial(child.arrived, partial(asked, reply)))
+                size = MESSAGE_BYTES + REQUEST_BYTES + size_bytes
+                arrived = partial(child.arrived, partial(asked, reply))
+                world.link.send(PRIMARY, CHANNEL, size, arrived)
 
         if self._disk.replicate_ns:
             world.clock.after(self._disk.replicate_ns, put_on_link)
@@ -129,7 +130,7 @@ class PrimaryVolume:
             host.backlog.append(partial(self.lost, why))
             return
         self._world.recorder.event(PRIMARY, "disk-parted", why)
-        self._world.part(host, why)
+        self._world.link.part(host, why)
         self.drop()
 
     def drop(self) -> None:
@@ -193,9 +194,8 @@ class SecondaryVolume:
 
     def send(self, size_bytes: int, arrived: Then) -> None:
         """An answer on its way to the primary."""
-        host = self._world.hosts[SECONDARY]
         if self._is_up():
-            self._world.send_disk(host, HEADER_BYTES + size_bytes, arrived)
+            self._world.link.send(SECONDARY, CHANNEL, MESSAGE_BYTES + size_bytes, arrived)
 
     def arrived(self, asked: Then) -> None:
         """A request of the primary is here."""

@@ -8,5 +8,6 @@ The comparator and the rewriter of the core see what they see live.  From the in
 * `backends.sim.packet.server`: a guest's network stack and its service; can be copied
 * `backends.sim.packet.clients`: the clients, and the network between them and the guests
 * `backends.sim.packet.way`: a network that loses, doubles and delays frames
-* `backends.sim.packet.guest`, `backends.sim.packet.world`: the guest with a stack, and its world
+* `backends.sim.packet.guest`: a guest with a stack
+* `backends.sim.packet.output`: what becomes of the frames that guests make
 """

@@ -1,20 +1,18 @@
-"""The simulated world at fidelity ``packet``: what guests say are frames, as in the live world.
-
-Everything that is not about output is `SimWorld`'s.
-"""
+"""Output at fidelity ``packet``: what guests say are frames, as in the live world."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 from zlib import crc32
 
 from backends.base import Cause
-from backends.nodes import PRIMARY, SECONDARY, node_configs
+from backends.nodes import SECONDARY, node_configs
 from backends.qemu.net.acked import Acked
 from backends.sim.guest import Snapshot
+from backends.sim.host import Host
 from backends.sim.packet import content
 from backends.sim.packet.clients import Clients, PacketNetwork
 from backends.sim.packet.frames import GUEST_IP, NOBODY_IP, Path, client_of
@@ -22,17 +20,17 @@ from backends.sim.packet.guest import PacketGuest, PacketSnapshot
 from backends.sim.packet.server import Service, Stack
 from backends.sim.packet.tcp import Limits
 from backends.sim.packet.way import Way
-from backends.sim.sharing import Shared
-from backends.sim.traffic import Jitter, Network
-from backends.sim.world import Host, SimWorld
-from colosim.model.cost import Slowdown
+from backends.sim.responses import OneByOne
 from colosim.model.streams import Streams
 from colosim.protocol import types as t
 from colosim.protocol.node import NodeConfig
 from colosim.protocol.rewrite import StrictRewriter
 from colosim.scenario import Scenario
 from colosim.scenario import Service as ServiceWorkload
-from colosim.session import Observer
+from colosim.session import Ear
+
+if TYPE_CHECKING:
+    from backends.sim.world import SimWorld
 
 _UNPROMPTED = Path(GUEST_IP + NOBODY_IP + (514).to_bytes(2) * 2, is_outward=True)  # like syslog
 _RETAIN_LIMIT_BYTES = 16 << 20  # as live: what is older was released long ago, or is sent again
@@ -82,26 +80,20 @@ class PacketHost(Host):
     leaves_ns: int = 0
 
 
-class PacketWorld(SimWorld):
-    """One replication of one scenario under one policy."""
+class PacketOutput(OneByOne):
+    """What guests say are frames; clients have a TCP, or send datagrams."""
 
     network: PacketNetwork
 
-    _may_go_straight = False  # frames are under way all the time
+    goes_straight = False  # frames are under way all the time
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        policy: str,
-        streams: Streams,
-        observers: Iterable[Observer] = (),
-        stepped: Callable[[str, str], None] | None = None,
-        shared: Shared | None = None,
-        vm: int = 0,
-    ) -> None:
+    def __init__(self, world: SimWorld, scenario: Scenario, policy: str, streams: Streams) -> None:
+        super().__init__(world, scenario, policy, streams)
         self._service = service_of(scenario)
         self._acked = Acked()
-        super().__init__(scenario, policy, streams, observers, stepped, shared, vm)
+        self.network = PacketNetwork(
+            self._clock, self._client_delay_ns, self._jitter, self._needed_from
+        )
         harm = scenario.impairments()
         self._ways: dict[str, Way] = {}
         if harm.harm:
@@ -109,9 +101,11 @@ class PacketWorld(SimWorld):
                 ("in", slice(26, 30), self._arrived),
                 ("out", slice(30, 34), self.network.leave),
             ):
-                self._ways[name] = Way(name, harm, streams, self.clock, _client_at(sender), goes_on)
+                self._ways[name] = Way(
+                    name, harm, streams, self._clock, _client_at(sender), goes_on
+                )
         self.network.clients = self.clients = Clients(
-            self.clock,
+            self._clock,
             self._service,
             self._nature("client"),
             self._from_clients,
@@ -121,46 +115,39 @@ class PacketWorld(SimWorld):
 
     # -- parts -----------------------------------------------------------------------------
 
-    def _configs(self, scenario: Scenario, policy: str) -> list[NodeConfig]:
-        return node_configs(scenario, policy, packets=self._mirrored)
+    def configs(self) -> list[NodeConfig]:
+        return node_configs(self._scenario, self._policy, packets=self.compares)
 
-    def _network(self, delay_ns: int, jitter: Jitter) -> Network:
-        return PacketNetwork(self.clock, delay_ns, jitter, self._needed_from)
-
-    def _host(self, name: str) -> Host:
-        demand = self._demand()
+    def host(self, name: str, peer: str) -> Host:
         nature = self._nature(name)
         guest = PacketGuest(
-            self.clock,
-            Slowdown(self._memory, self._costs.first_write_ns if self._tracked else 0),
+            self._clock,
+            self._slowdown(),
             self._vcpus,
-            demand.primary_ns if name == PRIMARY else demand.secondary_ns,
-            self._primary_finished if name == PRIMARY else self._secondary_finished,
+            *self._of_role(name),
             Stack(self._service, nature),
             nature,
             lambda frames: self._said(self._of(name), frames),
-            StrictRewriter() if name == SECONDARY and self._mirrored else None,
+            StrictRewriter() if name == SECONDARY and self.compares else None,
             self._speed(name),
         )
-        return PacketHost(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
+        return PacketHost(name, guest, peer)
 
-    def _ears(self) -> dict[type, Callable[[str, Any], None]]:
-        ears = super()._ears()
-        count = ears[t.Mismatch]
+    def ears(self, known: Mapping[type, Ear]) -> dict[type, Ear]:
+        mismatch, recorder = known[t.Mismatch], self._world.recorder
 
         def by_reason(node: str, signal: t.Mismatch) -> None:
-            count(node, signal)
-            name = f"mismatches_{signal.why}"
-            self.recorder.counters[name] = self.recorder.counters.get(name, 0) + 1
+            mismatch(node, signal)
+            recorder.count(f"mismatches_{signal.why}")
 
-        return {**ears, t.Mismatch: by_reason}
+        return {**known, t.Mismatch: by_reason}
 
     def _nature(self, name: str) -> Nature:
         packet = self._scenario.packet
         return Nature(name, self._streams, packet.split, packet.ack_jitter_ns)
 
     def _of(self, name: str) -> PacketHost:
-        return cast(PacketHost, self.hosts[name])
+        return cast(PacketHost, self._world.hosts[name])
 
     def _guest(self, host: Host) -> PacketGuest:
         return cast(PacketGuest, host.guest)
@@ -185,8 +172,9 @@ class PacketWorld(SimWorld):
 
     def _needed_from(self) -> int:
         """The oldest of clients' frames that somebody may yet read."""
-        positions = [state.input_position for state in self._snapshots.values()]
-        guests = [host.guest for host in self.hosts.values()]
+        states = self._world.operations.snapshots.values()
+        positions = [state.input_position for state in states]
+        guests = [host.guest for host in self._world.hosts.values()]
         positions += [guest.input_position for guest in guests if not guest.dead]
         return min(positions, default=sys.maxsize)
 
@@ -197,12 +185,9 @@ class PacketWorld(SimWorld):
         u = self._streams.uniform("divergence-at", client).at(request)
         return content.field_at(u, self._service.response_bytes)
 
-    def _finished(self, host: Host, client: int, request: int, difference: str) -> None:
-        if host.id == self._owner:
-            self.network.served(client, request)
-        mark = _mark(difference)
+    def _answer(self, host: Host, client: int, request: int, mark: str) -> None:
         at, size = self._field_at(client, request), self._service.response_bytes
-        data = content.response_of(client, request, size, at, mark)
+        data = content.response_of(client, request, size, at, _number(mark))
         self._guest(host).respond(client, request, data)
 
     def _say_unprompted(self, host: Host, number: int) -> None:
@@ -218,10 +203,10 @@ class PacketWorld(SimWorld):
         host.held_bytes += sum(map(len, frames))
         # frames of two guests are no one stream, so each has its own name
         made = t.Range(f"{host.id}.frames", first, host.made)
-        compared = tuple(frames) if self._mirrored else ()
-        self.tell(host.id, t.GuestOutput(made, _digest(frames), compared))
+        compared = tuple(frames) if self.compares else ()
+        self._world.tell(host.id, t.GuestOutput(made, _digest(frames), compared))
 
-    def _offer_witness(self, host: Host, action: t.OfferWitness, cause: Cause) -> None:
+    def offer_witness(self, host: Host, action: t.OfferWitness, cause: Cause) -> None:
         host = self._of(host.id)
         range_ = action.range
         frames = tuple(host.held[n] for n in range(range_.first, range_.end))
@@ -230,21 +215,19 @@ class PacketWorld(SimWorld):
         while host.held_bytes > _RETAIN_LIMIT_BYTES:
             host.held_bytes -= len(host.held.pop(next(iter(host.held))))
 
-    def _release(self, host: Host, action: t.Release, cause: Cause) -> None:
+    def release(self, host: Host, action: t.Release, cause: Cause) -> None:
         host = self._of(host.id)
         frames = self._take(host, action.ranges)
         if host.id == SECONDARY:  # what both said left from the other, and most of it has arrived
             frames = self._acked.beyond(frames)
         if frames:
-            # without protection nothing was held: what output takes is part of the service
-            mean_ns = self._costs.release_ns if self._tracked else 0
-            self._leave(host, frames, self._cost_ns(host, "release", mean_ns) if mean_ns else 0)
+            self._leave(host, frames, self._late_ns(host))
 
-    def _drop(self, host: Host, action: t.Release | t.Drop, cause: Cause) -> None:
+    def drop(self, host: Host, action: t.Release | t.Drop, cause: Cause) -> None:
         host = self._of(host.id)
         gone = self._take(host, action.ranges)
-        if host.id == self._owner:  # the comparison will never release them
-            self.recorder.counters["frames_lost"] += len(gone)
+        if host.id == self._world.owner:  # the comparison will never release them
+            self._world.recorder.count("frames_lost", len(gone))
 
     @staticmethod
     def _take(host: PacketHost, ranges: Iterable[t.Range]) -> list[bytes]:
@@ -258,12 +241,12 @@ class PacketWorld(SimWorld):
 
     def _leave(self, host: PacketHost, frames: list[bytes], late_ns: int) -> None:
         """In ``late_ns``, but never before what was released earlier."""
-        now_ns = self.now_ns()
+        now_ns = self._clock.now_ns()
         host.leaves_ns = at_ns = max(now_ns + late_ns, host.leaves_ns)
         if at_ns == now_ns:
             self._to_clients(frames)
         else:
-            self.clock.after(at_ns - now_ns, lambda _: self._left(host, frames))
+            self._clock.after(at_ns - now_ns, lambda _: self._left(host, frames))
 
     def _left(self, host: PacketHost, frames: list[bytes]) -> None:
         if host.alive:
@@ -271,34 +254,31 @@ class PacketWorld(SimWorld):
 
     # -- checkpoints and takeover ----------------------------------------------------------
 
-    def _stop_vm(self, host: Host, action: t.StopVm, cause: Cause) -> None:
-        if host.id != self._owner:
+    def stopping(self, host: Host) -> None:
+        if host.id != self._world.owner:
             self._of(host.id).covered = ()  # the primary goes on, so they have left
-        super()._stop_vm(host, action, cause)
 
-    def _snapshot(self, host: Host, pages: int) -> Snapshot:
+    def snapshot(self, host: Host, pages: int) -> Snapshot:
         taken = self._guest(host).snapshot(pages, {})
-        held = self._of(host.id).held if self._mirrored else {}
+        held = self._of(host.id).held if self.compares else {}
         return replace(taken, covered=tuple(held.values()))
 
-    def _loaded(self, host: Host, snapshot: Snapshot) -> None:
-        super()._loaded(host, snapshot)
+    def loaded(self, host: Host, snapshot: Snapshot) -> None:
+        host.guest.load(snapshot)
         self._of(host.id).covered = cast(PacketSnapshot, snapshot).covered
 
-    def _promote(self, host: Host, action: t.Promote, cause: Cause) -> None:
-        super()._promote(host, action, cause)
+    def promoted(self, host: Host) -> None:
         rewriter = self._guest(host).rewriter
         if rewriter is not None:
             rewriter.promoted()
 
-    def _alone(self, node_id: str, signal: t.Signal) -> None:
+    def alone(self, host: Host) -> None:
         """The guest that took over goes on with its connections.
 
         What its state covers and had not left goes with the state, and leaves now, before what the
         guest has made since.  What else died with the other host its TCP sends again.
         """
-        host = self._of(node_id)
-        self.recorder.event(node_id, "alone", "")
+        host = self._of(host.id)
         covered, host.covered = host.covered, ()
         if frames := self._acked.beyond(covered):
             self._leave(host, frames, 0)
@@ -306,23 +286,22 @@ class PacketWorld(SimWorld):
     # -- the end ---------------------------------------------------------------------------
 
     def lost_responses(self) -> int:
-        """Requests that nobody will ever answer.
-
-        Where somebody serves, only those whose connection was reset: all others are sent again
+        """Where somebody serves, only those whose connection was reset: all others are sent again
         until there is an answer.
         """
         unanswered = self.network.unanswered()
-        if not self._serves(self.hosts[self._owner]):
+        if not self._world.serves():
             return len(unanswered)
         given_up = self.clients.given_up
         return sum((client, request) in given_up for client, request, _ in unanswered)
 
     def counters(self) -> dict[str, int]:
-        clients, stacks = self.clients, [self._guest(h).stack for h in self.hosts.values()]
+        clients, hosts = self.clients, self._world.hosts
+        stacks = [self._guest(host).stack for host in hosts.values()]
         return {
             "frames_to_guests": self.network.to_guests,
             "frames_to_clients": self.network.to_clients,
-            **{f"frames_of_{host}": self._of(host).made for host in self.hosts},
+            **{f"frames_of_{name}": self._of(name).made for name in hosts},
             "damaged_frames": clients.damaged + sum(stack.damaged for stack in stacks),
             "wrong_responses": clients.wrong,
             "resets": clients.resets,
@@ -341,11 +320,11 @@ def _client_at(address: slice) -> Callable[[bytes], int]:
     return lambda frame: client_of(frame[address])
 
 
-def _mark(difference: str) -> int:
+def _number(mark: str) -> int:
     """How a response has parted, as a number that it holds; 0: not at all."""
-    if "@" in difference:  # it says what time it is
-        return crc32(difference.encode()) | 1 << 31
-    return int(difference[1:]) + 1 if difference else 0
+    if "@" in mark:  # it says what time it is
+        return crc32(mark.encode()) | 1 << 31
+    return int(mark[1:]) + 1 if mark else 0
 
 
 def _digest(frames: Iterable[bytes]) -> str:

@@ -1,18 +1,18 @@
-"""The simulated world at fidelity ``epoch``: guests, witnesses and clients are arrays.
+"""Output at fidelity ``epoch``: guests, witnesses and clients are arrays.
 
 What will happen is planned for a block of rows ahead, as if nothing intervened.  Whatever does (a
 checkpoint's steps, a fault) first brings the guests up to date, then their plans are made anew.
 The nodes hear of output when it matters to them: at a difference, at a cut, at the end of a block;
 as one range of rows, with its witness if it has met it.  What they then release leaves at the
-moments that the arrays say.  Everything that is not about requests is `SimWorld`'s.
+moments that the arrays say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,21 +24,23 @@ from backends.sim.epoch.guest import EpochGuest, EpochSnapshot, Rows
 from backends.sim.epoch.lane import Lane
 from backends.sim.epoch.log import Log, Times
 from backends.sim.epoch.traffic import EpochNetwork, runs
+from backends.sim.foresight import Foresight
 from backends.sim.guest import Snapshot
-from backends.sim.sharing import Shared
-from backends.sim.traffic import Jitter, Network
-from backends.sim.world import Host, SimWorld
-from colosim.model.cost import Slowdown
+from backends.sim.host import Host
+from backends.sim.link import NS_PER_S
+from backends.sim.output import Output
 from colosim.model.streams import Streams
 from colosim.protocol import types as t
 from colosim.protocol.checkpoint import P
 from colosim.protocol.policies import POLICIES
-from colosim.scenario import ClosedService, Fault, OpenService, Scenario
-from colosim.session import Observer, OfRole
+from colosim.scenario import ClosedService, OpenService, Scenario
+from colosim.session import Ear, OfRole
+
+if TYPE_CHECKING:
+    from backends.sim.world import SimWorld
 
 #: the stream of rows; what a stream of its own is made of is a client's connection
 STREAM = "responses"
-NS_PER_S = 1_000_000_000
 _LEAST_BLOCK = 64
 _LARGEST_BLOCK = 32_768
 #: when a request arrives; the row before of its client (those of one moment leave in the order of
@@ -77,32 +79,24 @@ class EpochHost(Host):
         return self.alive and not self.hung and not self.is_open
 
 
-class EpochWorld(SimWorld):
-    """One replication of one scenario under one policy."""
+class EpochOutput(Output, Foresight):
+    """What guests say are rows of a log."""
 
     network: EpochNetwork
     says_late = True
-    _witnesses_are_sent = False  # the log has them
+    sends_witnesses = False  # the log has them
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        policy: str,
-        streams: Streams,
-        observers: Iterable[Observer] = (),
-        stepped: Callable[[str, str], None] | None = None,
-        shared: Shared | None = None,
-        vm: int = 0,
-    ) -> None:
-        assert shared is None  # so says the scenario
-        self._compares = POLICIES[policy].output is t.Output.WITNESS
+    def __init__(self, world: SimWorld, scenario: Scenario, policy: str, streams: Streams) -> None:
+        super().__init__(world, scenario, policy, streams)
+        self.foresight = self
+        self._is_open = POLICIES[policy].output is t.Output.NONE  # from the start
         self._log = self._log_of(scenario, policy, streams)
-        self.is_planned = True
-        self.plans_wait = False
+        self._end_ns = scenario.duration_ns
+        self.network = EpochNetwork(self._clock, self._client_delay_ns, self._log, self._end_ns)
         self._owes_plan = False  # there was nothing to plan, and that may be over
         self._is_called = False  # a call to plan is under way
         self._stuck: set[int] = set()  # connections that differ, until the cut
-        self._is_comparing = self._compares  # both guests run on the same state
+        self._is_comparing = self.compares  # both guests run on the same state
         self._met = 0  # rows before it have their moment in "met"
         self._drift: int | None = None  # the row from which on the state of the guests differs
         self._drift_ns: int | None = None  # and since when
@@ -120,19 +114,14 @@ class EpochWorld(SimWorld):
         self._bits_per_ns = scenario.link.bandwidth_bps / NS_PER_S
         self._delay_ns = scenario.link.delay_ns
         self._arrived_ns = 0  # no witness is there before then: it would overtake others
-        super().__init__(scenario, policy, streams, observers, stepped)
-        if isinstance(self._log, FeedbackLog):
-            self._log.late_ns = self._costs.release_ns if self._tracked else 0
-        params = dict(self.session.nodes[PRIMARY].config.policy_params)
-        self._timeout_ns = params.get("compare_timeout_ns")
-        self._pair = {name: cast(EpochHost, host) for name, host in self.hosts.items()}
-        self._guests = [host.guest for host in self._pair.values()]
-        for host in self._pair.values():
-            host.is_open = POLICIES[policy].output is t.Output.NONE
+        self._pair: dict[str, EpochHost] = {}
+        self._guests: list[EpochGuest] = []
+        params = scenario.policy_params(policy)
+        self._timeout_ns: int | None = getattr(params, "compare_timeout_ns", None)
         self._witness_lane = Lane(
             self._log, "mirrored", self._witness_ns, "left", self._mirrored_by
         )
-        self._witness_lane.moves = self._witness_lane.reads = self._compares
+        self._witness_lane.moves = self._witness_lane.reads = self.compares
 
     # -- parts -----------------------------------------------------------------------------
 
@@ -142,9 +131,11 @@ class EpochWorld(SimWorld):
         paired = POLICIES[policy].protects() and scenario.execution.executes
         probability = scenario.divergence.probability
         if isinstance(workload, ClosedService):
-            return FeedbackLog(
+            log = FeedbackLog(
                 workload, streams, jitter, probability, paired, speed, scenario.schedule()
             )
+            log.late_ns = self._release_ns
+            return log
         assert isinstance(workload, OpenService)  # so says the scenario
         change, end_ns = scenario.schedule().load(), scenario.duration_ns
         return Log(
@@ -156,13 +147,10 @@ class EpochWorld(SimWorld):
             paired,
             speed,
             change,
-            mirrored=self._compares,
+            mirrored=self.compares,
         )
 
-    def _network(self, delay_ns: int, jitter: Jitter) -> Network:
-        return EpochNetwork(self.clock, delay_ns, self._log, self._scenario.duration_ns)
-
-    def _host(self, name: str) -> Host:
+    def host(self, name: str, peer: str) -> Host:
         first = name == PRIMARY
         lane = Lane(
             self._log,
@@ -173,19 +161,21 @@ class EpochWorld(SimWorld):
             self._speed(name),
         )
         guest = EpochGuest(
-            self.clock,
-            Slowdown(self._memory, self._costs.first_write_ns if self._tracked else 0),
+            self._clock,
+            self._slowdown(),
             lane,
             lambda first, end: self._made(name, first, end),
             self._changed,
             self._trimmed,
             self._speed(name),
         )
-        return EpochHost(name, guest, SECONDARY if name == PRIMARY else PRIMARY)
+        host = self._pair[name] = EpochHost(name, guest, peer, is_open=self._is_open)
+        self._guests.append(guest)
+        return host
 
-    def _ears(self) -> dict[type, Callable[[str, Any], None]]:
-        cut = self._both(super()._ears()[t.Cut], self._on_cut)
-        return {**super()._ears(), t.Cut: OfRole(t.Role.PRIMARY, cut)}
+    def ears(self, known: Mapping[type, Ear]) -> dict[type, Ear]:
+        cut = self._both(known[t.Cut], self._on_cut)
+        return {**known, t.Cut: OfRole(t.Role.PRIMARY, cut)}
 
     @staticmethod
     def _both(*ears: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
@@ -198,21 +188,14 @@ class EpochWorld(SimWorld):
     def _of(self, name: str) -> EpochHost:
         return self._pair[name]
 
-    def _start_clients(self) -> None:
+    def start_clients(self) -> None:
         """They are the log."""
         self._changed()
 
-    def run(self) -> None:
-        super().run()
-        self._settle()
+    def hear_all(self) -> None:
+        self.settle()
         for host in self._pair.values():
             self._hear(host)
-
-    def _warm(self, what: object) -> None:
-        self._settle()
-        for host in self._pair.values():
-            self._hear(host)
-        super()._warm(what)
 
     # -- plans -----------------------------------------------------------------------------
 
@@ -221,7 +204,7 @@ class EpochWorld(SimWorld):
         self.is_planned = False
         if not self._is_called and not self.plans_wait:
             self._is_called = True
-            self.clock.after(0, self._called)
+            self._clock.after(0, self._called)
 
     def _trimmed(self) -> None:
         """A guest stopped, or takes no more rows: of those before them, all that is planned holds.
@@ -234,8 +217,8 @@ class EpochWorld(SimWorld):
             self._changed()
             return
         self._call_off(self._ran_out)
-        if self._compares:
-            self._witness_lane.settle(self.now_ns())
+        if self.compares:
+            self._witness_lane.settle(self._clock.now_ns())
             self._witness_lane.trim(self._guests[-1].lane.planned)
             self._expect_difference()
 
@@ -257,7 +240,7 @@ class EpochWorld(SimWorld):
     @property
     def _may_owe(self) -> bool:
         """A plan would only say what lanes do since they were disturbed: later it says the same."""
-        return not (self._compares or isinstance(self._log, FeedbackLog))
+        return not (self.compares or isinstance(self._log, FeedbackLog))
 
     def plan_owed(self) -> None:
         if self._owes_plan:
@@ -279,15 +262,15 @@ class EpochWorld(SimWorld):
         link = self._witness_lane
         return not moving and link.position >= link.taken
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Bring everything that moves up to date."""
         self.plan_anew()
         for guest in self._guests:
             guest.settle()
-        self._witness_lane.settle(self.now_ns())
+        self._witness_lane.settle(self._clock.now_ns())
 
     def _plan(self, ran_out: bool) -> None:
-        now_ns, link = self.now_ns(), self._witness_lane
+        now_ns, link = self._clock.now_ns(), self._witness_lane
         guests = self._guests
         for guest in guests:
             guest.settle()
@@ -303,7 +286,7 @@ class EpochWorld(SimWorld):
         if self._is_idle(moving) and not isinstance(self._log, FeedbackLog):
             self._call_off(self._ran_out)
             self._call_off(self._differ)
-            if self._compares:
+            if self.compares:
                 self._expect_age()
             return
         fresh = [guest.lane.plan(now_ns, self._horizon) for guest in guests]
@@ -317,7 +300,7 @@ class EpochWorld(SimWorld):
             self._foresee(self._log, now_ns, ran_out)
         if self._is_comparing:
             self._expect_difference()
-        if self._compares:
+        if self.compares:
             self._expect_age()
 
     def _look_ahead(self, ran_out: bool, reached: int) -> None:
@@ -351,7 +334,7 @@ class EpochWorld(SimWorld):
             for lane in moving
             if lane.reads or lane.planned < lane.taken
         ]
-        end_ns = min(ends_ns) if ends_ns else self._scenario.duration_ns
+        end_ns = min(ends_ns) if ends_ns else self._end_ns
         self._call(self._ran_out, max(end_ns, now_ns))  # plans that were owed may be over already
 
     # -- clients that wait -----------------------------------------------------------------
@@ -368,7 +351,7 @@ class EpochWorld(SimWorld):
 
     def _leaves_by(self) -> tuple[str, EpochHost] | None:
         """The column with the moments at which output leaves by itself, and of which host."""
-        host = self._of(self._owner)
+        host = self._of(self._world.owner)
         if not self._speaks(host):
             return None
         if host.is_open:
@@ -420,7 +403,7 @@ class EpochWorld(SimWorld):
         column, floor_ns = (rule[0], rule[1].floor_ns) if rule else ("", 0)
         rows: dict[str, list[int]] = {name: [] for name in sooner.columns}
         differing: list[int] = []
-        end_ns = self._scenario.duration_ns
+        end_ns = self._end_ns
         row = first
         while due and due[0][0] < end_ns and row - first < self._block:
             at_ns, before, client, request = heappop(due)
@@ -443,12 +426,12 @@ class EpochWorld(SimWorld):
         if row > first:
             log.append(rows, differing)
             sooner.planned(row)
-        self._call(self._ran_out, due[0][0] if due else self._scenario.duration_ns)
+        self._call(self._ran_out, due[0][0] if due else self._end_ns)
 
     def _ran_out(self, _: object) -> None:
         """The block's last row has arrived."""
         del self._calls[self._ran_out]
-        self._settle()
+        self.settle()
         for host in self._pair.values():
             self._hear(host)
         self._plan(ran_out=True)
@@ -456,25 +439,25 @@ class EpochWorld(SimWorld):
     def _call(self, what: Callable[[object], None], at_ns: int) -> None:
         """Plan a call, instead of the one that was planned; none after the run's end."""
         self._call_off(what)
-        if at_ns < self._scenario.duration_ns:
-            self._calls[what] = self.clock.after(at_ns - self.now_ns(), what)
+        if at_ns < self._end_ns:
+            self._calls[what] = self._clock.after(at_ns - self._clock.now_ns(), what)
 
     def _call_off(self, what: Callable[[object], None]) -> None:
         planned = self._calls.pop(what, None)
         if planned is not None:
-            self.clock.cancel(planned)
+            self._clock.cancel(planned)
 
     def _needed_from(self) -> int:
         """The oldest row that may yet be served, told or released."""
         rows = [
             snapshot.position
-            for snapshot in self._snapshots.values()
+            for snapshot in self._world.operations.snapshots.values()
             if isinstance(snapshot, EpochSnapshot)
         ]
         for host in self._pair.values():
             rows += (host.guest.lane.position, host.told)
             rows += (first for first, _ in (*host.held.values(), *host.again))
-        if self._compares:
+        if self.compares:
             rows.append(self._witness_lane.position)
         return min(rows)
 
@@ -524,11 +507,11 @@ class EpochWorld(SimWorld):
 
     def _watch_drift(self) -> None:
         """From which row on every response differs, as far as is planned."""
-        if self._hazard_at_ns is None:
+        if self._world.parting.hazard_at_ns is None:
             return
-        guest, now_ns = self._pair[SECONDARY].guest, self.now_ns()
+        guest, now_ns = self._pair[SECONDARY].guest, self._clock.now_ns()
         if self._drift_ns is None or self._drift_ns > now_ns:
-            left_ns = self._hazard_at_ns - guest.exposure_ns
+            left_ns = self._world.parting.hazard_at_ns - guest.exposure_ns
             self._drift_ns = now_ns + max(0, left_ns) if guest.lane.moves else None
         self._drift = None
         first, end = self._of(PRIMARY).told, guest.lane.planned
@@ -558,11 +541,11 @@ class EpochWorld(SimWorld):
             self._call_off(self._differ)
         else:
             met_ns = int(self._log.view("met", row, row + 1)[0])
-            self._call(self._differ, max(met_ns, self.now_ns()))
+            self._call(self._differ, max(met_ns, self._clock.now_ns()))
 
     def _differ(self, _: object) -> None:
         del self._calls[self._differ]
-        self._settle()
+        self.settle()
         self._compare()
         self._expect_difference()
 
@@ -574,12 +557,12 @@ class EpochWorld(SimWorld):
         since_ns = self._alone_since_ns(host.told)
         if since_ns is not None and self._timeout_ns is not None:
             self._age_is_called = True
-            wait_ns = max(0, since_ns + self._timeout_ns - self.now_ns())
-            self.clock.after(wait_ns, self._look_at_ages)
+            wait_ns = max(0, since_ns + self._timeout_ns - self._clock.now_ns())
+            self._clock.after(wait_ns, self._look_at_ages)
 
     def _look_at_ages(self, _: object) -> None:
         self._age_is_called = False
-        self._settle()
+        self.settle()
         self._compare()
         self._complain()
         self._expect_difference()
@@ -600,7 +583,7 @@ class EpochWorld(SimWorld):
 
     def _complain(self) -> None:
         """Of responses that have waited too long."""
-        host, now_ns = self._of(PRIMARY), self.now_ns()
+        host, now_ns = self._of(PRIMARY), self._clock.now_ns()
         if not self._speaks(host):
             return
         row = host.told
@@ -613,7 +596,7 @@ class EpochWorld(SimWorld):
                 self._stuck.add(client)
                 request = self._log.request(row)
                 stale = t.Stale(t.Range(str(client), request, request + 1))
-                self.tell(host.id, t.Compared((stale,)))
+                self._world.tell(host.id, t.Compared((stale,)))
             host.skipped.append(row)
             row += 1
             host.told = row
@@ -622,10 +605,10 @@ class EpochWorld(SimWorld):
 
     def _made(self, name: str, first: int, end: int) -> None:
         """A guest has served these rows."""
-        if name == self._owner:
+        if name == self._world.owner:
             column = "made" if name == PRIMARY else "mirrored"
             self.network.serve(first, end, self._log.view(column, first, end))
-        if name == SECONDARY and self._compares and self._of(name).offers:
+        if name == SECONDARY and self.compares and self._of(name).offers:
             self._offered += end - first
 
     def _column(self, host: Host) -> str:
@@ -640,7 +623,7 @@ class EpochWorld(SimWorld):
         host, log = self._of(PRIMARY), self._log
         if not self._speaks(host) or host.is_open:
             return
-        now_ns = self.now_ns()
+        now_ns = self._clock.now_ns()
         while self._is_comparing:
             first, known = host.told, self._known()
             if first >= known:
@@ -677,12 +660,17 @@ class EpochWorld(SimWorld):
         self, host: EpochHost, stream: str, first: int, end: int, row: int, last: int, mark: str
     ) -> None:
         """Rows [row, last) of both guests; they meet at the primary."""
-        range_, digest = t.Range(stream, first, end), mark and f"{mark}{self._synchronisation}"
+        range_, digest = (
+            t.Range(stream, first, end),
+            mark and f"{mark}{self._world.parting.synchronisation}",
+        )
         cause = self._offered_by(range_, digest, row, last)
         self._put(host, range_, (row, last), "")
         when_ns = _not_before(host.floor_ns, self._log.view("met", row, last))
         self._leaving = (row, last, when_ns)
-        self.tell(host.id, t.PeerOutput(range_, digest, self._synchronisation), cause)
+        self._world.tell(
+            host.id, t.PeerOutput(range_, digest, self._world.parting.synchronisation), cause
+        )
         self._leaving = None
 
     def _offered_by(self, range_: t.Range, digest: str, row: int, last: int) -> Cause | None:
@@ -698,7 +686,7 @@ class EpochWorld(SimWorld):
 
     def _put(self, host: EpochHost, range_: t.Range, rows: Rows, digest: str) -> None:
         host.held[range_.stream, range_.first] = rows
-        self.tell(host.id, t.GuestOutput(range_, digest))
+        self._world.tell(host.id, t.GuestOutput(range_, digest))
 
     def _hear(self, host: EpochHost) -> None:
         """Tell a node what matters to it of what its guest has made."""
@@ -724,19 +712,19 @@ class EpochWorld(SimWorld):
 
     def _passes(self, host: EpochHost) -> bool:
         """What its guest says goes to the gate as it is made, for no witness is waited for."""
-        return host.is_open or not self._compares
+        return host.is_open or not self.compares
 
     def _is_routine(self, host: EpochHost, event: t.Event) -> bool:
         """The event changes nothing for what the guest has said and the node has not heard."""
         if self._waits(host):
             return True
-        step = self.session.nodes[host.id].step
+        step = self._world.session.nodes[host.id].step
         runs = host.guest.running and step not in (P.EXITED, P.FROZEN)
         return isinstance(event, t.Done) and runs and host.id == PRIMARY and self._is_comparing
 
     def _waits(self, host: EpochHost) -> bool:
         """It is a secondary whose responses its node hears of as they meet the primary's."""
-        return host.id == SECONDARY != self._owner and not self._passes(host)
+        return host.id == SECONDARY != self._world.owner and not self._passes(host)
 
     def _say_one(self, host: EpochHost, range_: t.Range, rows: Rows) -> None:
         """Rows of one guest that no witness waits for; through an open gate they leave as made."""
@@ -746,44 +734,43 @@ class EpochWorld(SimWorld):
         self._put(host, range_, rows, "")
         self._leaving = None
 
-    def tell(self, node_id: str, event: t.Event, cause: Cause | None = None) -> None:
+    def hear_before(self, host: Host, event: t.Event) -> None:
         """What a guest has said comes before what may decide over it."""
-        if isinstance(event, _MATTERS) and not self._is_routine(self._of(node_id), event):
-            self._last_words(self._of(node_id))
-        super().tell(node_id, event, cause)
+        if isinstance(event, _MATTERS) and not self._is_routine(self._of(host.id), event):
+            self.hear_out(host)
 
-    def _offer_witness(self, host: Host, action: t.OfferWitness, cause: Cause) -> None:
+    def offer_witness(self, host: Host, action: t.OfferWitness, cause: Cause) -> None:
         self._offer = cause  # the link has it already
 
-    def _release(self, host: Host, action: t.Release, cause: Cause) -> None:
+    def release(self, host: Host, action: t.Release, cause: Cause) -> None:
         host = self._of(host.id)
-        # without protection nothing was held: what output takes is part of the service
-        mean_ns = self._costs.release_ns if self._tracked else 0
         taken = self._taken(host, action.ranges)
         leaving = self._leaving
         if leaving is not None and taken == [leaving[:2]]:  # each of them by itself
             first, end, when_ns = leaving
             late_ns: Times | int = 0
-            if mean_ns:
-                late = [self._cost_ns(host, "release", mean_ns) for _ in range(first, end)]
+            if self._release_ns:
+                late = [self._late_ns(host) for _ in range(first, end)]
                 late_ns = np.array(late, np.int64)
             self.network.leave(first, end, when_ns, late_ns)
             self._left(first, end, when_ns)
             return
-        late_ns = self._cost_ns(host, "release", mean_ns) if mean_ns else 0
+        late_ns = self._late_ns(host)
         for rows in taken:
-            self.network.leave(*rows, self.now_ns(), late_ns)
-            self._left(*rows, self.now_ns())
+            self.network.leave(*rows, self._clock.now_ns(), late_ns)
+            self._left(*rows, self._clock.now_ns())
 
     def _left(self, first: int, end: int, when_ns: Times | int) -> None:
         """Clients that wait go on from there, if the plan did not say so."""
         if isinstance(self._log, FeedbackLog):
             leaves = self._log.view("leaves", first, end)
             if (leaves != when_ns).any():
-                leaves[:] = np.where((leaves >= 0) & (leaves <= self.now_ns()), leaves, when_ns)
+                leaves[:] = np.where(
+                    (leaves >= 0) & (leaves <= self._clock.now_ns()), leaves, when_ns
+                )
                 self._changed()
 
-    def _drop(self, host: Host, action: t.Release | t.Drop, cause: Cause) -> None:
+    def drop(self, host: Host, action: t.Release | t.Drop, cause: Cause) -> None:
         self._taken(self._of(host.id), action.ranges)
 
     @staticmethod
@@ -805,21 +792,27 @@ class EpochWorld(SimWorld):
     def _ends_comparing(self) -> None:
         self._is_comparing = False
         self._call_off(self._differ)
-        if self._compares:
+        if self.compares:
             self._expect_age()
 
-    def _snapshot(self, host: Host, pages: int) -> Snapshot:
+    def stopping(self, host: Host) -> None:
+        """Its rows end when it is stopped."""
+
+    def pair_runs(self) -> None:
+        """They say nothing but responses."""
+
+    def snapshot(self, host: Host, pages: int) -> Snapshot:
         host = self._of(host.id)
         return host.guest.snapshot(pages, {}, (*host.again, *host.held.values()))
 
-    def _loaded(self, host: Host, snapshot: Snapshot) -> None:
+    def loaded(self, host: Host, snapshot: Snapshot) -> None:
         assert isinstance(snapshot, EpochSnapshot)
-        super()._loaded(host, snapshot)
         host = self._of(host.id)
+        host.guest.load(snapshot)
         host.again, host.told = snapshot.owed, snapshot.position
         host.skipped.clear()
-        if self._compares:
-            lane, now_ns = self._witness_lane, self.now_ns()
+        if self.compares:
+            lane, now_ns = self._witness_lane, self._clock.now_ns()
             lane.settle(now_ns)
             if lane.position < lane.taken <= lane.planned:  # the link has old ones to send yet
                 lane.free_ns = int(self._log.view("left", lane.taken - 1, lane.taken)[0])
@@ -827,112 +820,88 @@ class EpochWorld(SimWorld):
             self._met = snapshot.position
             self._is_comparing = True
 
-    def _synchronise(self, checkpoint: int) -> None:
-        super()._synchronise(checkpoint)
+    def synchronised(self) -> None:
         self._drift = self._drift_ns = None
 
-    def _promote(self, host: Host, action: t.Promote, cause: Cause) -> None:
-        self._settle()  # what it has served until now, clients did not talk to it
-        super()._promote(host, action, cause)
+    def promoted(self, host: Host) -> None:
+        """Its rows are the same as the other's."""
 
-    def _alone(self, node_id: str, signal: t.Signal) -> None:
+    def alone(self, host: Host) -> None:
         """Output passes from now on; and the guest repeats what its state had made.
 
         As at fidelity ``response``: its TCP finds it unacknowledged.
         """
-        host = self._of(node_id)
-        self.recorder.event(node_id, "alone", "")
-        host.is_open, host.floor_ns = True, self.now_ns()
+        host = self._of(host.id)
+        host.is_open, host.floor_ns = True, self._clock.now_ns()
         self._ends_comparing()
         self._changed()
-        self.clock.after(0, lambda _: self._last_words(host))
+        self._clock.after(0, lambda _: self.hear_out(host))
 
         def repeat(_: object) -> None:
-            self._last_words(host)
+            self.hear_out(host)
             again, host.again = host.again, ()
             for rows in again:
                 for run in self.network.missing(*rows) if not host.guest.dead else ():
-                    self._leaving = (*run, np.full(run[1] - run[0], self.now_ns()))
+                    self._leaving = (*run, np.full(run[1] - run[0], self._clock.now_ns()))
                     self._put(host, t.Range(STREAM, *run), run, "")
                     self._leaving = None
 
-        self.clock.after(self._retransmit_ns, repeat)
+        self._clock.after(self._retransmit_ns, repeat)
+
+    # -- what intervenes -------------------------------------------------------------------
 
     def hear_out(self, host: Host) -> None:
-        self._last_words(host)
-
-    # -- what faults do --------------------------------------------------------------------
-
-    def _last_words(self, host: Host) -> None:
         """What was said before a fault was heard before it."""
-        self._settle()
+        self.settle()
         self._hear(self._of(host.id))
 
-    def kill_node(self, host: Host) -> None:
-        self._last_words(host)
-        super().kill_node(host)
-        self._witnesses_move()
-
-    def kill_host(self, host: Host) -> None:
-        self._last_words(host)
-        super().kill_host(host)
-        self._witnesses_move()
-
-    def hang_node(self, host: Host, is_hung: bool) -> None:
-        of = self._of(host.id)
+    def hanging(self, host: Host, is_hung: bool) -> None:
+        host = self._of(host.id)
         if is_hung:
-            self._last_words(host)
-            of.hung_ns = self.now_ns()
-        else:
-            self._settle()
-            of.floor_ns = self.now_ns()
-            if self._compares and host.hangs == 1:
-                if host.id == SECONDARY:
-                    self._offered += of.guest.lane.position - self._witness_lane.taken
-                else:  # first of all it finds out how late it is
-                    host.backlog.insert(0, self._complain)
-        super().hang_node(host, is_hung)
-        self._witnesses_move()
-        self._last_words(host)
+            self.hear_out(host)
+            host.hung_ns = self._clock.now_ns()
+            return
+        self.settle()
+        host.floor_ns = self._clock.now_ns()
+        if self.compares and host.hangs == 1:
+            if host.id == SECONDARY:
+                self._offered += host.guest.lane.position - self._witness_lane.taken
+            else:  # first of all it finds out how late it is
+                host.backlog.insert(0, self._complain)
+
+    def hung(self, host: Host) -> None:
+        self.disturbed()
+        self.hear_out(host)
         self._changed()
 
-    def cut_link(self, is_cut: bool) -> None:
-        self._settle()
-        super().cut_link(is_cut)
-        self._witnesses_move()
-
-    def slow_link(self, fault: Fault, is_slow: bool) -> None:
-        self._settle()
-        super().slow_link(fault, is_slow)
+    def slowed(self) -> None:
         lane, log = self._witness_lane, self._log
-        if lane.position and self._compares:
+        if lane.position and self.compares:
             self._arrived_ns = int(log.view("witnessed", lane.position - 1, lane.position)[0])
-        link, last = self._scenario.link, self._slow[-1] if self._slow else None
-        self._bits_per_ns = ((last and last.bandwidth_bps) or link.bandwidth_bps) / NS_PER_S
-        self._delay_ns = link.delay_ns if last is None or last.delay_ns is None else last.delay_ns
-        lane.disturb(self.now_ns())
+        bandwidth_bps, self._delay_ns = self._world.link.speed()
+        self._bits_per_ns = bandwidth_bps / NS_PER_S
+        lane.disturb(self._clock.now_ns())
         self._changed()
 
-    def _witnesses_move(self) -> None:
+    def disturbed(self) -> None:
         """Whether the link takes witnesses and moves them."""
-        if not self._compares:
+        if not self.compares:
             return
         host, lane = self._of(SECONDARY), self._witness_lane
-        lane.disturb(self.now_ns())
+        lane.disturb(self._clock.now_ns())
         if not host.alive:
             lane.put(lane.position, lane.position, -1)  # what has not left is gone
-        lane.moves = host.alive and not self._cuts
+        lane.moves = host.alive and not self._world.link.is_cut
         lane.reads = self._speaks(host)
         self._changed()
 
     # -- the end ---------------------------------------------------------------------------
 
     def lost_responses(self) -> int:
-        """Requests that nobody will ever answer, as at fidelity ``response``."""
-        host, log = self._of(self._owner), self._log
-        arrived = log.arrived(self._scenario.duration_ns - 1)
+        host, log = self._of(self._world.owner), self._log
+        arrived = log.arrived(self._end_ns - 1)
         missing = log.view("released", 0, arrived) < 0
-        if not self._serves(host):
+        if not self._world.serves():
             return int(np.count_nonzero(missing))
         lane = host.guest.lane
         missing[min(lane.position, arrived) :] = False  # in its queue, or yet to be read
@@ -943,8 +912,8 @@ class EpochWorld(SimWorld):
             missing[row] = False
         return int(np.count_nonzero(missing))
 
-    def link_bytes(self) -> int:
-        return super().link_bytes() + self._offered * self._response_bytes
+    def witness_bytes(self) -> int:
+        return self._offered * self._response_bytes
 
 
 def _not_before(floor_ns: int, when_ns: Times) -> Times:
@@ -954,16 +923,16 @@ def _not_before(floor_ns: int, when_ns: Times) -> Times:
 class _Sooner:
     """What becomes of a row as it arrives, in the lanes that take it."""
 
-    def __init__(self, world: EpochWorld, now_ns: int) -> None:
-        self._world = world
-        size, link = world._log.size, world._witness_lane
-        self._lanes = [guest.lane for guest in world._guests]
+    def __init__(self, output: EpochOutput, now_ns: int) -> None:
+        self._output = output
+        size, link = output._log.size, output._witness_lane
+        self._lanes = [guest.lane for guest in output._guests]
         self._goes = [lane.moves and lane.reads and lane.planned == size for lane in self._lanes]
         self._free_ns = [lane.free_from(now_ns) for lane in self._lanes]
-        is_open = world._is_comparing and link.moves and link.reads
+        is_open = output._is_comparing and link.moves and link.reads
         self._is_offered = is_open and self._goes[1]
         self._meets = self._is_offered and self._goes[0]
-        self._link_ns, self._witness_ns = link.free_from(now_ns), world._witness_ns()
+        self._link_ns, self._witness_ns = link.free_from(now_ns), output._witness_ns()
         self.columns = ["at", "client", "request", "before", "leaves"]
         self.columns += ["primary_work", "secondary_work"]
         self._names = ("made", "mirrored")[: len(self._lanes)]
@@ -978,27 +947,27 @@ class _Sooner:
             if self._goes[i]:
                 self._free_ns[i] = values[name] = max(at_ns, self._free_ns[i]) + works[i]
         if self._is_offered:
-            world = self._world
+            output = self._output
             values["left"] = max(values["mirrored"], self._link_ns) + self._witness_ns
             self._link_ns = values["left"]
-            values["witnessed"] = max(self._link_ns + world._delay_ns, world._arrived_ns)
+            values["witnessed"] = max(self._link_ns + output._delay_ns, output._arrived_ns)
         if self._meets:
             values["met"] = max(values["made"], values["witnessed"])
         return values
 
     def is_drifted(self, mirrored_ns: int) -> bool:
         """The state of the guests differs by then."""
-        drift_ns = self._world._drift_ns
+        drift_ns = self._output._drift_ns
         return drift_ns is not None and mirrored_ns >= drift_ns
 
     def planned(self, end: int) -> None:
         """The lanes have ends up to there."""
-        world = self._world
+        output = self._output
         for lane, goes in zip(self._lanes, self._goes, strict=True):
             if goes:
                 lane.planned_to(end)
         if self._is_offered:
-            world._witness_lane.planned_to(end)
+            output._witness_lane.planned_to(end)
         if self._meets:
-            world._met = end
-            world._watch_drift()
+            output._met = end
+            output._watch_drift()
