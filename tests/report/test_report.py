@@ -269,6 +269,8 @@ def test_a_year_is_reported_with_its_figures_and_causes(years, tmp_path):
     assert store.read_manifest(years)["fingerprint"] in text
     assert "colosim availability scenario.toml --policies none,colo --seed 1 --cycles 500" in text
     assert "unprotected host crash" in text
+    assert ">Downtime (s/year)<" in text
+    assert "per_year" not in text
 
 
 def test_captures_are_reported_with_what_differed(captures, tmp_path):
@@ -283,6 +285,10 @@ def test_captures_are_reported_with_what_differed(captures, tmp_path):
     assert page.alts
     assert "p.pcap and s.pcap" in text
     assert text.count("52:54") >= 3  # the guest, in notes, provenance and command
+    assert 'class="warnings"' not in text
+    assert ">Time (s)<" in text
+    assert ">Hold p50<" in text
+    assert "<dt>compare timeout (s)</dt>" in text
     (captures / "verdicts.csv").unlink()
     with pytest.raises(store.StoreError, match=r"has no verdicts\.csv; it is not whole"):
         read(captures)
