@@ -63,7 +63,10 @@ def _results(
         from joblib import Parallel, delayed
 
         parallel = Parallel(
-            n_jobs=jobs or -1, return_as="generator_unordered", initializer=prepare_worker
+            n_jobs=jobs or -1,
+            return_as="generator_unordered",
+            initializer=prepare_worker,
+            initargs=(os.getpid(),),
         )
         # what Ctrl-C leaves undone is no news to who pressed it
         warnings.filterwarnings("ignore", r"\d+ tasks which were still being", UserWarning)
@@ -97,10 +100,13 @@ def no_ctrl_c() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def prepare_worker() -> None:
-    """Ctrl-C is for the parent, which ends its workers; a parent that was killed cannot."""
+def prepare_worker(parent: int) -> None:
+    """Ctrl-C is for the parent, which ends its workers; a parent that was killed cannot.
+
+    parent: its process id.  It may have gone while this worker came up.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

@@ -172,7 +172,9 @@ class _Processes:
         except futures.BrokenExecutor:  # a worker was killed
             self._executor.shutdown(wait=True, kill_workers=True)
         # not loky's reusable one, which is joblib's own
-        self._executor = loky.ProcessPoolExecutor(self.workers, initializer=parallel.prepare_worker)
+        self._executor = loky.ProcessPoolExecutor(
+            self.workers, initializer=parallel.prepare_worker, initargs=(os.getpid(),)
+        )
         with parallel.no_ctrl_c():  # the first task starts the workers
             return self._executor.submit(function, *arguments)
 

@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from colosim import sweeps
 from tests.small import SCENARIO, write
-from tests.sweeps.workers import children, contents, wait_for
+from tests.sweeps.workers import children, contents, is_alive, wait_for, workers
 
 SWEEP = """
 scenario = "small.toml"
@@ -42,19 +41,19 @@ def kill_once(file, out, options, rng, a_worker):
 
     Whether it was still at work.
     """
-    before, workers = finished(out), []
+    before, started = finished(out), []
     process = start(file, out, *options)
     try:
         wait_for(lambda: len(finished(out)) > len(before) or process.poll() is not None)
         time.sleep(rng.uniform(0, 0.3))
-        workers = children(process.pid)
-        if a_worker and workers:
-            os.kill(rng.choice(workers), signal.SIGKILL)
+        started = children(process.pid)
+        if a_worker and started:
+            os.kill(rng.choice(started), signal.SIGKILL)
             time.sleep(rng.uniform(0, 0.3))
     finally:
         process.kill()
         status = process.wait()
-    wait_for(lambda: not any(map(_is_alive, workers)))
+    wait_for(lambda: not any(map(is_alive, started)))
     assert before.items() <= finished(out).items()
     return status == -signal.SIGKILL
 
@@ -78,15 +77,24 @@ def killed_and_resumed(tmp_path, text, kills, options=()):
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
-def _is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def test_killed_once_and_resumed(tmp_path):
     killed_and_resumed(tmp_path, SWEEP.replace("steps = 12", "steps = 4"), 1)
+
+
+@pytest.mark.parametrize("after_s", [0.02, 0.2])
+def test_workers_that_come_up_while_their_sweep_is_killed_end(tmp_path, after_s):
+    """They find no parent, for they take longer to start than it had to live."""
+    write(tmp_path / "small.toml")
+    file = write(tmp_path / "sweep.toml", SWEEP)
+    process = start(file, tmp_path / "out", "--jobs", "2")
+    try:
+        started = wait_for(lambda: workers(process.pid))
+        time.sleep(after_s)
+        started = {*started, *workers(process.pid)}
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not any(map(is_alive, started)), 60)
 
 
 @pytest.mark.campaign

@@ -23,7 +23,7 @@ from colosim.sweeps import schedulers
 from colosim.sweeps.dataset import Piece
 from colosim.sweeps.schedulers import WorkerLost
 from colosim.sweeps.working import OtherCode, run_pieces
-from tests.sweeps.workers import BASE, SWEEP, children, contents, die, square, wait_for
+from tests.sweeps.workers import BASE, SWEEP, contents, die, square, wait_for, workers
 
 DASK_SCHEDULER = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
 DASK_WORKER = [
@@ -162,8 +162,7 @@ def test_what_was_lost_with_a_worker_is_run_again(reference, tmp_path):
 
 def _workers():
     """Worker processes of loky below this one."""
-    commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in children(os.getpid())}
-    return [pid for pid, path in commands.items() if b"popen_loky_posix" in path.read_bytes()]
+    return workers(os.getpid())
 
 
 @dataclass(eq=False)

@@ -49,6 +49,23 @@ def children(pid):
     return found
 
 
+def workers(pid):
+    """Those of them that are loky's workers, ready or on their way."""
+    found = []
+    for each in children(pid):
+        with suppress(OSError):  # it has just ended
+            if b"popen_loky_posix" in Path(f"/proc/{each}/cmdline").read_bytes():
+                found.append(each)
+    return found
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def wait_for(condition, limit_s=400.0):
     deadline_s = time.monotonic() + limit_s
     while not (found := condition()):
