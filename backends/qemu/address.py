@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ from colosim import guest
 
 _RETRY_S = 0.01
 _PATH_BYTES = 107  # a unix socket's name, by the kernel
+#: below those that the kernel gives to whoever asks for any
+_PORTS = range(10_000, 32_768)
+_PORT_TRIES = 1000
 #: Death of a machine that sends no FIN is noticed by heartbeats; these only clear up after it.
 _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -92,6 +96,21 @@ def check_path(path: Path) -> None:
     size = len(bytes(path))
     if size > _PATH_BYTES:
         raise LiveError(f"{path}: a socket's path has at most {_PATH_BYTES} bytes, this {size}")
+
+
+def free_ports(count: int = 1) -> range:
+    """So many free ports of 127.0.0.1, one after the other; `LiveError` if there are none.
+
+    Nobody is given them by chance before they are used, by passt for one.
+    """
+    for _ in range(_PORT_TRIES):
+        first = random.choice(_PORTS)
+        ports = range(first, first + count)
+        with contextlib.ExitStack() as tried, contextlib.suppress(OSError):
+            for port in ports:
+                tried.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return ports
+    raise LiveError(f"127.0.0.1: no free ports from {_PORTS[0]} to {_PORTS[-1]}")
 
 
 def tuned(sock: socket.socket) -> socket.socket:

@@ -25,6 +25,7 @@ from typing import Any
 
 from backends.qemu import tracking
 from backends.qemu.accelerators import kvm_works
+from backends.qemu.address import free_ports
 from backends.qemu.asking import ASK_LIMIT_S, ask_program, end_group, last_line, release, text_of
 from backends.qemu.errors import LiveError
 from backends.qemu.findings import Finding, Status, lines_of
@@ -46,7 +47,7 @@ _MS = 1_000_000
 _S = 1000 * _MS
 
 _KVM_LIMIT_S = 5.0
-_PASST_LIMIT_S = 5.0
+_PASST_LIMIT_S = 15.0
 _CHECK_LIMIT_S = 150.0  # of any one check; the compiler has 120 s of its own
 
 _TMPFS = Path("/dev/shm")
@@ -328,7 +329,7 @@ def _passt() -> Finding:
     with tempfile.TemporaryDirectory(prefix="colosim-passt-") as directory:
         path = Path(directory, "gw")
         try:
-            argv = passt_argv(path, [(_free_port(), 80)])
+            argv = passt_argv(path, [(free_ports()[0], 80)])
         except LiveError as error:
             return Finding("passt", "fail", str(error).partition(";")[0], install)
         with tempfile.TemporaryFile() as log:
@@ -362,12 +363,6 @@ def _connects(path: Path, process: subprocess.Popen[Any]) -> bool:
             return process.poll() is None
         time.sleep(0.02)
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 _TUNSETIFF = 0x400454CA

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backends.nodes import PRIMARY, SECONDARY
 from backends.qemu.accelerators import kvm_works
+from backends.qemu.address import free_ports
 from backends.qemu.asking import probe
 from backends.qemu.clients import default_port
 from backends.qemu.errors import LiveError
@@ -73,14 +74,17 @@ def forward_of(scenario: Scenario) -> tuple[int, int]:
     guest_port = client.guest_port or default_port(client.kind, scenario.guest.services)
     if client.network == "tap":
         return guest_port, guest_port
+    if client.host_port is None:
+        [port] = free_ports()
+        return port, guest_port
     with socket.socket() as tried:
         try:
-            tried.bind(("127.0.0.1", client.host_port or 0))
+            tried.bind(("127.0.0.1", client.host_port))
         except OSError as error:
             raise LiveError(
                 f"client.host_port: {client.host_port}: {error.strerror}; give a free one"
             ) from None
-        return tried.getsockname()[1], guest_port
+    return client.host_port, guest_port
 
 
 def tap_of(scenario: Scenario) -> str | None:
