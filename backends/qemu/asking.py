@@ -17,7 +17,7 @@ from typing import Any
 from backends.qemu.errors import LiveError
 from backends.qemu.launch import Qemu
 
-ASK_LIMIT_S = 5.0
+ASK_LIMIT_S = 15.0  # of a busy machine that has yet to read the program from its disk
 
 
 @dataclass(frozen=True, slots=True)

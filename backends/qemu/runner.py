@@ -403,7 +403,8 @@ class LiveRun:
 
     async def _connected_network(self) -> Control:
         """Its control; or, where it ends at once, its last words."""
-        connecting = asyncio.create_task(Control.connect(UnixAddress(self.directory / CONTROL)))
+        address = UnixAddress(self.directory / CONTROL)
+        connecting = asyncio.create_task(Control.connect(address, _UP_LIMIT_S))
         try:
             while not connecting.done() and "network" not in self._over:
                 await asyncio.wait([connecting], timeout=0.1)

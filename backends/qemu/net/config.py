@@ -45,7 +45,7 @@ class NetConfig:
     seed: int = 0
     capture: Path | None = None
     capture_limit_bytes: int = CAPTURE_LIMIT_BYTES
-    connect_limit_s: float = 5.0
+    connect_limit_s: float = 20.0
     hold_limit_bytes: int = 16 * MIB  # client frames while a quiesce is in force
     backlog_limit_bytes: int = 16 * MIB  # toward a reader that does not read
     queue_limit_bytes: int = MIB // 4  # frames that wait for the gateway's bandwidth
