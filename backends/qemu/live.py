@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -42,6 +42,13 @@ Say = Callable[[str], None]
 Watch = Callable[[float, float, str], None]
 #: told (the runner's time, node, what, detail) of each event of the run as it happens
 Heard = Callable[[int, str, str, str], None]
+#: goes along with a run and its clients, from its beginning; the run is over when it returns
+Along = Callable[[LiveRun | NativeRun, Load | None], Coroutine[Any, Any, None]]
+
+
+async def _to_the_end(run: LiveRun | NativeRun, load: Load | None) -> None:
+    """Never returns: the run lasts as long as its scenario says."""
+    await asyncio.Event().wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +73,14 @@ async def run_live(
     say: Say,
     watch: Watch = lambda elapsed_s, duration_s, words: None,
     heard: Heard | None = None,
+    along: Along = _to_the_end,
 ) -> LiveOutcome:
     """Run a scenario on real guests; what is kept of them (consoles, logs) goes to ``scratch``.
 
     watch: called now and then with how it goes.  heard: told what is in the record's events, and at
-    the end of the run proper, before its hosts are ended, of an event "end".
+    the end of the run proper, before its hosts are ended, of an event "end".  along: may end the
+    run before its scenario does, for whom what happened matters and not when; what it raises is
+    raised.
 
     Raises `LiveError`, one line, for what cannot be done here.  Ctrl-C ends the run early: what
     was recorded until then is the outcome.
@@ -91,7 +101,7 @@ async def run_live(
         start_ns = await run.begin()
         with suppress(asyncio.CancelledError):
             load = _load(run, scenario, start_ns)
-            await _work(run, scenario, policy, start_ns, load, watch)
+            await _work(run, scenario, policy, start_ns, load, watch, along)
             interrupted = False
         if heard is not None:
             heard(time.monotonic_ns(), "run", "end", "")
@@ -467,8 +477,9 @@ async def _work(
     start_ns: int,
     load: Load | None,
     watch: Watch,
+    along: Along,
 ) -> None:
-    """Clients, faults and what else has a time, until the scenario's end."""
+    """Clients, faults and what else has a time, until the scenario's end or that of ``along``."""
     manager, protects = scenario.manager, POLICIES[policy].protects()
     planned = [
         _strike_at(run, fault, start_ns)
@@ -480,16 +491,19 @@ async def _work(
     if protects and manager.switchover_at_ns is not None and isinstance(run, LiveRun):
         planned.append(_hand_over_at(run, start_ns + manager.switchover_at_ns))
     tasks = [asyncio.create_task(each) for each in planned]
+    going = asyncio.create_task(along(run, load))
     try:
         if load is not None:
             load.start()
         end_ns = start_ns + scenario.duration_ns
-        while (now_ns := time.monotonic_ns()) < end_ns:
+        while (now_ns := time.monotonic_ns()) < end_ns and not going.done():
             elapsed_s = (now_ns - start_ns) / _NS_PER_S
             watch(elapsed_s, scenario.duration_ns / _NS_PER_S, run.words())
-            await _until(min(end_ns, now_ns + _LOOK_NS))
+            await asyncio.wait([going], timeout=min(end_ns - now_ns, _LOOK_NS) / _NS_PER_S)
+        if going.done():
+            going.result()
     finally:
-        for task in tasks:
+        for task in (*tasks, going):
             task.cancel()
 
 
