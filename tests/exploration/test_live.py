@@ -18,7 +18,8 @@ POINTS = int(os.environ.get("COLOSIM_EXPLORE_POINTS", "200"))
 @needs_qemu
 def test_a_point_on_real_guests(tmp_path):
     """The primary's host dies while its state is sent; the text of the point is all it takes."""
-    text = "remus/upstream/stop-and-send/loaded seed=1 base=live: primary crash host @send#3"
+    changes = "seed=1 base=live duration=8s"
+    text = f"remus/upstream/stop-and-send/loaded {changes}: primary crash host @send#3"
     run, lines = run_live_point(Point.parse(text))
     assert run.struck == 1
     assert run.watcher.alone == ["secondary"]

@@ -1,7 +1,8 @@
-"""A client that lets the guest connect to it: ``python dialled.py SECONDS FILE``.
+"""A client that lets the guest connect to it: ``python dialled.py FILE``, until it is ended.
 
-It tells the guest, on the line port that COLOSIM_PORT leads to, to open a connection to a server
-here, and echoes on that.  Into FILE it writes how much there was, if all was well.
+It tells the guest, on the line port that COLOSIM_PORT leads to, to open one connection after the
+other to a server here, and echoes on all of them.  FILE has how many echoes each had, as long as
+all is well.
 """
 
 from __future__ import annotations
@@ -9,27 +10,26 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from pathlib import Path
 
 GATEWAY = "10.0.0.1"
+GAP_S = 0.7
+LIMIT_S = 60.0
 
 
-async def echoes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, until_s: float) -> int:
-    """How many there were."""
-    number = 0
-    while time.monotonic() < until_s:
-        sent = f"{number:08} ".encode() * 100
+async def echoes(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counts: list[int], place: int
+) -> None:
+    while True:
+        sent = f"{counts[place]:08} ".encode() * 100
         writer.write(sent)
-        got = await asyncio.wait_for(reader.readexactly(len(sent)), 10)
-        assert got == sent, (number, got[:40])
-        number += 1
+        got = await asyncio.wait_for(reader.readexactly(len(sent)), LIMIT_S)
+        assert got == sent, (counts[place], got[:40])
+        counts[place] += 1
         await asyncio.sleep(0.01)
-    return number
 
 
-async def main(seconds: float, file: Path) -> None:
-    until_s = time.monotonic() + seconds
+async def main(file: Path) -> None:
     came: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -38,16 +38,19 @@ async def main(seconds: float, file: Path) -> None:
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     reader, writer = await asyncio.open_connection("127.0.0.1", int(os.environ["COLOSIM_PORT"]))
-    sessions = []
-    while time.monotonic() < until_s - 2:
-        writer.write(f"dial {GATEWAY}:{port}\n".encode())
-        answer = await asyncio.wait_for(reader.readline(), 10)
-        assert answer == b"ok\n", answer
-        ends = await asyncio.wait_for(came.get(), 10)
-        sessions.append(asyncio.create_task(echoes(*ends, until_s)))
-        await asyncio.sleep(0.7)
-    counts = await asyncio.gather(*sessions)
-    file.write_text(f"{len(counts)} {min(counts)}")
+    counts: list[int] = []
+    async with asyncio.TaskGroup() as sessions:  # one that fails ends all
+        while True:
+            writer.write(f"dial {GATEWAY}:{port}\n".encode())
+            answer = await asyncio.wait_for(reader.readline(), LIMIT_S)
+            assert answer == b"ok\n", answer
+            ends = await asyncio.wait_for(came.get(), LIMIT_S)
+            counts.append(0)
+            sessions.create_task(echoes(*ends, counts, len(counts) - 1))
+            await asyncio.sleep(GAP_S)
+            new = file.with_suffix(".new")
+            new.write_text(" ".join(map(str, counts)))
+            new.replace(file)
 
 
-asyncio.run(main(float(sys.argv[1]), Path(sys.argv[2])))
+asyncio.run(main(Path(sys.argv[1])))

@@ -23,10 +23,10 @@ from backends.qemu.selftest import SCENARIO
 from backends.qemu.volume import program
 from colosim.model.streams import Streams
 from colosim.scenario import Scenario
-from tests.live.pairs import checked, needs_qemu
+from tests.live.pairs import WAIT_LIMIT_S, checked, needs_qemu
 from tests.live.services import SERVICE
 
-RUN_LIMIT_S = 240.0
+RUN_LIMIT_S = 500.0
 REMUS = SCENARIO["policy"]
 COLO = {"name": "colo", "colo": {"checkpoint_delay": "1 s", "compare_timeout": "300 ms"}}
 
@@ -59,7 +59,7 @@ def scenario_of(policy: dict[str, Any], clients: int, **volume: Any) -> Scenario
             "policy": policy,
             "workload": {**SERVICE["workload"], "clients": clients, "think_time": "0 s"},
             "memory": {**SERVICE["memory"], "working_set_pages": 200},
-            "client": {"kind": "store"},
+            "client": {"kind": "store", "timeout": "90 s"},
             "guest": {
                 "accelerator": "tcg",
                 "ground": {"pages": 200, "touches": "500 /s"},
@@ -95,10 +95,10 @@ class Disks:
     def stored(self) -> list[Stored]:
         return self.load.tally.stored
 
-    async def more(self, count: int, limit_s: float = 20.0) -> None:
+    async def more(self, count: int) -> None:
         """Until clients were told of so many more records."""
         goal = len(self.stored) + count
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(WAIT_LIMIT_S):
             while len(self.stored) < goal:
                 self.run.check()
                 await asyncio.sleep(0.005)
@@ -124,7 +124,7 @@ class Disks:
     async def taken_over(self, victim: str, told: list[Stored], under_way: int = 0) -> Kill:
         """After the loss of a primary; told: what was acknowledged when it was lost."""
         began_s = time.monotonic()
-        survivor = await self.run.until_promoted(20)
+        survivor = await self.run.until_promoted(WAIT_LIMIT_S)
         assert survivor != victim
         await self.happened("disk merged", survivor)
         await self.more(1)
@@ -140,9 +140,9 @@ class Disks:
         print(kill)
         return kill
 
-    async def happened(self, what: str, host: str, limit_s: float = 30.0) -> None:
+    async def happened(self, what: str, host: str) -> None:
         node = {name: node for node, name in self.run.nodes.items()}[host]
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(WAIT_LIMIT_S):
             while not any(e.what == what and e.node == node for e in self.run.events):
                 await asyncio.sleep(0.005)
 

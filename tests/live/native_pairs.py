@@ -21,7 +21,7 @@ from colosim.scenario import Scenario
 from tests.live import pairs
 
 QEMU = os.environ.get("COLOSIM_QEMU_11")
-PAIR_LIMIT_S = 180.0
+PAIR_LIMIT_S = 400.0
 
 
 def needs_qemu_11(function):

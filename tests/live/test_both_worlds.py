@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable
 from itertools import pairwise
@@ -10,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from backends.qemu.live import run_live
 from backends.qemu.selftest import SCENARIO
 from backends.sim import run_replication
 from colosim.protocol.node import Node
 from colosim.protocol.trace import Line, encode_line
 from colosim.scenario import Scenario
 from tests.live.pairs import needs_qemu
+from tests.live.services import LONG, ran
 
 #: with what a checkpoint begins: step, signal, action
 BEGIN = {
@@ -80,7 +79,9 @@ def test_a_checkpoint_has_the_same_steps(tmp_path, commit, transfer):
     scenario = Scenario.from_mapping(tables)
     simulated: list[Line] = []
     run_replication(scenario, "remus", 1, 0, [simulated.append])
-    outcome = asyncio.run(asyncio.wait_for(run_live(scenario, "remus", tmp_path, print), 120))
+    outcome = ran(
+        tmp_path, story=lambda going: going.checkpoints(6), **{**tables, "duration": LONG}
+    )
     for node in BEGIN:
         for seen, wanted in zip(cycles(outcome.lines, node), cycles(simulated, node), strict=True):
             assert len(seen) >= 3

@@ -5,15 +5,20 @@ from __future__ import annotations
 import colosim
 from colosim.protocol import types as t
 from tests.live.pairs import needs_qemu
-from tests.live.services import check_served, ran
+from tests.live.services import Going, check_served, ran
 from tests.live.test_colo import COLO, found
 
 
 @needs_qemu
 def test_captures_tell_the_differences_that_the_pair_found(tmp_path):
+    async def story(going: Going) -> None:
+        await going.told(t.Mismatch, 8)
+        await going.served()
+
     outcome = ran(
         tmp_path,
         "colo",
+        story,
         client={"kind": "work", "size": "1 KiB"},
         divergence={"probability": 0.02},
         **COLO,

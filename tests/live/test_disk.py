@@ -33,8 +33,8 @@ from backends.qemu.volume import program
 from colosim.scenario import Scenario
 from tests.live.disks import COLO, REMUS, Disks, needs_disks, scenario_of, stored_on
 from tests.live.machines import short_directory
-from tests.live.pairs import needs_qemu
-from tests.live.services import KILL, SERVICE, ran
+from tests.live.pairs import WAIT_LIMIT_S, needs_qemu
+from tests.live.services import SERVICE, Going, ran
 
 # --------------------------------------------------------------------------------------------
 # Kills
@@ -112,24 +112,25 @@ def test_the_check_fails_where_output_does_not_wait(tmp_path):
 
     What was said by the network meanwhile is not.
     """
-    policy = {"name": "remus", "remus": {"interval": "200 ms"}}
-    by_serial, most_s = 1000, 0.1
+    interval_s = 0.5
+    policy = {"name": "remus", "remus": {"interval": f"{interval_s} s"}}
+    by_serial, most_s = 1000, interval_s / 2
 
     async def block(disks: Disks) -> None:
         await disks.more(4)
         tty = disks.run.paths("a").command
         told: list[Stored] = []
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(100):
             while True:  # until some are said well within one epoch
                 count = disks.run.checkpoints
                 while disks.run.checkpoints == count:
                     await asyncio.sleep(0.002)
                 began_s, count = time.monotonic(), disks.run.checkpoints
-                told += await asyncio.to_thread(by_line, tty, by_serial, len(told), 5)
+                told += await asyncio.to_thread(by_line, tty, by_serial, len(told), 3)
                 if disks.run.checkpoints == count and time.monotonic() - began_s < most_s:
                     break
         await disks.run.strike("a", "vm", "crash")
-        await disks.run.until_promoted(20)
+        await disks.run.until_promoted(WAIT_LIMIT_S)
         await disks.happened("disk merged", "b")
         verdict = await disks.verdict("b", [*disks.stored, *told])
         print(verdict)
@@ -139,11 +140,11 @@ def test_the_check_fails_where_output_does_not_wait(tmp_path):
     stored_on(tmp_path, scenario_of(policy, 2), block)
 
 
-def by_line(tty: Path, client: int, first: int, count: int, limit_s: float = 20.0) -> list[Stored]:
+def by_line(tty: Path, client: int, first: int, count: int) -> list[Stored]:
     """Store records by a guest's second serial port."""
     told = []
     with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(limit_s)
+        line.settimeout(WAIT_LIMIT_S)
         line.connect(str(tty))
         answers = line.makefile()
         for number in range(first, first + count):
@@ -158,7 +159,7 @@ def by_line(tty: Path, client: int, first: int, count: int, limit_s: float = 20.
 
 async def lost_secondary(disks: Disks) -> None:
     """The primary goes on; its disk has all; then it is protected again, and killed."""
-    assert await disks.run.until_promoted(30) == "a"
+    assert await disks.run.until_promoted(WAIT_LIMIT_S) == "a"
     await disks.more(20)
     assert (await disks.verdict("a")).problems == ()
     await disks.run.reprotect()
@@ -198,7 +199,7 @@ def test_a_primary_that_wakes_up_cannot_write_to_the_disk_of_its_successor(tmp_p
         return ""
 
     async def block(disks: Disks) -> None:
-        assert await disks.run.until_promoted(30) == "b"
+        assert await disks.run.until_promoted(WAIT_LIMIT_S) == "b"
         await disks.happened("disk merged", "b")
         await disks.more(20)
         os.kill(disks.run.pid_of("a"), signal.SIGCONT)  # its agent hangs on
@@ -276,7 +277,7 @@ def test_a_disk_that_takes_no_writes(tmp_path, host):
             if host == "b":
                 await lost_secondary(disks)
                 return
-            assert await disks.run.until_promoted(30) == "b"
+            assert await disks.run.until_promoted(WAIT_LIMIT_S) == "b"
             await disks.happened("disk merged", "b")
             await disks.more(20)
             assert (await disks.verdict("b")).problems == ()
@@ -294,12 +295,14 @@ def test_a_disk_that_takes_no_writes(tmp_path, host):
 
 @needs_disks
 def test_a_run_says_what_became_of_the_disk(tmp_path):
+    async def story(going: Going) -> None:
+        await going.served(8)
+        await going.lose()
+        await going.happened("disk merged")
+        await going.served(8)
+
     outcome = ran(
-        tmp_path,
-        duration="5 s",
-        client={"kind": "store"},
-        guest={**SERVICE["guest"], "volume": {}},
-        fault=[{**KILL, "scope": "host", "at": "2 s"}],
+        tmp_path, story=story, client={"kind": "store"}, guest={**SERVICE["guest"], "volume": {}}
     )
     counters = outcome.record.counters
     assert counters["disk_lost_records"] == counters["lost_responses"] == 0

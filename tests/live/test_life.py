@@ -10,7 +10,16 @@ import pytest
 
 from backends.qemu.errors import LiveError
 from colosim.protocol import types as t
-from tests.live.pairs import ask, checked, counted, live, needs_qemu, plan, until_checkpoint
+from tests.live.pairs import (
+    WAIT_LIMIT_S,
+    ask,
+    checked,
+    counted,
+    live,
+    needs_qemu,
+    plan,
+    until_checkpoint,
+)
 from tests.live.test_takeover import survives
 
 
@@ -20,8 +29,8 @@ async def with_devices(*arguments: str):
     return replace(made, machine=replace(made.machine, extra=arguments))
 
 
-async def until(condition, limit_s: float = 20.0) -> None:
-    async with asyncio.timeout(limit_s):
+async def until(condition) -> None:
+    async with asyncio.timeout(WAIT_LIMIT_S):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -32,7 +41,7 @@ def happened(run, what: str) -> bool:
 
 @needs_qemu
 def test_a_planned_switchover(tmp_path):
-    """Nobody misses a heartbeat, and the old primary is fenced."""
+    """It is not by silence that the secondary knows of it, and the old primary is fenced."""
 
     async def block(run):
         await until_checkpoint(tmp_path, 5)
@@ -43,11 +52,11 @@ def test_a_planned_switchover(tmp_path):
     lines = checked(tmp_path)
     assert counted(lines, t.SteppedDown) == 1
     assert [line.node for line in lines if isinstance(line.body, t.Alone)] == ["secondary"]
-    asked, promoted = (
-        next(told.at_ns for told in run.events if told.what == what)
-        for what in ("switchover", "promoted")
-    )
-    assert promoted - asked < 1_500_000_000  # the heartbeat time-out is 2 s
+    assert happened(run, "switchover")
+    secondary = [line for line in lines if line.node == "secondary"]
+    asks = next(i for i, line in enumerate(secondary) if isinstance(line.body, t.AskVote))
+    [*_, why] = (line.body for line in secondary[:asks] if line.kind == "event")
+    assert not isinstance(why, t.Tick)
 
 
 @needs_qemu
@@ -89,6 +98,11 @@ def test_a_lost_secondary_is_replaced(tmp_path):
     checked(tmp_path, "abc")
 
 
+async def left_bytes(run) -> int:
+    """What host b has sent to its peers."""
+    return (await run.network.ask("stats", 5))["link"]["left_bytes"]["b"]
+
+
 @needs_qemu
 def test_a_guest_that_cannot_be_protected_again_goes_on(tmp_path):
     """The fresh secondary dies while it gets the memory."""
@@ -98,12 +112,14 @@ def test_a_guest_that_cannot_be_protected_again_goes_on(tmp_path):
         await run.strike("a", "host", "crash")
         await survives(run, "b")
         await run.network.ask("link", 5, bandwidth_bps=20_000_000)
+        before = await left_bytes(run)
         again = asyncio.create_task(run.reprotect())
-        await until(lambda: "c" in run.hosts and run.paths("c").ram.exists())
-        await asyncio.sleep(1.5)
+        while await left_bytes(run) < before + (1 << 20):
+            assert not again.done(), again
+            await asyncio.sleep(0.02)
         await run.strike("c", "host", "crash")
         with pytest.raises(LiveError):
-            await asyncio.wait_for(again, 60)
+            await asyncio.wait_for(again, WAIT_LIMIT_S)
         said = await asyncio.to_thread(ask, run, "b", "verify")
         assert said.startswith("ok "), said
         await run.network.ask("link", 5, bandwidth_bps=None)
@@ -119,7 +135,7 @@ def test_a_guest_that_switches_itself_off_stays_off(tmp_path):
         await until_checkpoint(tmp_path, 3)
         with pytest.raises((LiveError, OSError)):
             await asyncio.to_thread(ask, run, "a", "end how=off", limit_s=1)
-        assert await run.until_promoted(15) == "a"
+        assert await run.until_promoted(WAIT_LIMIT_S) == "a"
         assert run.is_off
 
     run = live(tmp_path, plan(), block)
@@ -138,8 +154,8 @@ def test_a_reboot_is_execution_like_any_other(tmp_path):
         with pytest.raises((LiveError, OSError)):
             await asyncio.to_thread(ask, run, "a", "end how=reboot", limit_s=1)
         console = run.paths("a").console
-        await until(lambda: console.read_text(errors="replace").count("colosim: ready") == 2, 60)
-        await asyncio.sleep(0.5)
+        await until(lambda: console.read_text(errors="replace").count("colosim: ready") == 2)
+        await until_checkpoint(tmp_path, run.checkpoints + 2)  # which has what came up
         await run.strike("a", "host", "crash")
         await survives(run, "b")
 

@@ -65,7 +65,7 @@ def told(outcome: LiveOutcome, what: str) -> list[str]:
 )
 def test_clients_are_served(tmp_path, client):
     outcome = lived(tmp_path, client)
-    check_served(outcome)
+    check_served(outcome, 7)
     reasons = outcome.record.checkpoints["reason"]
     assert set(reasons) <= {"checkpoint-delay", "mismatch", "compare-timeout"}
     assert len(reasons) >= 6  # one a second at the least
@@ -92,7 +92,7 @@ def test_the_other_side_goes_on(tmp_path, client, target, scope):
     outcome = lived(
         tmp_path, client, fault=[{**KILL, "target": target, "scope": scope, "at": "4 s"}]
     )
-    check_served(outcome)
+    check_served(outcome, 7)
     assert count(outcome, t.Alone) == 1
     survivor = "secondary" if target == "primary" else "primary"
     assert told(outcome, "promoted") == [survivor]
@@ -114,7 +114,7 @@ def test_a_qemu_that_waits_for_one_that_hangs_is_not_given_up(tmp_path, target):
 @CAMPAIGN
 def test_guests_that_differ_ask_for_checkpoints(tmp_path):
     outcome = lived(tmp_path, "work", divergence={"probability": 0.1})
-    check_served(outcome)
+    check_served(outcome, 7)
     reasons = list(outcome.record.checkpoints["reason"])
     assert reasons.count("mismatch") > 5
     assert outcome.record.counters["mismatches_asked"] >= reasons.count("mismatch")

@@ -34,12 +34,12 @@ from tests.live.native_pairs import QEMU, live, needs_qemu_11, plan
 from tests.live.test_live_command import colosim
 from tests.live.test_wire_live import guest, until_ready
 
-HANG_NS = 30_000_000_000
+HANG_NS = 600_000_000_000  # longer than any run
 
 
 async def survives(run, host: str) -> None:
     """The guest of this host goes on, with its memory intact."""
-    assert await run.until_promoted(20) == host
+    assert await run.until_promoted(pairs.WAIT_LIMIT_S) == host
     generations = []
     for _ in range(2):
         said = await asyncio.to_thread(pairs.ask, run, host, "verify")
@@ -53,7 +53,7 @@ def struck(tmp_path, host: str, scope: str, kind: str, checkpoints: int, **machi
     survivor = {"a": "b", "b": "a"}[host]
 
     async def block(run):
-        await pairs.until_checkpoint(tmp_path, checkpoints, 120)
+        await pairs.until_checkpoint(tmp_path, checkpoints)
         await run.strike(host, scope, kind, HANG_NS if kind == "hang" else None)
         await survives(run, survivor)
 

@@ -7,19 +7,24 @@ import pytest
 
 from colosim.protocol import types as t
 from tests.live.pairs import needs_qemu
-from tests.live.services import KILL, check_served, ran
+from tests.live.services import Going, check_served, loses, ran
 
 
 @needs_qemu
 def test_hybrid_turns_periodic_and_its_guest_is_taken_over(tmp_path):
     """A compare timeout of 1 ms is a storm; then all output waits for the commit."""
-    policy = {"compare_timeout": "1 ms", "storm_checkpoints": 2, "storm_window": "5 s"}
+    policy = {"compare_timeout": "1 ms", "storm_checkpoints": 2, "storm_window": "10 s"}
+
+    async def story(going: Going) -> None:
+        await going.told(t.OutputRule, 1)
+        await loses(checkpoints=going.run.checkpoints + 4)(going)
+
     outcome = ran(
         tmp_path,
         "hybrid",
+        story,
         client={"kind": "echo"},
         policy={"name": "hybrid", "hybrid": {**policy, "interval": "200 ms"}},
-        fault=[{**KILL, "scope": "host", "at": "5 s"}],
     )
     check_served(outcome)
     rules = [line.body.output for line in outcome.lines if isinstance(line.body, t.OutputRule)]
@@ -40,7 +45,7 @@ def test_adaptive_follows_what_checkpoints_take(tmp_path):
         client={"kind": "echo"},
         policy={"name": "adaptive", "adaptive": policy},
     )
-    check_served(outcome)
+    check_served(outcome, 7)
     table = outcome.record.checkpoints
     gaps_ns = np.diff(table["started_ns"])
     busy_ns = (table["committed_ns"] - table["started_ns"])[2:-1]

@@ -18,8 +18,15 @@ from backends.qemu.selftest import SCENARIO
 from colosim.protocol import types as t
 from colosim.protocol.node import NodeConfig
 from colosim.scenario import Scenario
-from tests.live.pairs import ask, live, needs_qemu, plan, until_checkpoint
-from tests.live.services import KILL, SERVICE, check_served, ran
+from tests.live.pairs import WAIT_LIMIT_S, ask, live, needs_qemu, plan, until_checkpoint
+from tests.live.services import (
+    KILL,
+    SERVICE,
+    Going,
+    check_served,
+    loses,
+    ran,
+)
 
 
 @needs_qemu
@@ -29,8 +36,8 @@ def test_clients_do_not_notice_that_the_primary_was_killed(tmp_path, client, sco
     size = "4 MiB" if client == "download" else "1 KiB"
     outcome = ran(
         tmp_path,
+        story=loses(scope=scope, checkpoints=12, each=2 if client == "download" else 5),
         client={"kind": client, "size": size},
-        fault=[{**KILL, "scope": scope, "at": "4 s"}],
     )
     check_served(outcome)
     assert sum(isinstance(line.body, t.Alone) for line in outcome.lines) == 1
@@ -41,8 +48,8 @@ def test_clients_do_not_notice_that_the_primary_was_killed(tmp_path, client, sco
 def test_clients_do_not_notice_that_the_secondary_was_killed(tmp_path):
     outcome = ran(
         tmp_path,
+        story=loses("secondary"),
         client={"kind": "echo"},
-        fault=[{**KILL, "target": "secondary", "scope": "host", "at": "4 s"}],
     )
     check_served(outcome)
 
@@ -51,29 +58,42 @@ def test_clients_do_not_notice_that_the_secondary_was_killed(tmp_path):
 @pytest.mark.parametrize("client", ["echo", "download"])
 def test_clients_stay_through_three_hosts(tmp_path, client):
     """The primary is killed, its successor is protected again, handed over and killed."""
-    at_s = (3, 13)  # a loaded machine takes seconds to start a host
+
+    async def story(going: Going) -> None:
+        for pair, node in ((1, "primary"), (2, "primary.2")):
+            await going.told(t.Committed, 5, node)
+            await loses()(going)
+            await going.happened("protected", pair)
+        await going.told(t.Committed, 5, "primary.3")
+        await going.served()
+
     outcome = ran(
         tmp_path,
-        duration="24 s",
+        story=story,
         client={"kind": client, "size": "1 KiB" if client == "echo" else "1 MiB"},
-        fault=[{**KILL, "scope": "host", "at": f"{at} s"} for at in at_s],
         manager={**SCENARIO["manager"], "reprotect": True, "reprotect_delay": "500 ms"},
     )
-    check_served(outcome, 23)
+    check_served(outcome)
     alone = [line.node for line in outcome.lines if isinstance(line.body, t.Alone)]
     assert alone == ["secondary", "secondary.2"]
     # the third pair protects as the first did
     headers = [line.node for line in outcome.lines if isinstance(line.body, NodeConfig)]
     assert {"primary.3", "secondary.3"} <= set(headers)
-    assert (outcome.record.checkpoints["committed_ns"] > 16_000_000_000).any()
+    [*_, protected_ns] = (e["at_ns"] for e in outcome.record.events if e["what"] == "protected")
+    assert (outcome.record.checkpoints["committed_ns"] > protected_ns).sum() >= 4
 
 
 @needs_qemu
 def test_clients_do_not_notice_a_planned_switchover(tmp_path):
+    async def story(going: Going) -> None:
+        await going.happened("promoted")
+        await going.served()
+
     outcome = ran(
         tmp_path,
+        story=story,
         client={"kind": "echo"},
-        manager={**SCENARIO["manager"], "switchover_at": "4 s"},
+        manager={**SCENARIO["manager"], "switchover_at": "2 s"},
     )
     check_served(outcome)
     assert [line.node for line in outcome.lines if isinstance(line.body, t.Alone)] == ["secondary"]
@@ -105,8 +125,8 @@ def test_a_session_through_a_kill_at_a_random_moment(tmp_path, seed):
 
 @needs_qemu
 def test_without_protection_everything_passes_at_once(tmp_path):
-    outcome = ran(tmp_path, "none", duration="3 s", client={"kind": "echo"})
-    check_served(outcome, 2.5)
+    outcome = ran(tmp_path, "none", lambda going: going.served(50), client={"kind": "echo"})
+    check_served(outcome)
     assert outcome.record.checkpoints["checkpoint"].size == 0
 
 
@@ -176,7 +196,7 @@ def test_a_disk_image_is_there_after_a_takeover(tmp_path):
         await until_checkpoint(tmp_path, 2)
         await asyncio.to_thread(ask_both, run, "a")
         await run.strike("a", "host", "crash")
-        await run.until_promoted(15)
+        await run.until_promoted(WAIT_LIMIT_S)
         await asyncio.to_thread(ask_both, run, "b")
 
     async def given():
@@ -190,9 +210,15 @@ def test_a_disk_image_is_there_after_a_takeover(tmp_path):
 @needs_qemu
 def test_a_node_that_hangs_no_longer_than_the_grace_is_only_doubted(tmp_path):
     """The clients wait for it; nobody asks for the vote."""
+
+    async def story(going: Going) -> None:
+        for words in ("is silent", "is heard again"):
+            await going.happened("report", detail=words)
+        await going.served()
+
     outcome = ran(
         tmp_path,
-        duration="9 s",
+        story=story,
         client={"kind": "echo"},
         limits=dict.fromkeys(SCENARIO["limits"], "30 s"),
         manager={**SCENARIO["manager"], "heartbeat_grace": "20 s"},
@@ -201,12 +227,12 @@ def test_a_node_that_hangs_no_longer_than_the_grace_is_only_doubted(tmp_path):
                 "target": "secondary",
                 "scope": "node",
                 "kind": "hang",
-                "at": "3 s",
-                "duration": "3 s",
+                "at": "1 s",
+                "duration": "5 s",
             }
         ],
     )
-    check_served(outcome, 7)
+    check_served(outcome)
     reports = [line.body.text for line in outcome.lines if isinstance(line.body, t.Report)]
     assert "the other side is silent: waiting a little longer" in reports
     assert "the other side is heard again" in reports

@@ -8,9 +8,10 @@ import random
 import pytest
 
 from backends.qemu.plan import StrikePlan
-from backends.qemu.selftest import committed_generation
+from backends.qemu.selftest import SCENARIO, committed_generation
 from colosim.protocol import types as t
 from tests.live.pairs import (
+    WAIT_LIMIT_S,
     ask,
     checked,
     counted,
@@ -27,12 +28,12 @@ PRIMARY_STEPS = (
     "resume",
 )
 SECONDARY_STEPS = ("wait-request", "stop", "cut", "wait-send", "receive", "load", "resume")
-HANG_NS = 30_000_000_000  # longer than the run
+HANG_NS = 600_000_000_000  # longer than any run
 
 
 async def survives(run, host: str) -> int:
     """The guest of this host goes on, with its memory intact; its generation."""
-    assert await run.until_promoted(15) == host
+    assert await run.until_promoted(WAIT_LIMIT_S) == host
     said = await asyncio.to_thread(ask, run, host, "verify")
     assert said.startswith("ok "), said
     first = int(said.rpartition("generation=")[2])
@@ -48,7 +49,7 @@ def struck(tmp_path, what, block) -> None:
     async def whole(run):
         found.append(await block(run))
         # a primary's guest serves all along: it may answer before its node has said that it runs
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_LIMIT_S):
             while not any('"Alone"' in (tmp_path / f"{host}.trace").read_text() for host in "ab"):
                 await asyncio.sleep(0.05)
 
@@ -101,7 +102,8 @@ def test_an_agent_fails(tmp_path, host, step, survivor, kind):
 def test_one_side_hangs(tmp_path, host, step, survivor, scope):
     """At `receive` a hung QEMU must not pass for a silent primary, which would be fenced for it."""
     strike = StrikePlan(step, 3, scope, "hang", HANG_NS)
-    struck(tmp_path, plan({host: strike}), lambda run: survives(run, survivor))
+    limits = {**SCENARIO["limits"], **dict.fromkeys(("received", "loaded", "receive"), "4 s")}
+    struck(tmp_path, plan({host: strike}, limits=limits), lambda run: survives(run, survivor))
 
 
 @needs_qemu
@@ -111,8 +113,7 @@ def test_the_link_is_cut(tmp_path):
     async def block(run):
         await until_checkpoint(tmp_path, 3)
         await run.strike("link", "link", "cut")
-        await run.until_promoted(15)
-        return await survives(run, run.promoted)
+        return await survives(run, await run.until_promoted(WAIT_LIMIT_S))
 
     struck(tmp_path, plan(), block)
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 
 from backends.qemu.errors import LiveError
@@ -56,7 +56,7 @@ def scenario(tmp_path: Path, client: dict[str, str], kill: str = "3 s") -> Path:
 def live(namespace: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
     command = ["ip", "netns", "exec", namespace, *colosim("live", *arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
+        command, capture_output=True, text=True, timeout=400, cwd=ROOT, check=False
     )
 
 
@@ -87,9 +87,12 @@ def test_clients_at_a_tap_do_not_notice_that_the_primary_was_killed(tmp_path, ta
     (finished,) = json.loads((out / "manifest.json").read_text())["finished"]
     for what in ("lost", "wrong", "doubled"):
         assert finished["counters"][f"{what}_responses"] == 0, finished["counters"]
-    answered = pq.read_table(out / "responses.parquet")["released_ns"].to_numpy()
-    assert answered.max() > 6e9, "nobody was served after the kill"
-    assert (answered > 3.5e9).sum() > 20
+    events = pd.read_csv(out / "events.csv")
+    [promoted_ns] = events.query("what == 'promoted'")["at_ns"]
+    answers = pd.read_parquet(out / "responses.parquet")
+    later = answers[answers["released_ns"] > promoted_ns].groupby("client").size()
+    assert len(later) == 4, "somebody was not served after the kill"
+    assert later.sum() > 8
     assert (out / "gateway.pcap").stat().st_size > 1000
 
 
@@ -100,7 +103,7 @@ def test_clients_at_a_tap_do_not_notice_that_the_primary_was_killed(tmp_path, ta
 def said(namespace: str, path: Path, *before: str) -> str:
     command = ["ip", "netns", "exec", namespace, *before, *colosim("live", path)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+        command, capture_output=True, text=True, timeout=200, cwd=ROOT, check=False
     )
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
@@ -154,7 +157,7 @@ def test_a_table_that_contradicts_itself(tmp_path, client, says):
         colosim("live", scenario(tmp_path, client)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         cwd=ROOT,
         check=False,
     )

@@ -19,11 +19,18 @@ from typing import Any
 
 import pytest
 
-from backends.qemu.address import TcpAddress, UnixAddress, connected, endpoint, parse
+from backends.qemu.address import (
+    TcpAddress,
+    UnixAddress,
+    connected,
+    endpoint,
+    free_ports,
+    parse,
+)
 from backends.qemu.door import Door
 from backends.qemu.errors import LiveError
 from backends.qemu.host_agent import AGENT, RUNNER, SILENCE_LIMIT_S
-from backends.qemu.live import LiveOutcome, run_live
+from backends.qemu.live import LiveOutcome
 from backends.qemu.net.config import CONTROL, HUB, LINK, NetConfig
 from backends.qemu.net.control import Control
 from backends.qemu.net.port import Port
@@ -35,7 +42,7 @@ from backends.qemu.stream import connect
 from backends.sim import run_replication
 from colosim.protocol import types as t
 from colosim.protocol.invariants import check
-from colosim.protocol.trace import Line, TraceError, decode_line, encode_line, replay
+from colosim.protocol.trace import Line, TraceError, encode_line, replay
 from colosim.scenario import Scenario
 from tests.live.machines import (
     ROOT,
@@ -50,17 +57,17 @@ from tests.live.machines import (
     users_of,
     why_no_namespaces,
 )
-from tests.live.pairs import needs_qemu, until_checkpoint
+from tests.live.pairs import WAIT_LIMIT_S, needs_qemu
+from tests.live.services import LONG, Going, check_served, loses, ran
 
-LIMIT_S = 20.0
-RUN_LIMIT_S = 150.0
+LIMIT_S = 60.0
 CHECKPOINTS = 10
 MS = 1_000_000
 DELAY_MS = 5
 
 TWO_HOSTS: dict[str, Any] = {
     **SCENARIO,
-    "duration": "14 s",
+    "duration": LONG,
     "workload": {
         "kind": "service",
         "load": "closed",
@@ -84,61 +91,36 @@ def scenario_of(listen: str, secret: Path, primary: str, secondary: str | None) 
 # A pair on two machines
 
 
-class Lived:
-    """A live run, and what the survivor said of its memory while it still ran."""
-
-    outcome: LiveOutcome
-    generations: list[int]
-
-
 def lived(
     tmp_path: Path, tables: dict[str, Any], survivor: AgentProcess, strike: Callable[[], None]
-) -> Lived:
-    """Protect, checkpoint under clients, strike, and let the survivor serve to the end."""
-    result = Lived()
+) -> LiveOutcome:
+    """Protect, checkpoint under clients, strike, and let the survivor serve on."""
 
-    async def run() -> None:
-        running = asyncio.create_task(
-            run_live(Scenario.from_mapping(tables), "remus", tmp_path, print)
-        )
-        try:
-            await until_checkpoint(tmp_path, CHECKPOINTS, 100)
-            await asyncio.to_thread(strike)
-            result.generations = await asyncio.to_thread(verified, survivor)
-        except BaseException:
-            if running.done():
-                running.result()
-            running.cancel()
-            raise
-        result.outcome = await running
+    async def story(going: Going) -> None:
+        await going.checkpoints(CHECKPOINTS)
+        await asyncio.to_thread(strike)
+        await going.run.until_promoted(WAIT_LIMIT_S)
+        await asyncio.to_thread(verify, survivor)
+        await going.served()
 
-    asyncio.run(asyncio.wait_for(run(), RUN_LIMIT_S))
-    print(*result.outcome.record.events, sep="\n")
-    return result
+    return ran(tmp_path, story=story, **tables)
 
 
-def verified(survivor: AgentProcess) -> list[int]:
-    """Generations of the survivor's guest, which verified all its memory twice and worked."""
+def verify(survivor: AgentProcess) -> None:
+    """The survivor's guest works, and finds all its memory as it must be."""
     (directory,) = survivor.directory.glob("colosim-*")
-    time.sleep(4)  # it has taken over by then
-    said = [serial(directory / "b.tty", "verify") for _ in range(2)]
+    said = [serial(directory / "b.tty", "verify", WAIT_LIMIT_S) for _ in range(2)]
     assert all(each.startswith("ok ") for each in said), said
     first, second = (int(each.rpartition("generation=")[2]) for each in said)
     assert second > first, "the guest stands still"
-    return [first, second]
 
 
-def check_survived(tmp_path: Path, result: Lived) -> None:
-    """The secondary served to the end, nothing was lost, decisions and invariants hold."""
-    outcome = result.outcome
+def check_survived(outcome: LiveOutcome) -> None:
+    """It was the secondary that went on, nothing was lost, and the link had its delay."""
     record = outcome.record
-    assert record.violations == []
-    assert replay(decode_line(encode_line(line)) for line in outcome.lines) == []
+    check_served(outcome)
     assert [line.node for line in outcome.lines if isinstance(line.body, t.Alone)] == ["secondary"]
     assert [each["node"] for each in record.events if each["what"] == "promoted"] == ["secondary"]
-    for what in ("lost", "wrong", "doubled"):
-        assert record.counters[f"{what}_responses"] == 0, record.counters
-    assert record.responses["released_ns"].max() > 13e9
     committed = [line.body.checkpoint for line in outcome.lines if isinstance(line.body, t.Loaded)]
     assert len(committed) >= CHECKPOINTS
     table = record.checkpoints
@@ -159,11 +141,11 @@ def test_a_pair_on_two_machines_of_loopback(tmp_path):
             until(lambda: users_of(a.directory) == [], "the end of the primary's domain")
 
         tables = scenario_of("127.0.0.1", secret, a.at, b.at)
-        result = lived(tmp_path, tables, b, strike)
-        check_survived(tmp_path, result)
+        outcome = lived(tmp_path, tables, b, strike)
+        check_survived(outcome)
         until(lambda: b.processes() == [], "the end of the secondary's domain")
         assert "nothing of its run is left" in b.end()
-    assert result.outcome.about["machine of primary"] == a.at
+    assert outcome.about["machine of primary"] == a.at
 
 
 @needs_qemu
@@ -177,35 +159,21 @@ def test_a_machine_that_says_nothing_any_more(tmp_path, how):
         agent(secret, net.there["a"], net.namespaces["a"]) as a,
         agent(secret, net.there["b"], net.namespaces["b"]) as b,
     ):
-        cut_s = []
 
         def strike() -> None:
             net.unplug("a")
-            cut_s.append(time.monotonic())
             if how == "killed":
                 a.kill()
 
         tables = scenario_of(net.here, secret, a.at, b.at)
-        result = lived(tmp_path, tables, b, strike)
-        check_survived(tmp_path, result)
-        events = result.outcome.record.events
+        outcome = lived(tmp_path, tables, b, strike)
+        check_survived(outcome)
+        events = outcome.record.events
         (fenced,) = [each["detail"] for each in events if each["what"] == "fenced"]
         assert fenced.startswith("by b; only shut out of the network: colosim agent at")
-        left_s = SILENCE_LIMIT_S + 5 - (time.monotonic() - cut_s[0])
-        until(lambda: a.processes() == [], "the end of what was cut off", max(1.0, left_s))
+        until(lambda: a.processes() == [], "the end of what was cut off")
         if how == "cut off":
             assert a.process.poll() is None, "the agent itself goes on"
-
-
-def two_free_ports() -> int:
-    """The first of them."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
 
 
 @needs_qemu
@@ -213,22 +181,19 @@ def test_only_the_primary_is_elsewhere(tmp_path):
     """Ways to this machine and to another in one run; a kill that the runner does."""
     secret = secret_file(tmp_path)
     with agent(secret) as a:
-        port = two_free_ports()
+        port, _ = free_ports(2)
         hosts = scenario_of("127.0.0.1", secret, a.at, None)["hosts"]
         tables = {
             **TWO_HOSTS,
             "hosts": {**hosts, "port": port},
-            "duration": "10 s",
             "fault": [{"target": "primary", "scope": "host", "kind": "crash", "at": "3 s"}],
         }
-        scenario = Scenario.from_mapping(tables)
-        outcome = asyncio.run(
-            asyncio.wait_for(run_live(scenario, "remus", tmp_path, print), RUN_LIMIT_S)
-        )
-        assert outcome.record.violations == []
-        print(*outcome.record.events, sep="\n")
-        assert outcome.record.counters["lost_responses"] == 0
-        assert outcome.record.responses["released_ns"].max() > 8e9
+
+        async def story(going: Going) -> None:
+            await going.run.until_promoted(WAIT_LIMIT_S)
+            await going.served()
+
+        check_served(ran(tmp_path, story=story, **tables))
         assert committed_generation(tmp_path) == 0, "traces were removed, saves stay"
         assert "colosim: ready" in (tmp_path / "a.console.log").read_text()
         received = sorted((a.directory / "received").iterdir())
@@ -243,32 +208,23 @@ def test_a_survivor_is_protected_again_on_the_other_machine(tmp_path):
     """Three hosts on two machines: the third where the first was, and it takes over too."""
     secret = secret_file(tmp_path)
     with agent(secret) as a, agent(secret) as b:
-        kill = {"target": "primary", "scope": "host", "kind": "crash"}
         tables = {
             **scenario_of("127.0.0.1", secret, a.at, b.at),
-            "duration": "22 s",
             "manager": {**SCENARIO["manager"], "reprotect": True},
-            "fault": [{**kill, "at": "3 s"}, {**kill, "at": "17 s"}],
         }
 
-        async def run() -> LiveOutcome:
-            running = asyncio.create_task(
-                run_live(Scenario.from_mapping(tables), "remus", tmp_path, print)
-            )
-            while not [*a.directory.glob("colosim-*/c.ram")]:
-                assert not running.done(), running.result()
-                await asyncio.sleep(0.1)
+        async def story(going: Going) -> None:
+            await loses()(going)
+            await going.until(lambda: [*a.directory.glob("colosim-*/c.ram")], "the third host")
             assert not [*a.directory.glob("colosim-*/a.ram")], "the dead host's memory is free"
-            return await running
+            await going.happened("protected")
+            await going.told(t.Committed, 5, "primary.2")
+            await loses()(going)
 
-        outcome = asyncio.run(asyncio.wait_for(run(), RUN_LIMIT_S))
-        print(*outcome.record.events, sep="\n")
+        outcome = ran(tmp_path, story=story, **tables)
     alone = [line.node for line in outcome.lines if isinstance(line.body, t.Alone)]
     assert alone == ["secondary", "secondary.2"]
-    assert outcome.record.violations == []
-    assert replay(decode_line(encode_line(line)) for line in outcome.lines) == []
-    assert outcome.record.counters["lost_responses"] == 0
-    assert outcome.record.responses["released_ns"].max() > 18e9, "after the second kill"
+    check_served(outcome)
 
 
 # --------------------------------------------------------------------------------------------
@@ -278,7 +234,7 @@ def test_a_survivor_is_protected_again_on_the_other_machine(tmp_path):
 def one_line(command: list[str], **options: Any) -> str:
     """What a command says that cannot do what it should: one line, status 2, no result."""
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False, **options
+        command, capture_output=True, text=True, timeout=200, cwd=ROOT, check=False, **options
     )
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
@@ -417,10 +373,12 @@ def test_an_agent_serves_one_runner_at_a_time(tmp_path):
         async with asked(a.at, read_secret(secret)) as third:  # asking is for everybody
             with pytest.raises(LiveError, match="/no/such: not found; install"):
                 await third.probe("/no/such")
-        await asyncio.sleep(0.2)
+        log = tmp_path / "a.log"
+        while not (log.exists() and log.read_text()):
+            await asyncio.sleep(0.02)
         assert await first.fence("a") == ""
         assert not Path(f"/proc/{pid}").exists()
-        assert (tmp_path / "a.log").read_text() == "the last words\n"
+        assert log.read_text() == "the last words\n"
         directory = first.directory
         assert directory.is_dir()
         await first.end()
@@ -458,7 +416,7 @@ def test_a_silent_runner_is_given_up(tmp_path):
         start_s = time.monotonic()
         while place.directory.exists():
             await asyncio.sleep(0.1)
-        assert SILENCE_LIMIT_S - 2 < time.monotonic() - start_s < SILENCE_LIMIT_S + 3
+        assert SILENCE_LIMIT_S - 2 < time.monotonic() - start_s < SILENCE_LIMIT_S + 20
         await place.end()
 
     with agent(secret) as a:
@@ -483,8 +441,8 @@ def test_a_killed_runner_leaves_nothing_anywhere(tmp_path):
         runner.send_signal(signal.SIGKILL)
         runner.wait()
         for each in (a, b):
-            until(lambda each=each: each.processes() == [], "the end of the run", 8)
-            until(lambda each=each: not [*each.directory.glob("colosim-*")], "its directory", 8)
+            until(lambda each=each: each.processes() == [], "the end of the run")
+            until(lambda each=each: not [*each.directory.glob("colosim-*")], "its directory")
             said = each.end().splitlines()
             assert said[-1] == (
                 "colosim: the runner at 127.0.0.1 has gone; nothing of its run is left"
