@@ -3,7 +3,7 @@
 Time is cut into cycles.  Whatever is done is done in the middle of one, and timeouts are whole
 cycles (or next to none), so each scan is half a cycle away from everything that it depends on.  A
 machine that is busy moves a scan nevertheless.  What came at another time than half-way between two
-middles is no answer then, and the same is tried again.
+middles is no answer then, and the same is tried again, with longer cycles if that helps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.conformance.oracle import Oracle
 CYCLE_MS = 100
 CYCLES = 8
 _MS = 1_000_000
-_SLACK_MS = 30
+_SLACK = 0.3  # of a cycle
 
 
 class Act(StrEnum):
@@ -89,9 +89,10 @@ def expected(given: Ages) -> list[int]:
     return found
 
 
-def observed(oracle: Oracle, given: Ages) -> list[int]:
-    """At which scans QEMU asked for a checkpoint."""
-    oracle.fresh(compare_timeout=given.timeout_ms, expired_scan_cycle=CYCLE_MS)
+def observed(oracle: Oracle, given: Ages, slower: int = 1) -> list[int]:
+    """At which scans QEMU asked for a checkpoint; all times are ``slower`` times as long."""
+    cycle_ms = slower * CYCLE_MS
+    oracle.fresh(compare_timeout=slower * given.timeout_ms, expired_scan_cycle=cycle_ms)
     start_s = time.monotonic()
 
     def now_ms() -> float:
@@ -100,8 +101,8 @@ def observed(oracle: Oracle, given: Ages) -> list[int]:
     found: list[int] = []
 
     def heard(times: int) -> None:
-        scan, off_ms = divmod(now_ms() + CYCLE_MS / 2, CYCLE_MS)
-        if times and abs(off_ms - CYCLE_MS / 2) > _SLACK_MS:
+        scan, off_ms = divmod(now_ms() + cycle_ms / 2, cycle_ms)
+        if times and abs(off_ms - cycle_ms / 2) > _SLACK * cycle_ms:
             raise Disturbed
         found.extend([int(scan)] * times)
 
@@ -110,7 +111,7 @@ def observed(oracle: Oracle, given: Ages) -> list[int]:
             heard(oracle.notified(left_ms / 1000))
 
     for cycle, (act, number) in enumerate(given.acts):
-        middle_ms = cycle * CYCLE_MS + CYCLE_MS / 2
+        middle_ms = cycle * cycle_ms + cycle_ms / 2
         listen(middle_ms)
         match act:
             case Act.PRIMARY:
@@ -120,8 +121,8 @@ def observed(oracle: Oracle, given: Ages) -> list[int]:
             case Act.CUT:
                 heard(oracle.cut()[1])
             case Act.TIMEOUT:
-                oracle.set(compare_timeout=number)
-        if now_ms() > middle_ms + CYCLE_MS / 2 - _SLACK_MS:
+                oracle.set(compare_timeout=slower * number)
+        if now_ms() > middle_ms + cycle_ms * (0.5 - _SLACK):
             raise Disturbed
-    listen(CYCLES * CYCLE_MS + CYCLE_MS / 2)
+    listen(CYCLES * cycle_ms + cycle_ms / 2)
     return found

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 IS_FULL = settings().max_examples > 100
 STEPS = {"tcp": 45_000, "mixed": 30_000, "limits": 12_000, "vnet": 15_000, "large": 500}
 AGES = 100 if IS_FULL else 8
-LIMIT_S = 20
+LIMIT_S = 60
 
 
 @pytest.fixture(params=RELEASES)
@@ -173,9 +173,9 @@ def test_ages(oracle, record_property):
         given = ages(draw)
         wanted = expected(given)
         seen = None
-        for _ in range(10):  # a busy machine
+        for number in range(24):  # a busy machine
             try:
-                seen = observed(oracle, given)
+                seen = observed(oracle, given, slower=2 ** (number // 6))
             except Disturbed:
                 count["disturbed"] += 1
                 continue
@@ -185,7 +185,7 @@ def test_ages(oracle, record_property):
         assert seen == wanted, given
         count["conversations"] += 1
         count["late"] += len(wanted)
-    assert count["tried again"] <= AGES / 4, count
+    assert count["tried again"] <= AGES / 4 + count["disturbed"], count
     record_property("counted", f"QEMU {oracle.release}, ages: {dict(count)}")
 
 
