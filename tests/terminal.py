@@ -8,6 +8,8 @@ import signal
 import time
 from contextlib import suppress
 
+LIMIT_S = 200.0  # a machine may be busy
+
 
 class Terminal:
     """A program that believes to talk to a person."""
@@ -36,7 +38,7 @@ class Terminal:
 
     def until(self, pattern):
         """Wait until what was shown since the last keys matches."""
-        end_s = time.monotonic() + 60
+        end_s = time.monotonic() + LIMIT_S
         while not re.search(pattern, self.shown):
             assert time.monotonic() < end_s, self.shown
             if select.select([self.handle], [], [], 0.1)[0]:

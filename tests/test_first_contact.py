@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
 
 def execute(*arguments, **more):
     line = [sys.executable, "-m", "colosim.cli", *arguments]
-    return subprocess.run(line, check=False, capture_output=True, text=True, timeout=100, **more)
+    return subprocess.run(line, check=False, capture_output=True, text=True, timeout=300, **more)
 
 
 # -- no command ----------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def test_the_script_is_one_that_its_shell_can_read(here, colosim_main, shell):
     (here / "script").write_text(out)
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell}")
-    subprocess.run([*SHELLS[shell], "script"], check=True, timeout=60)
+    subprocess.run([*SHELLS[shell], "script"], check=True, timeout=300)
 
 
 def test_a_table_that_is_alone_is_offered_with_what_is_in_it():
@@ -308,7 +308,7 @@ def program(here, colosim_main):
 def test_fish_completes_what_is_typed(program):
     asks = [f"complete -C {shlex.quote(f'{program} {typed}')}; echo" for typed in TYPED]
     line = ["fish", "--no-config", "-c", "; ".join(["source script.fish", *asks])]
-    done = subprocess.run(line, check=True, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(line, check=True, capture_output=True, text=True, timeout=300)
     assert done.stderr == ""
     answers = [each.split("\t")[0] for each in done.stdout.strip().split("\n\n")]
     assert answers == list(TYPED.values())
@@ -356,7 +356,7 @@ def test_no_colours_where_none_are_wanted(here, plain):
             capture_output=True,
             env={**env, **given},
             stdin=subprocess.DEVNULL,
-            timeout=100,
+            timeout=300,
         )
         shown[name] = done.stdout
     assert b"remus" in shown["plain"]
@@ -368,7 +368,7 @@ def test_a_full_disk_under_the_output_is_one_clear_line(here):
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         line = [sys.executable, "-m", "colosim.cli", "simulate", "small.toml", "--out", "run"]
         done = subprocess.run(
-            line, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100
+            line, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300
         )
     assert done.returncode == 2
     assert done.stderr == "colosim: output: No space left on device\n"
@@ -390,7 +390,7 @@ def test_a_full_disk_under_a_trace_is_told_with_its_place(here, colosim_main, mo
 def test_a_pipe_that_nobody_reads_is_no_error(here, name):
     line = shlex.join([sys.executable, "-m", "colosim.cli", *name.split()])
     done = subprocess.run(
-        ["bash", "-c", f"{line} | true"], check=False, capture_output=True, text=True, timeout=100
+        ["bash", "-c", f"{line} | true"], check=False, capture_output=True, text=True, timeout=300
     )
     assert done.stderr == ""
     assert "--out" not in name or (here / "run" / "manifest.json").exists()

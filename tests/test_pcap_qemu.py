@@ -16,6 +16,7 @@ import colosim
 from colosim.pcap.reading import Capture
 from tests.captures import ACK, SYN, S, tcp, udp
 
+LIMIT_S = 60
 RELEASES = [
     "qemu-system-x86_64",
     *filter(None, map(os.environ.get, ("COLOSIM_QEMU_10", "COLOSIM_QEMU_11"))),
@@ -27,7 +28,7 @@ def connected(path: Path, until_s: float) -> socket.socket:
         link = socket.socket(socket.AF_UNIX)
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
             link.connect(str(path))
-            link.settimeout(20)
+            link.settimeout(LIMIT_S)
             return link
         link.close()
         assert time.monotonic() < until_s
@@ -43,12 +44,20 @@ def dumped(qemu: str, directory: Path, frames: list[bytes], back: list[bytes]) -
         options += f" -netdev stream,id=n{i},server=on,addr.type=unix,addr.path={directory}/n{i}"
         options += f" -netdev hubport,id=hp{i},hubid=0,netdev=n{i}"
     options += f" -object filter-dump,id=d0,netdev=n0,file={path}"
+    options += f" -qmp unix:{directory}/qmp,server=on,wait=off"
     process = subprocess.Popen([qemu, *options.split()], stderr=subprocess.DEVNULL)
     try:
-        until_s = time.monotonic() + 20
+        until_s = time.monotonic() + LIMIT_S
+        monitor = connected(directory / "qmp", until_s)
+        monitor.sendall(b'{"execute": "qmp_capabilities"}')
+        said = b""
+        while b'"return"' not in said:
+            said += monitor.recv(65_536)
         client, guest = (connected(directory / f"n{i}", until_s) for i in range(2))
-        time.sleep(0.2)  # until QEMU has accepted both; what comes before is dropped
-        with client, guest:
+        # until QEMU has accepted both; what comes before is dropped
+        while said.count(b"NETDEV_STREAM_CONNECTED") < 2:
+            said += monitor.recv(65_536)
+        with client, guest, monitor:
             for source, target, sent in ((guest, client, frames), (client, guest, back)):
                 for frame in sent:
                     source.sendall(len(frame).to_bytes(4, "big") + frame)
@@ -58,7 +67,7 @@ def dumped(qemu: str, directory: Path, frames: list[bytes], back: list[bytes]) -
                     got += len(target.recv(65_536))
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(LIMIT_S)
     return path
 
 

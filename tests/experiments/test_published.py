@@ -385,7 +385,7 @@ def test_an_unwritable_directory_is_one_line(tmp_path: Path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=400,
         )
         assert run.returncode == 2
         assert run.stderr.count("\n") == 1

@@ -25,7 +25,7 @@ from pathlib import Path
 CLIENT, GUEST = "10.9.0.1", "10.9.0.2"
 MACS = {CLIENT: "02:00:00:00:00:01", GUEST: "02:00:00:00:00:02"}  # both guests have the same
 PORT = 80
-LIMIT_S = 60.0
+LIMIT_S = 150.0
 _CLONE_NEWNET = 0x40000000
 _TUNSETIFF, _TAP_NO_PI = 0x400454CA, 0x1002
 _PR_SET_PDEATHSIG = 1

@@ -11,7 +11,7 @@ from typing import Any
 import colosim
 from backends.qemu.selftest import SCENARIO
 from colosim.calibration.divergence import exact_interval
-from tests.live.pairs import needs_qemu
+from tests.live.pairs import measured, needs_qemu
 
 CHANCE = 0.06
 
@@ -41,11 +41,12 @@ def run(place: Path, policy: str, delay: str, rate: int, length_s: int) -> Path:
 
 
 @needs_qemu
-def test_a_known_divergence_is_found_and_predicts_another_run(tmp_path):
+@measured
+def test_a_known_divergence_is_found_and_predicts_another_run(tmp_path, longer):
     given = [
-        run(tmp_path / "none", "none", "1 s", 40, 4),
-        run(tmp_path / "slow", "colo", "80 ms", 15, 8),
-        run(tmp_path / "busy", "colo", "140 ms", 30, 8),
+        run(tmp_path / "none", "none", "1 s", 40, 4 * longer),
+        run(tmp_path / "slow", "colo", "80 ms", 15, 8 * longer),
+        run(tmp_path / "busy", "colo", "140 ms", 30, 8 * longer),
     ]
     found = colosim.calibrate(given, tmp_path / "colo.toml")
     rows: Any = found.hazards[found.hazards["why"] == "content"].set_index("per")
@@ -57,7 +58,7 @@ def test_a_known_divergence_is_found_and_predicts_another_run(tmp_path):
     assert low / 1.6 < CHANCE < high * 1.6
     assert found.scenario.costs().witness_ns > 0
 
-    other = run(tmp_path / "other", "colo", "110 ms", 20, 8)
+    other = run(tmp_path / "other", "colo", "110 ms", 20, 8 * longer)
     validation = colosim.validate(found.path, [other], replications=4, jobs=1)
     table: Any = validation.table.set_index("metric")
     assert set(table["status"]) == {"predicted"}

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends.qemu.address import free_ports
 from backends.qemu.clients import PROTOCOLS, Load, default_port
 from backends.qemu.clients.alarm import Alarm
 from backends.qemu.errors import LiveError
@@ -30,7 +31,7 @@ from colosim.model.results import RESPONSE_COLUMNS, RunRecord
 from colosim.model.streams import Streams
 from colosim.scenario import ClosedService, OpenService, Scenario, validated
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 SEED = 7
 NS_PER_S = 1_000_000_000
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -77,7 +78,7 @@ async def over(load: Load, done: Done) -> Load:
         await asyncio.sleep(0.02)
     start_s = time.monotonic()
     await load.stop()
-    assert time.monotonic() - start_s < 2.5
+    assert time.monotonic() - start_s < 6  # and not the 8 s that an answer may take
     return load
 
 
@@ -90,8 +91,8 @@ def failures(count: int) -> Done:
 
 
 def seconds(duration_s: float) -> Done:
-    end_s = time.monotonic() + duration_s
-    return lambda load: time.monotonic() >= end_s
+    """From when its clients begin."""
+    return lambda load: time.monotonic_ns() - load._start_ns >= duration_s * NS_PER_S
 
 
 def against(handler: Handler, client: Client, done: Done, workload=ALONE, **given) -> Load:
@@ -278,10 +279,10 @@ def test_a_connection_that_ends_while_nothing_is_asked_is_lost_too():
 def test_an_answer_that_is_late_is_lost():
     async def late(reader, writer) -> None:
         while data := await reader.read(65536):
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.4)
             writer.write(data)
 
-    load = against(late, options("echo", timeout="100 ms"), failures(2))
+    load = against(late, options("echo", timeout="100 ms"), failures(4))
     assert load.tally.lost == load.tally.failures["timeout"].count >= 2
     assert load.tally.failures["timeout"].first == "no answer within 0.1 s"
     assert answered(load) == load.tally.wrong == load.tally.doubled == 0
@@ -323,7 +324,11 @@ def test_a_second_answer_after_the_last_request_is_found():
 
     seed = next(seed for seed in range(1000) if gaps(seed)[1] > 50 * gaps(seed)[0])
     once = BUSY.model_copy(update={"connections": 1, "rate_per_s": 10 * gaps(seed)[0]})
-    load = against(twice, options("echo", size="100 B"), seconds(0.8), once, seed=seed)
+
+    def has_come(load: Load) -> bool:
+        return any(each.trouble() for each in load._protocols)
+
+    load = against(twice, options("echo", size="100 B"), has_come, once, seed=seed)
     assert [row["request"] for row in rows_of(load)] == [0]
     assert answered(load) == 1
     assert load.tally.doubled == 1
@@ -331,22 +336,21 @@ def test_a_second_answer_after_the_last_request_is_found():
 
 def test_nobody_listens_until_somebody_does():
     async def run() -> Load:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        [port] = free_ports()
         load = load_on(port, options("echo"))
         load.start()
-        await asyncio.sleep(0.15)
+        while not load.tally.failures:
+            await asyncio.sleep(0.02)
         assert rows_of(load) == []
         async with await asyncio.start_server(echo, "127.0.0.1", port):
-            await asyncio.sleep(0.4)
+            while answered(load) <= 10:
+                await asyncio.sleep(0.02)
             await load.stop()
         return load
 
     load = asyncio.run(asyncio.wait_for(run(), 2 * LIMIT_S))
     assert load.tally.failures["connect"].count >= 1
     assert load.tally.lost == 0
-    assert answered(load) > 10
 
 
 def test_an_error_of_ours_is_not_taken_for_one_of_the_server(monkeypatch):
@@ -619,7 +623,11 @@ def test_a_command_knows_the_port_and_its_end_is_recorded(tmp_path):
 @pytest.mark.parametrize("trap", ["", "trap '' TERM;"])
 def test_a_command_ends_with_the_run_and_all_that_it_started(tmp_path, trap):
     pids = tmp_path / "pids"
-    load = run_command(f"{trap} echo $$ >{pids}; sleep 60 & echo $! >>{pids}; wait", seconds(0.6))
+
+    def both_run(load: Load) -> bool:
+        return pids.exists() and len(pids.read_text().split()) == 2
+
+    load = run_command(f"{trap} echo $$ >{pids}; sleep 60 & echo $! >>{pids}; wait", both_run)
     (end,) = load.tally.commands
     assert (end.status, end.stopped) == (-signal.SIGKILL if trap else -signal.SIGTERM, True)
     assert load.tally.failures == {}
@@ -696,9 +704,7 @@ def test_sizes_that_cannot_be_asked_for(kind, size):
 @contextlib.contextmanager
 def serving(*argv: str, cwd: Path) -> Iterator[int]:
     """A server on a free port, which is ``{port}`` in its arguments."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    [port] = free_ports()
     words = [word.format(port=port) for word in argv]
     with subprocess.Popen(
         words, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -756,7 +762,7 @@ def test_real_stores(tmp_path, kind, argv):
 QEMU = "qemu-system-x86_64"
 GUEST_SERVICES = ("ground", "redis", "nginx", "lighttpd", "memcached", "httpd")
 GUEST_PORTS = {5000, 5001, 7} | {SERVICES[name].port for name in GUEST_SERVICES}
-BOOT_LIMIT_S = 90.0
+BOOT_LIMIT_S = 250.0
 GUEST_CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "echo": ("echo", {"size": "3000 B"}, 7),
     "work": ("work", {}, 5000),
@@ -767,14 +773,6 @@ GUEST_CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "lighttpd": ("http", {"path": "/1k", "keep_alive": False}, 8080),
     "httpd": ("http", {"path": "/1k"}, 8081),
 }
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as kept:
-        taken = [kept.enter_context(socket.socket()) for _ in range(count)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in taken]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.qemu.address import free_ports
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import SERVICES, GroundOptions, GuestImage, build, cached, cpio, elf
 from backends.qemu.guest import ground as host
@@ -253,9 +254,7 @@ class Ground:
     """`ground` started here; its ports are on 127.0.0.1."""
 
     def __init__(self, program: Path, options: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = min(probe.getsockname()[1], 65_000)
+        self.port, *_ = free_ports(3)
         self.process = subprocess.Popen(
             [program, f"port={self.port},echo={self.port + 2}", options], stdout=subprocess.PIPE
         )
@@ -263,12 +262,12 @@ class Ground:
         self.reader = self.line.makefile("r")
 
     def connect(self, after: int) -> socket.socket:
-        for _ in range(200):
+        for _ in range(1000):
             try:
-                return socket.create_connection(("127.0.0.1", self.port + after), 5)
+                return socket.create_connection(("127.0.0.1", self.port + after), 60)
             except ConnectionRefusedError:
                 assert self.process.poll() is None, self.process.communicate()
-                time.sleep(0.05)
+                time.sleep(0.02)
         raise AssertionError("ground does not listen")
 
     def ask(self, line: str) -> str:
@@ -346,7 +345,7 @@ def test_ground_says_what_would_be_right(start, command, answer):
 @pytest.mark.parametrize("options", ["pages=0", "rate=x", "colour=red", "vm=a b", "fill=5000"])
 def test_ground_does_not_start_with_wrong_options(program, options):
     answer = subprocess.run(
-        [program, options], capture_output=True, text=True, timeout=20, check=False
+        [program, options], capture_output=True, text=True, timeout=60, check=False
     )
     assert answer.returncode == 1
     assert answer.stdout.startswith(f"ground: {options.partition('=')[0]}")

@@ -44,6 +44,7 @@ from colosim.protocol.trace import Line, decode_line, encode_line, replay
 from colosim.scenario import Scenario
 from tests.live.test_wire import BEFORE, RAM, in_chunks, name
 
+LIMIT_S = 60.0
 RECORDED = Path(__file__).parent / "native" / "11.1-takeover.jsonl"
 LOGS = Path(__file__).parent / "qemu_logs"
 CONFIGS = [
@@ -386,11 +387,19 @@ class Relayed:
         self._thread.start()
 
     def wait(self) -> bool:
-        self._thread.join(20)
+        self._thread.join(LIMIT_S)
         return not self._thread.is_alive()
 
+    def until(self, what: str) -> None:
+        """It has told of this; nothing is taken from its report."""
+        self.report.settimeout(LIMIT_S)
+        end_s = time.monotonic() + LIMIT_S
+        while f'"{what}"'.encode() not in self.report.recv(1 << 16, socket.MSG_PEEK):
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
+
     def seen(self) -> list[Seen]:
-        self.report.settimeout(5)
+        self.report.settimeout(LIMIT_S)
         text = b""
         while text.count(b'"end"') < 2:
             text += self.report.recv(1 << 16)
@@ -408,7 +417,7 @@ def send(sock: socket.socket, data: bytes) -> threading.Thread:
 
 
 def everything(sock: socket.socket) -> bytes:
-    sock.settimeout(20)
+    sock.settimeout(LIMIT_S)
     pieces = []
     while piece := sock.recv(1 << 16):
         pieces.append(piece)
@@ -422,13 +431,13 @@ def test_the_tap_changes_no_byte_and_passes_both_ends_on():
     back = os.urandom(3 << 20)
     relayed.primary.sendall(FIRST)  # and a primary is silent until READY
     assert relayed.secondary.recv(len(FIRST), socket.MSG_WAITALL) == FIRST
-    time.sleep(0.1)
+    relayed.until("synchronised")
     threads = [send(relayed.primary, there), send(relayed.secondary, back)]
     got: dict[str, bytes] = {}
     reader = threading.Thread(target=lambda: got.update(back=everything(relayed.primary)))
     reader.start()
     assert everything(relayed.secondary) == there
-    reader.join(20)
+    reader.join(LIMIT_S)
     assert got["back"] == back
     seen = relayed.seen()
     assert relayed.wait()
@@ -439,7 +448,7 @@ def test_the_tap_changes_no_byte_and_passes_both_ends_on():
     ]
     assert [each.side for each in seen if each.what == "end"].count(PRIMARY) == 1
     for thread in threads:
-        thread.join(5)
+        thread.join(LIMIT_S)
 
 
 def test_the_tap_closes_the_stream_when_told_and_tells_of_it():

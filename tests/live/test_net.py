@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -28,7 +29,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.qemu.address import UnixAddress
+from backends.qemu.address import UnixAddress, free_ports
 from backends.qemu.errors import LiveError
 from backends.qemu.guest import build, cached
 from backends.qemu.guest.ground import stream as ground_stream
@@ -46,7 +47,8 @@ from backends.qemu.net.passt import passt_argv
 from backends.qemu.net.port import Port
 
 REPOSITORY = Path(__file__).parents[2]
-LIMIT_S = 20.0
+LIMIT_S = 60.0
+TRIES = 5
 MS = 1_000_000
 KIB = 1 << 10
 MIB = 1 << 20
@@ -67,6 +69,20 @@ async def until(holds: Callable[[], Any], what: str, limit_s: float = LIMIT_S) -
     while not holds():
         assert time.monotonic() < end_s, f"not within {limit_s} s: {what}"
         await asyncio.sleep(0.001)
+
+
+async def takes(measure: Callable[[], Awaitable[float]], least_s: float, most_s: float) -> None:
+    """Never less than ``least_s``, and less than ``most_s`` in one try at least.
+
+    A machine that is busy with other things makes some tries longer, and none shorter.
+    """
+    took_s = []
+    for _ in range(TRIES):
+        took_s.append(await measure())
+        assert took_s[-1] >= least_s
+        if took_s[-1] < most_s:
+            return
+    raise AssertionError(f"{took_s} s; less than {most_s} s would be right")
 
 
 class Peer:
@@ -249,7 +265,7 @@ async def network(directory: Path, **fields: Any) -> AsyncIterator[Net]:
     assert not [name for name in SOCKETS if (directory / name).exists()]
 
 
-def run(test: Awaitable[None], limit_s: float = 60.0) -> None:
+def run(test: Awaitable[None], limit_s: float = 200.0) -> None:
     async def limited() -> None:
         async with asyncio.timeout(limit_s):
             await test
@@ -516,7 +532,7 @@ def test_what_is_held_and_kept_is_bounded(directory: Path) -> None:
             port, _ = await net.port("a", keeps=True, keep_limit_bytes=5_000)
             guest = await net.guest(port)
             await net.ask("listen", host="a", on=True)
-            await net.ask("quiesce", mark=1, limit_s=1)
+            await net.ask("quiesce", mark=1, limit_s=LIMIT_S)
             await net.give(list(range(15)), 1000)
             stats = await net.hub()
             assert (stats["held_frames"], stats["dropped"]["hold"]) == (10, 5)
@@ -524,7 +540,7 @@ def test_what_is_held_and_kept_is_bounded(directory: Path) -> None:
             await until(lambda: port.stats().get("from hub") == 10, "the held frames")
             assert port.stats()["kept_frames"] == 5
             assert port.stats()["dropped: keep limit"] == 5
-            await net.ask("quiesce", mark=2, limit_s=1)
+            await net.ask("quiesce", mark=2, limit_s=LIMIT_S)
             await net.give([15, 16], 1000)
             await net.ask("resume")
             await until(lambda: port.stats().get("from hub") == 12, "two more")
@@ -624,12 +640,11 @@ def test_nothing_of_a_fenced_host_leaves(directory: Path) -> None:
             link["a"].write(b"the last words")
             await until(lambda: link["b"].data == b"the last words", "the link")
             await agent.ask("own", 5, host="a")
-            await net.ask("gateway", way="out", delay_ns=200 * MS)
+            await net.ask("gateway", way="out", delay_ns=10_000 * MS)
             port.send([frame(n) for n in range(50)])
             while (await net.hub())["frames_from"].get("a") != 50:
                 await asyncio.sleep(0.001)
             await net.ask("fence", host="a")  # all fifty are on their way
-            await asyncio.sleep(0.3)
             assert not net.gateway.data
             await until(lambda: sorted(gone) == ["control", "port"], "the fenced connections")
             await until(lambda: link["b"].has_ended, "the end of the link")
@@ -653,7 +668,7 @@ def test_nothing_of_a_fenced_host_leaves(directory: Path) -> None:
             await net.ask("admit", host="a")
             await late.start(LIMIT_S)
             await net.ask("own", host="a")
-            late.send([frame(1)])
+            late.send([frame(1)])  # which overtakes none that would still be on its way
             await until(lambda: net.gateway.numbers == [1], "the new guest's frame")
             await late.close()
             await agent.close()
@@ -702,7 +717,7 @@ def test_the_last_frames_of_a_killed_guest_are_read(directory: Path) -> None:
             await until(lambda: gone, "the end of the guest")
             assert gone == [1000]
             assert list(map(number_of, output)) == list(range(1000))
-            await port.drain(1)
+            await port.drain(LIMIT_S)
             again = await net.guest(port)  # a new one may come
             port._to_guest([frame(1)])
             await until(lambda: again.numbers == [1], "the new guest's frame")
@@ -736,11 +751,11 @@ def test_a_guest_that_found_its_socket_full_sends_the_rest_when_it_may(directory
 
                 fill()
                 assert 0 < len(left) < 400
-                await port.drain(1, turn)
+                await port.drain(LIMIT_S, turn)
                 assert list(map(number_of, output)) == list(range(400))
                 guest.send(pack([frame(400, 1500)]))
                 before = turns
-                await port.drain(1, turn)
+                await port.drain(LIMIT_S, turn)
                 assert (len(output), turns) == (401, before)  # it cannot have waited
 
     run(test())
@@ -755,13 +770,13 @@ def test_drain_reads_all_that_was_written(directory: Path) -> None:
                 await port.connected(LIMIT_S)
                 for turn in range(20):
                     guest.sendall(pack(frame(n, 1500) for n in range(turn * 50, turn * 50 + 50)))
-                    await port.drain(1)
+                    await port.drain(LIMIT_S)
                     assert list(map(number_of, output)) == list(range(turn * 50 + 50))
                 guest.sendall(pack([frame(1000, 1500)])[:100])
                 with pytest.raises(LiveError, match="100 bytes of an unfinished frame"):
                     await port.drain(0.05)
                 guest.sendall(pack([frame(1000, 1500)])[100:])
-                await port.drain(1)
+                await port.drain(LIMIT_S)
                 assert len(output) == 1001
 
     run(test())
@@ -790,49 +805,52 @@ def test_delay_bandwidth_loss_and_cut_of_the_gateway(directory: Path) -> None:
             port, _ = await net.port("a")
             await net.ask("own", host="a")
 
-            async def send(numbers: range, want: int | None = None) -> float:
+            sent = 0
+
+            async def send(numbers: range) -> None:
+                """Returns when the hub has them."""
+                nonlocal sent
+                sent += len(numbers)
                 net.gateway.data.clear()
-                start_s = time.monotonic()
                 port.send([frame(n, 1000) for n in numbers])
-                if want is not None:
-                    await until(lambda: len(net.gateway.frames) == want, "frames")
+                while (await net.hub())["frames_from"].get("a", 0) < sent:
+                    await asyncio.sleep(0.001)
+
+            async def twenty() -> float:
+                start_s = time.monotonic()
+                await send(range(20))
+                await until(lambda: len(net.gateway.frames) == 20, "frames")
+                assert net.gateway.numbers == list(range(20))
                 return time.monotonic() - start_s
 
             await net.ask("gateway", delay_ns=50 * MS)
-            assert 0.05 <= await send(range(20), 20) < 0.5
-            assert net.gateway.numbers == list(range(20))
+            await takes(twenty, 0.05, 0.5)
             await net.ask("gateway", delay_ns=0, bandwidth_bps=800_000)  # 10 ms a frame
-            assert 0.19 <= await send(range(20), 20) < 1
-            assert net.gateway.numbers == list(range(20))
-            net.gateway.data.clear()
+            await takes(twenty, 0.19, 0.38)
             await net.ask("gateway", bandwidth_bps=None, delay_ns=100 * MS)
-            port.send([frame(0)])
-            while (await net.hub())["frames_from"]["a"] < 41:
-                await asyncio.sleep(0.001)
+            await send(range(1))
             await net.ask("gateway", delay_ns=1 * MS)  # a shorter delay overtakes nothing
             port.send([frame(1)])
+            sent += 1
             await until(lambda: net.gateway.numbers == [0, 1], "both, in order")
             await net.ask("gateway", delay_ns=0, loss=0.5)
             await send(range(2000))
-            while sum((await net.hub())["frames_from"].values()) < 2042:
-                await asyncio.sleep(0.001)
             lost = (await net.hub())["dropped"]["loss out"]
             assert 850 < lost < 1150
             await until(lambda: len(net.gateway.frames) == 2000 - lost, "the others")
             assert net.gateway.numbers == sorted(net.gateway.numbers)
-            await net.ask("gateway", loss=0, delay_ns=100 * MS)
+            await net.ask("gateway", loss=0, delay_ns=10_000 * MS)
             await send(range(5))
-            while (await net.hub())["frames_from"]["a"] < 2047:
-                await asyncio.sleep(0.001)
             await net.ask("gateway", cut=True, delay_ns=0)  # takes what is under way, too
             await send(range(5))
-            while (await net.hub())["dropped"].get("cut out") != 10:
-                await asyncio.sleep(0.001)
+            assert (await net.hub())["dropped"]["cut out"] == 10
             await net.ask("gateway", cut=False)
-            await send(range(3), 3)
-            assert (await net.hub())["captured_frames"] == 20 + 20 + 2 + 2000 - lost + 3 + 1
+            await send(range(3))
+            await until(lambda: len(net.gateway.frames) == 3, "frames")
+            passed = 1 + sent - lost - 10
+            assert (await net.hub())["captured_frames"] == passed
         frames = list(captured(directory / "all.pcap"))
-        assert len(frames) == 20 + 20 + 2 + 2000 - lost + 3 + 1
+        assert len(frames) == passed
         assert [number_of(data) for data in frames[1:21]] == list(range(20))
         assert frames[0][12:22].hex() == "08060001080006040001"  # the ARP request at start
 
@@ -857,13 +875,13 @@ def test_the_gateways_queue_is_bounded(directory: Path) -> None:
         async with network(directory, queue_limit_bytes=10_000) as net:
             port, _ = await net.port("a")
             await net.ask("own", host="a")
-            await net.ask("gateway", bandwidth_bps=80_000_000)
+            await net.ask("gateway", bandwidth_bps=800_000)  # 10 ms a frame
             port.send([frame(n, 1000) for n in range(100)])
-            await until(lambda: len(net.gateway.frames) >= 11, "what fits")
-            await asyncio.sleep(0.05)
+            while (await net.hub())["frames_from"].get("a", 0) < 100:
+                await asyncio.sleep(0.001)
             dropped = (await net.hub())["dropped"]["queue out"]
             assert dropped >= 70  # the queue drained a little while the frames came
-            assert len(net.gateway.frames) == 100 - dropped
+            await until(lambda: len(net.gateway.frames) == 100 - dropped, "what fits")
             assert net.gateway.numbers[:11] == list(range(11))
 
     run(test())
@@ -901,27 +919,35 @@ def test_the_channels_share_the_links_bandwidth(directory: Path) -> None:
         async with network(directory) as net:
             ends = {(h, c): await net.link(h, c) for c in ("stream", "beat") for h in "ab"}
             await net.ask("link", host="a", bandwidth_bps=16_000_000)
-            start_s = time.monotonic()
-            ends["a", "stream"].write(bulk(600_000))
-            await asyncio.sleep(0.05)
-            ends["a", "beat"].write(b"beat")
-            await until(lambda: ends["b", "beat"].data, "the beat")
-            assert time.monotonic() - start_s < 0.25  # not behind the bulk
-            ends["b", "stream"].write(bulk(600_000))  # the other way is unlimited
-            await until(lambda: len(ends["a", "stream"].data) == 600_000, "the other way")
-            assert len(ends["b", "stream"].data) < 600_000
-            await until(lambda: len(ends["b", "stream"].data) == 600_000, "the bulk")
-            assert 0.29 < time.monotonic() - start_s < 0.6
 
-            for peer in ends.values():
-                peer.data.clear()
-            start_s = time.monotonic()
-            for channel in ("stream", "beat"):
-                ends["a", channel].write(bulk(400_000))
-            await until(lambda: len(ends["b", "stream"].data) == 400_000, "one")
-            assert len(ends["b", "beat"].data) > 300_000
-            await until(lambda: len(ends["b", "beat"].data) == 400_000, "both")
-            assert 0.39 < time.monotonic() - start_s < 0.8
+            def clear() -> float:
+                for peer in ends.values():
+                    peer.data.clear()
+                return time.monotonic()
+
+            async def beat_and_bulk() -> float:
+                start_s = clear()
+                ends["a", "stream"].write(bulk(600_000))
+                await asyncio.sleep(0.05)
+                ends["a", "beat"].write(b"beat")
+                await until(lambda: ends["b", "beat"].data, "the beat")
+                ends["b", "stream"].write(bulk(600_000))  # the other way is unlimited
+                await until(lambda: len(ends["a", "stream"].data) == 600_000, "the other way")
+                are_first = len(ends["b", "stream"].data) < 600_000  # not behind the bulk
+                await until(lambda: len(ends["b", "stream"].data) == 600_000, "the bulk")
+                return time.monotonic() - start_s if are_first else math.inf
+
+            async def both() -> float:
+                start_s = clear()
+                for channel in ("stream", "beat"):
+                    ends["a", channel].write(bulk(400_000))
+                await until(lambda: len(ends["b", "stream"].data) == 400_000, "one")
+                assert len(ends["b", "beat"].data) > 300_000
+                await until(lambda: len(ends["b", "beat"].data) == 400_000, "both")
+                return time.monotonic() - start_s
+
+            await takes(beat_and_bulk, 0.29, 0.6)
+            await takes(both, 0.39, 0.8)
 
     run(test())
 
@@ -940,7 +966,7 @@ def test_the_links_delay(directory: Path) -> None:
                 other = (b, a)[turn % 2]
                 await other.gets(bytes(other.data) + b"y", "with a delay")
                 times.append(time.monotonic() - start_s)
-            assert 0.04 <= min(times) < 0.06
+            assert 0.04 <= min(times) < 0.08
             a.write(b"late")
             await asyncio.sleep(0.01)
             await net.ask("link", delay_ns=0)  # a shorter delay overtakes nothing
@@ -1244,25 +1270,31 @@ def test_tens_of_megabytes_a_second(directory: Path) -> None:
         async with network(directory) as net:
             a, b = await net.link("a"), await net.link("b")
             data = bulk(64 * MIB)
-            start_s = time.monotonic()
-            a.write(data)
-            await until(lambda: len(b.data) == len(data), "the link")
-            link_rate = 64 / (time.monotonic() - start_s)
             await net.ask("own", host="a")
             port, _ = await net.port("a")
             batch = [frame(n, 1514) for n in range(64)]
-            start_s = time.monotonic()
-            size = 0
-            while size < 32 * MIB:
-                port.send(batch)
-                size += 64 * 1518
-                while port._hub is not None and port._hub.backlog_bytes > MIB:
-                    await asyncio.sleep(0)
-            await until(lambda: len(net.gateway.data) == size, "the frames")
-            frame_rate = size / MIB / (time.monotonic() - start_s)
-            print(f"link {link_rate:.0f} MB/s, frames {frame_rate:.0f} MB/s")
-            assert link_rate > 50
-            assert frame_rate > 20
+
+            async def by_link() -> float:
+                b.data.clear()
+                start_s = time.monotonic()
+                a.write(data)
+                await until(lambda: len(b.data) == len(data), "the link")
+                return time.monotonic() - start_s
+
+            async def by_frames() -> float:
+                net.gateway.data.clear()
+                start_s = time.monotonic()
+                size = 0
+                while size < 32 * MIB:
+                    port.send(batch)
+                    size += 64 * 1518
+                    while port._hub is not None and port._hub.backlog_bytes > MIB:
+                        await asyncio.sleep(0)
+                await until(lambda: len(net.gateway.data) == size, "the frames")
+                return time.monotonic() - start_s
+
+            await takes(by_link, 0, 64 / 20)
+            await takes(by_frames, 0, 32 / 8)
 
     run(test())
 
@@ -1271,14 +1303,6 @@ def test_tens_of_megabytes_a_second(directory: Path) -> None:
 # A real guest behind a real passt
 
 QEMU = shutil.which("qemu-system-x86_64")
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in socks:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in socks]
 
 
 class Qmp:
@@ -1357,7 +1381,7 @@ async def guest_network(directory: Path, forwards: list[tuple[int, int]]) -> Asy
             await port.connected(LIMIT_S)
             qmp = await Qmp.connect(directory / "qmp")
             net._open.append(qmp)
-            await until(lambda: "colosim: ready" in console.read_text(), "the guest", 90)
+            await until(lambda: "colosim: ready" in console.read_text(), "the guest", 200)
             yield net, port, qmp
         finally:
             status = await net.end()
@@ -1367,7 +1391,6 @@ async def guest_network(directory: Path, forwards: list[tuple[int, int]]) -> Asy
 
 @pytest.mark.live
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 @pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not on PATH")
 @pytest.mark.skipif(shutil.which("passt") is None, reason="passt is not on PATH")
 def test_clients_reach_a_real_guest_through_quiesces_and_stops(directory: Path) -> None:
@@ -1412,10 +1435,10 @@ def test_clients_reach_a_real_guest_through_quiesces_and_stops(directory: Path) 
             pauses_ms: list[float] = []
             while not all(load.done() for load in loads):
                 start_s = time.monotonic()
-                await net.ask("quiesce", mark=len(pauses_ms) + 1, limit_s=2)
+                await net.ask("quiesce", mark=len(pauses_ms) + 1, limit_s=LIMIT_S)
                 asked_s = time.monotonic()
                 await qmp.run("stop")
-                await port.drain(2, qmp.turns)
+                await port.drain(LIMIT_S, qmp.turns)
                 before = port.stats()["from guest"]
                 await asyncio.sleep(0.003)
                 assert port.stats()["from guest"] == before  # drained was drained
@@ -1428,7 +1451,7 @@ def test_clients_reach_a_real_guest_through_quiesces_and_stops(directory: Path) 
                 await load
             # The guest's TCP may still acknowledge: the two ends are asked one after the
             # other, so their counts are equal once nothing is on the way.
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT_S):
                 while True:
                     stats, ends = await net.hub(), port.stats()
                     counted = stats["frames_to"]["a"], stats["frames_from"]["a"]
@@ -1442,4 +1465,4 @@ def test_clients_reach_a_real_guest_through_quiesces_and_stops(directory: Path) 
         seen = sum(1 for _ in captured(directory / "all.pcap"))
         assert seen >= stats["frames_from"]["gw"] + stats["frames_to"]["gw"]
 
-    run(test(), 200)
+    run(test(), 550)

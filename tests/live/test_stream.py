@@ -15,7 +15,7 @@ from backends.qemu.net.sockets import Stream
 from backends.qemu.stream import Channel, Kind, head, pack, with_cause
 
 BULK = (Kind.MIGRATION, Kind.BULK)
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 
 
 def run(scene: Callable[[socket.socket, Channel], Awaitable[None]]) -> None:

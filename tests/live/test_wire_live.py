@@ -40,8 +40,8 @@ TOUCH_WORD = 2  # of a page: the number of the write that it holds
 MEMORY_BYTES = 131080 << 10  # no multiple of 256 KiB, nor of a scanner's block
 CHECKPOINTS = 24
 QUIET = 6  # of them at the end, with the guest idle
-STEP_LIMIT_S = 10.0
-BOOT_LIMIT_S = 90.0
+STEP_LIMIT_S = 60.0
+BOOT_LIMIT_S = 250.0
 
 
 @dataclass
@@ -318,7 +318,6 @@ async def prove(directory: Path) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.timeout(300)
 def test_checkpoints_reach_a_genuine_secondary_which_takes_over():
     if shutil.which(os.environ.get("COLOSIM_QEMU_P", "qemu-system-x86_64")) is None:
         pytest.skip("qemu-system-x86_64 is not installed")

@@ -27,7 +27,14 @@ def test_runs(path, monkeypatch):
     monkeypatch.setenv("COLOSIM_RECORDED", "1")  # tests/live run real guests
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    NotebookClient(
+        notebook,
+        timeout=500,
+        startup_timeout=200,
+        iopub_timeout=60,
+        kernel_name="python3",
+        resources=resources,
+    ).execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     warnings = [
         output["text"] for cell in code for output in cell.outputs if output.get("name") == "stderr"

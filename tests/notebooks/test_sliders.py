@@ -22,7 +22,9 @@ made
 
 def executed(*cells):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(
+        notebook, timeout=400, startup_timeout=200, iopub_timeout=60, kernel_name="python3"
+    ).execute()
     return [cell.outputs for cell in notebook.cells]
 
 

@@ -364,10 +364,10 @@ def test_problems_without_end_are_cut_short(build: Any) -> None:
 
 
 def one_line(path: Path, within_s: float = 2.0) -> str:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ScenarioError) as raised:
         load_scenario(path)
-    assert time.perf_counter() - start < within_s
+    assert time.process_time() - start < within_s
     (line,) = str(raised.value).splitlines()
     return line
 
@@ -437,10 +437,10 @@ def test_a_name_that_would_break_the_line(tmp_path: Path) -> None:
 def test_hostile_toml_is_refused_quickly(tmp_path: Path, text: str) -> None:
     path = tmp_path / "hostile.toml"
     path.write_text(text)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ScenarioError):
         load_scenario(path)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 # -- anything at all -------------------------------------------------------------------------

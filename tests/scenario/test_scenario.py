@@ -417,7 +417,7 @@ def test_import_is_light() -> None:
 
 def test_replacing_is_quick_enough_for_sweeps(build: Any) -> None:
     scenario = Scenario.from_mapping(build())
-    start = time.perf_counter()
+    start = time.process_time()
     for seed in range(100):
         scenario.replace({"seed": seed})
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -23,7 +23,9 @@ def test_cells_hold_the_whole_run_as_html_and_controls_where_there_are_widgets(t
     checkpoints = len(colosim.recorded_run(run).checkpoints)
     cells = [nbformat.v4.new_code_cell(each.format(run=str(run))) for each in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(
+        notebook, timeout=400, startup_timeout=200, iopub_timeout=60, kernel_name="python3"
+    ).execute()
     shown, played, bare = (cell.outputs for cell in notebook.cells)
     for outputs in (shown, played, bare):
         assert [each for each in outputs if each.output_type in ("stream", "error")] == []
