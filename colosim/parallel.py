@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing.resource_tracker
 import os
 import signal
+import threading
 import time
 import warnings
 from collections import deque
@@ -70,6 +71,7 @@ def _results(
         )
         # what Ctrl-C leaves undone is no news to who pressed it
         warnings.filterwarnings("ignore", r"\d+ tasks which were still being", UserWarning)
+        leave_loky_unheard()
         with no_ctrl_c():
             results = parallel(delayed(function)(*each) for each in pending)
         yield from results
@@ -98,6 +100,27 @@ def no_ctrl_c() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
     if came:
         raise KeyboardInterrupt
+
+
+class _ButLoky:
+    """A hook for what ends threads, which passes on all but loky's own KeyError."""
+
+    def __init__(self, before: Callable[[threading.ExceptHookArgs], Any]) -> None:
+        self._before = before
+
+    def __call__(self, told: threading.ExceptHookArgs) -> None:
+        name = "" if told.thread is None else told.thread.name
+        if told.exc_type is not KeyError or not name.startswith("ExecutorManagerThread"):
+            self._before(told)
+
+
+def leave_loky_unheard() -> None:
+    """From now on nobody is told of the KeyError that ends a thread of loky.
+
+    It comes where workers are killed while tasks wait, perhaps after all else has ended.
+    """
+    if not isinstance(threading.excepthook, _ButLoky):
+        threading.excepthook = _ButLoky(threading.excepthook)
 
 
 def prepare_worker(parent: int) -> None:

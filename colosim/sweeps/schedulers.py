@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent import futures
@@ -193,24 +192,8 @@ class _Processes:
 
     def close(self, at_once: bool) -> None:
         if self._executor is not None:
-            with _unheard():
-                self._executor.shutdown(wait=True, kill_workers=at_once)
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """Loky ends a thread with a KeyError where it kills workers while tasks wait."""
-    before = threading.excepthook
-
-    def heard(told: threading.ExceptHookArgs) -> None:
-        if told.exc_type is not KeyError:
-            before(told)
-
-    threading.excepthook = heard
-    try:
-        yield
-    finally:
-        threading.excepthook = before
+            parallel.leave_loky_unheard()
+            self._executor.shutdown(wait=True, kill_workers=at_once)
 
 
 # --------------------------------------------------------------------------------------------
