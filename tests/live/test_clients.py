@@ -816,7 +816,9 @@ def test_the_guest_s_services(guest, case):
     load = real(guest[port], options(kind, **given), answers(least), workload)
     faultless(load, least)
     if kind == "http":
-        assert load.tally.received_bytes == answered(load) * int(given["path"][1:-1]) * 1024
+        size = int(given["path"][1:-1]) * 1024
+        begun = load.tally.received_bytes - answered(load) * size  # on their way at the end
+        assert 0 <= begun < workload.connections * size
     rows = [row for row in rows_of(load) if row["released_ns"] >= 0]
     latency_ms = [(row["released_ns"] - row["arrival_ns"]) / 1e6 for row in rows]
     print(f"{case}: median {np.median(latency_ms):.1f} ms of {answered(load)}")
