@@ -27,7 +27,7 @@ from backends.qemu.genuine import ColoCompare
 from backends.qemu.guests import Fate, PrimaryGuest, SecondaryGuest
 from backends.qemu.net.control import Control
 from backends.qemu.net.datagrams import mark, marks
-from backends.qemu.net.frames import Splitter, is_arp_request
+from backends.qemu.net.frames import Splitter, is_arp_request, opens
 from backends.qemu.net.frames import pack as pack_frames
 from backends.qemu.net.pcap import Capture
 from backends.qemu.net.port import Port
@@ -747,7 +747,18 @@ class SecondaryHost(LiveHost):
         super()._promote(action, cause)
         if self._port is not None and self._port.rewriter is not None:
             self._port.rewriter.promoted()
+        self._leave_openings()
         self._loop.call_soon(self._give_fresh)
+
+    def _leave_openings(self) -> None:
+        """What opens a connection of the guest's own leaves when the guest sends it again.
+
+        The other guest's may have left, with another first number, and whoever has got that would
+        reset at ours; until ours comes again, in a second, its answer has told the rewriter.
+        """
+        for number, frame in list(self._held.items()):
+            if opens(frame):
+                self._held_bytes -= len(self._held.pop(number))
 
     async def _read(self, stream: Channel) -> None:
         """Hand on what the primary sends, and tell the node of it."""

@@ -18,6 +18,7 @@ from backends.qemu.world import PrimaryHost, SecondaryHost, Trace
 from colosim.protocol import types as t
 from colosim.protocol.trace import decode_line
 from colosim.scenario import Scenario
+from tests.protocol.frames import SYN, tcp
 
 
 class Runner:
@@ -125,3 +126,30 @@ def test_a_primary_whose_memory_is_gone_does_not_ask_for_the_vote():
     said = asyncio.run(main())
     assert "VmGone" in said
     assert "AskVote" not in said
+
+
+def test_a_survivor_opens_no_connection_in_another_number_than_its_peer_did(tmp_path):
+    """The other guest's SYN may have left: a client that has it resets at one that differs."""
+    opens, said = tcp(7, ack=None, flags=SYN), tcp(100, b"said")
+
+    async def main() -> tuple[list[bytes], list[bytes]]:
+        _, config = node_configs(Scenario.from_mapping(SCENARIO), "colo")
+        qmp: Any = SimpleNamespace(name="QEMU of host b")
+        guest = SecondaryGuest(
+            qmp, Paths(tmp_path, "b"), Qemu("qemu", (7, 2, 0)), 1.0, lambda fate: None
+        )
+        host = SecondaryHost(
+            guest, "b", "a", config, Trace(lambda data: None), Runner(), 0, None, None
+        )
+        host.started = True
+        host.output([opens, said])
+        host.perform(host.id, t.Promote(), (host.id, 0))
+        before = [*host._held.values()]
+        host.output([opens])  # the guest's own timer
+        await asyncio.sleep(0)
+        host.close()
+        return before, [*host._held.values()]
+
+    before, after = asyncio.run(main())
+    assert before == [said]
+    assert after == [said, opens]

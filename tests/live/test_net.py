@@ -38,6 +38,7 @@ from backends.qemu.net.control import Control
 from backends.qemu.net.frames import (
     FrameError,
     Splitter,
+    opens,
     pack,
     pack_for_hub,
     pack_message,
@@ -45,6 +46,7 @@ from backends.qemu.net.frames import (
 )
 from backends.qemu.net.passt import passt_argv
 from backends.qemu.net.port import Port
+from tests.protocol.frames import ACK, RST, SYN, fragments4, tcp, udp
 
 REPOSITORY = Path(__file__).parents[2]
 LIMIT_S = 60.0
@@ -312,6 +314,26 @@ def test_any_bytes_are_frames_or_a_frame_error(data: bytes, at: int) -> None:
         for chunk in (data[:at], data[at:]):
             for body in splitter.feed(chunk):
                 unpack(body)
+
+
+@pytest.mark.parametrize(
+    ("frame", "does"),
+    [
+        (tcp(7, ack=None, flags=SYN), True),
+        (tcp(7, ack=None, flags=SYN, six=True), True),
+        (tcp(7, ack=None, flags=SYN, options=b"\x02\x04\x05\xb4", pad=6), True),
+        (tcp(7, flags=SYN | ACK), False),
+        (tcp(7, flags=SYN | ACK, six=True), False),
+        (tcp(7, b"x"), False),
+        (tcp(7, ack=None, flags=RST), False),
+        (tcp(7, ack=None, flags=SYN)[:53], False),
+        (fragments4(tcp(7, ack=None, flags=SYN), 8, 1)[1].ljust(60, b"\2"), False),
+        (udp(b"\2" * 40), False),
+        (b"", False),
+    ],
+)
+def test_a_frame_that_opens_a_connection_is_known(frame, does):
+    assert opens(frame) is does
 
 
 # --------------------------------------------------------------------------------------------

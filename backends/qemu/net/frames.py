@@ -15,6 +15,7 @@ FRAME = 0
 MESSAGE = 1
 LARGEST_BYTES = 1 << 17  # QEMU's and passt's own limits are a little over 64 KiB
 SMALLEST_FRAME_BYTES = 14
+_SYN, _RST, _ACK = 2, 4, 16
 
 _LENGTH = struct.Struct(">I")
 _LENGTH_KIND = struct.Struct(">IB")
@@ -95,6 +96,17 @@ def unpack(body: bytes) -> bytes | dict[str, Any]:
 def is_arp_request(frame: bytes) -> bool:
     """Without VLAN tag."""
     return frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\1"
+
+
+def opens(frame: bytes) -> bool:
+    """A TCP SYN that answers none.  Without VLAN tag, and of IPv6 without extension headers."""
+    kind, at = frame[12:14], 0
+    if kind == b"\x08\x00" and frame[23:24] == b"\6":
+        is_first = not (frame[20] & 0x1F or frame[21])  # fragment
+        at = 14 + (frame[14] & 0xF) * 4 if is_first else 0
+    elif kind == b"\x86\xdd" and frame[20:21] == b"\6":
+        at = 54
+    return bool(at) and len(frame) >= at + 20 and frame[at + 13] & (_SYN | _RST | _ACK) == _SYN
 
 
 def arp_request(mac: str, sender_ip: str, target_ip: str) -> bytes:
