@@ -200,17 +200,17 @@ def test_connections_stay_through_a_new_pair_and_a_second_kill(tmp_path, client)
         story,
         client={"kind": client, "size": "1 KiB" if client == "echo" else "1 MiB"},
         manager={**SCENARIO["manager"], "reprotect": True, "reprotect_delay": "500 ms"},
-        **COLO,
+        policy={"name": "colo", "colo": {**COLO["policy"]["colo"], "compare_timeout": "1 s"}},
     )
     check_served(outcome)
     alone = [line.node for line in outcome.lines if isinstance(line.body, t.Alone)]
     assert alone == ["secondary", "secondary.2"]
-    # the second pair compares as the first did: what clients have open matches, but for answers
-    # that a busy machine makes too late; with other numbers nothing would match
+    # the second pair compares as the first did: what clients have open matches, also where a busy
+    # machine makes answers late
     second = [line for line in outcome.lines if line.node == "primary.2"]
     matches = sum(isinstance(line.body, t.Match) for line in second)
     assert matches > 100
-    assert sum(isinstance(line.body, t.Mismatch | t.Stale) for line in second) <= matches / 5
+    assert sum(isinstance(line.body, t.Mismatch | t.Stale) for line in second) <= matches / 20
 
 
 @needs_qemu
