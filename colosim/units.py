@@ -21,6 +21,8 @@ from decimal import Decimal
 _QUANTITY = re.compile(
     r"([+-]?(?:\d{1,25}(?:\.\d{0,25})?|\.\d{1,25})(?:[eE][+-]?\d{1,3})?)\s*(\D*)", re.ASCII
 )
+_FEW_DIGITS = 6  # of a rate; with more of them the inside unit will do
+_LEAST = 0.01  # of a rate as people read it, in any but the smallest unit
 _WORDS = re.compile(r"[+-]?(nan|inf|infinity)\b", re.IGNORECASE)
 
 
@@ -73,9 +75,15 @@ class Dimension:
         return round(value) if self.whole else float(value)
 
     def format(self, value: int | float) -> str:
-        """Text that `parse` reads as exactly ``value``, in the largest unit that fits evenly."""
+        """Text that `parse` reads as exactly ``value``: of an integer in the largest unit that fits
+        evenly, of a float in the first that needs few digits.
+        """
         unit = next(iter(self.units))  # its size is 1
         if not self.whole:
+            for each, size in self._small_units():
+                text = f"{float(value) / float(size):.{_FEW_DIGITS}g}"
+                if "e" not in text and float(Decimal(text) * size) == value:
+                    return f"{text} {each}"
             return f"{float(value)!r} {unit}".replace(".0 ", " ")
         if value:
             fitting = (unit for unit, size in self.units.items() if Decimal(value) % size == 0)
@@ -86,16 +94,22 @@ class Dimension:
         """Short text for people: exactly where that has no more than three digits, else with so
         many in the largest unit that it has once.
         """
-        if not self.whole:
-            is_long = value == round(value) and value >= 10**digits
-            text = f"{value:,.0f}" if is_long else f"{value:.{digits}g}"
-            return f"{text} {next(iter(self.units))}"
-        exact = self.format(int(value))
+        exact = self.format(int(value) if self.whole else value)
         if len(exact.split()[0]) <= 3:
             return exact
-        fitting = {unit: float(size) for unit, size in self.units.items() if size <= int(value)}
-        unit = max(fitting, key=fitting.__getitem__)
-        return f"{value / fitting[unit]:.{digits}g} {unit}"
+        if self.whole:
+            fitting = {unit: float(size) for unit, size in self.units.items() if size <= int(value)}
+            unit = max(fitting, key=fitting.__getitem__)
+            return f"{value / fitting[unit]:.{digits}g} {unit}"
+        sizes = [(unit, value / float(size)) for unit, size in self._small_units()]
+        unit, number = next((each for each in sizes if each[1] >= _LEAST), sizes[0])
+        is_long = number == round(number) and number >= 10**digits
+        return f"{number:,.0f} {unit}" if is_long else f"{number:.{digits}g} {unit}"
+
+    def _small_units(self) -> list[tuple[str, Decimal]]:
+        """The inside unit and those below it, the largest first."""
+        small = [(unit, size) for unit, size in self.units.items() if size <= 1]
+        return sorted(small, key=lambda each: each[1], reverse=True)
 
 
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -113,6 +113,14 @@ def holds_table(records: Iterable[RunRecord]) -> pd.DataFrame:
         )
 
     return _stacked(records, table)
+
+
+#: what let a frame go (``how`` of a hold), in words
+LET_GO: Mapping[str, str] = {
+    "match": "equal output of the secondary",
+    "commit": "left with a checkpoint",
+    "alone": "of the survivor",
+}
 
 
 def holds_summary(holds: pd.DataFrame) -> pd.DataFrame:

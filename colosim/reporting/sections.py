@@ -14,7 +14,7 @@ import pandas as pd
 from colosim.analysis import pages, plots
 from colosim.analysis.plots import Chart
 from colosim.analysis.plots.style import name_of
-from colosim.analysis.summary import holds_summary, label, named, phases_summary
+from colosim.analysis.summary import LET_GO, holds_summary, label, named, phases_summary
 from colosim.analysis.years import interval_of_year, label_of_year
 from colosim.model.errors import ModelError
 from colosim.protocol.trace import TraceError
@@ -287,7 +287,11 @@ def _phases(runs: Runs) -> Iterator[Table]:
         yield _of_frame("Steps of a checkpoint", phases_summary(phases), "Of what was traced.")
     holds = runs.table("holds")
     if len(holds):
-        yield _of_frame("How long frames were held", holds_summary(holds))
+        found = holds_summary(holds)
+        found["how"] = found["how"].map(LET_GO).fillna(found["how"])
+        yield _of_frame(
+            "How long frames were held", found.rename(columns={"how": "what let them go"})
+        )
 
 
 def _events(events: pd.DataFrame) -> Table:

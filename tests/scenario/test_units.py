@@ -115,6 +115,26 @@ def test_rates_come_back_exactly(value: float) -> None:
     assert RATE.parse(RATE.format(value)) == value
 
 
+@pytest.mark.parametrize(
+    ("given", "written", "shown"),
+    [
+        ("300 /s", "300 /s", "300 /s"),
+        ("0.05 /s", "0.05 /s", "0.05 /s"),
+        ("90 /min", "1.5 /s", "1.5 /s"),
+        ("1 /min", "1 /min", "1 /min"),
+        ("0.5 /year", "0.5 /year", "0.5 /year"),
+        ("1.2345678 /year", "3.912109285877253e-08 /s", "1.235 /year"),
+        ("12345678 /s", "12345678 /s", "12,345,678 /s"),
+    ],
+)
+def test_a_rate_is_told_in_a_unit_in_which_it_is_short(
+    given: str, written: str, shown: str
+) -> None:
+    value = RATE.parse(given)
+    assert RATE.format(value) == written
+    assert RATE.readable(value) == shown
+
+
 @given(
     dimension=st.sampled_from(list(DIMENSIONS.values())),
     text=st.one_of(

@@ -11,12 +11,7 @@ from matplotlib.ticker import LogFormatter, NullLocator
 
 from colosim.analysis.plots.style import Chart, gid, look_of, styled
 from colosim.analysis.stats import interval
-
-_LET_GO = {
-    "match": "equal output of the secondary",
-    "commit": "left with a checkpoint",
-    "alone": "of the survivor",
-}
+from colosim.analysis.summary import LET_GO
 
 
 @styled
@@ -55,7 +50,7 @@ def hold_cdf(holds: pd.DataFrame) -> Chart:
     _log(axes)
     x = np.geomspace(0.98 * later["hold_ms"].min(), 1.02 * later["hold_ms"].max(), 400)
     names = (
-        measured["policy"] + ", " + measured["how"].map(_LET_GO).fillna(measured["how"])
+        measured["policy"] + ", " + measured["how"].map(LET_GO).fillna(measured["how"])
     ).rename("name")
     groups = list(measured.groupby(names, sort=False))
     for (name, rows), look in zip(groups, look_of(range(len(groups))).values(), strict=True):
