@@ -11,11 +11,12 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
+from colosim.protocol.packets import ACK, RST, SYN, TCP, parse, tcp_header
+
 FRAME = 0
 MESSAGE = 1
 LARGEST_BYTES = 1 << 17  # QEMU's and passt's own limits are a little over 64 KiB
 SMALLEST_FRAME_BYTES = 14
-_SYN, _RST, _ACK = 2, 4, 16
 
 _LENGTH = struct.Struct(">I")
 _LENGTH_KIND = struct.Struct(">IB")
@@ -99,14 +100,12 @@ def is_arp_request(frame: bytes) -> bool:
 
 
 def opens(frame: bytes) -> bool:
-    """A TCP SYN that answers none.  Without VLAN tag, and of IPv6 without extension headers."""
-    kind, at = frame[12:14], 0
-    if kind == b"\x08\x00" and frame[23:24] == b"\6":
-        is_first = not (frame[20] & 0x1F or frame[21])  # fragment
-        at = 14 + (frame[14] & 0xF) * 4 if is_first else 0
-    elif kind == b"\x86\xdd" and frame[20:21] == b"\6":
-        at = 54
-    return bool(at) and len(frame) >= at + 20 and frame[at + 13] & (_SYN | _RST | _ACK) == _SYN
+    """A TCP SYN that answers none."""
+    packet = parse(frame)
+    if packet is None or packet.protocol != TCP or packet.fragment is not None:
+        return False
+    _, _, flags, _ = tcp_header(frame, packet.at)
+    return flags & (SYN | RST | ACK) == SYN
 
 
 def arp_request(mac: str, sender_ip: str, target_ip: str) -> bytes:
