@@ -2,9 +2,11 @@
 
     python -m benchmarks.sweeps [--points N] [--replications N] [--scheduler NAME] [--json FILE]
 
-Says how long it takes by the clock, how much of the CPU's time is simulation and how much the sweep
-itself (planning, metrics, fingerprints, Parquet, workers), and with --scheduler dask how well two
-workers of a local Dask cluster share the work: T1 / (2 T2), with T1 the time in this process alone.
+Says how long it takes by the clock; with --overhead, how much of the CPU's time is simulation and
+how much the sweep itself (planning, metrics, fingerprints, Parquet); with --scheduler dask, how
+well two workers of a local Dask cluster share the work: T1 / (2 T2), with T1 the time in this
+process alone.  Two cores seldom do twice the work of one, least of all where others use them too.
+So each round also has a peer: two processes that know nothing of each other and do half of it each.
 
 The web server is ``experiments/scenarios/webserver-redis.toml`` at fidelity ``epoch``: at least
 20,000 requests and 100 checkpoints a run.
@@ -12,18 +14,20 @@ The web server is ``experiments/scenarios/webserver-redis.toml`` at fidelity ``e
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from backends.sim import run_replication
 from benchmarks.command import Command, write
-from benchmarks.rounds import context
+from benchmarks.rounds import context, ratio
 from benchmarks.speed import aligned
 from colosim import store, sweeps
 from colosim.scenario import load_scenario
@@ -63,20 +67,14 @@ def measure(points: int, replications: int, scheduler: str) -> dict[str, Any]:
     planned_s = time.perf_counter() - start_s
     checked = _cost_of_runs(plan)
     runs = len(plan.points) * replications
-    with tempfile.TemporaryDirectory() as folder, _cluster(scheduler) as name:
-        jobs = 1 if scheduler == "here" else None
-        if scheduler != "here":  # workers that have imported everything
-            warm = sweeps.plan(sweep(4, 1))
-            sweeps.run(
-                warm, Path(folder, "warm"), 2 if name == "processes" else None, scheduler=name
-            )
+    name, jobs = ("processes", 1) if scheduler == "here" else (scheduler, None)
+    if name == "processes" and jobs is None:
+        jobs = os.cpu_count()
+    with tempfile.TemporaryDirectory() as folder:
+        if jobs != 1:  # workers that have imported everything
+            sweeps.run(sweeps.plan(sweep(4, 1)), Path(folder, "warm"), jobs, scheduler=name)
         start_s = time.perf_counter()
-        outcome = sweeps.run(
-            plan,
-            Path(folder, "out"),
-            jobs or (os.cpu_count() if name == "processes" else None),
-            scheduler=name,
-        )
+        outcome = sweeps.run(plan, Path(folder, "out"), jobs, scheduler=name)
         took_s = time.perf_counter() - start_s
         size = sum(path.stat().st_size for path in Path(folder, "out").glob("part-*"))
     if outcome.failures:
@@ -136,6 +134,62 @@ def overhead(points: int, replications: int) -> dict[str, Any]:
     }
 
 
+def cluster(points: int, replications: int, rounds: int) -> dict[str, Any]:
+    """Two Dask workers, this process alone, and two processes with half the replications each.
+
+    efficiency, machine: T1 / (2 T2) of Dask and of the two processes; of_machine: their ratio.
+    """
+    from distributed import LocalCluster
+
+    plan = sweeps.plan(sweep(points, replications))
+    checked = _cost_of_runs(plan)
+    halves = (replications // CORES, replications - replications // CORES)
+    spawning = multiprocessing.get_context("spawn")
+    with (
+        LocalCluster(n_workers=CORES, threads_per_worker=1, dashboard_address=None) as dask,
+        ProcessPoolExecutor(CORES, spawning) as pool,
+    ):
+        address = dask.scheduler_address
+
+        def two(points: int, halves: Sequence[int]) -> None:
+            list(pool.map(_whole, [points] * CORES, halves))
+
+        ways: dict[str, Callable[[], None]] = {
+            "here_s": partial(_whole, points, replications),
+            "two_s": partial(two, points, halves),
+            "dask_s": partial(_whole, points, replications, address),
+        }
+        _whole(4, 1, address)  # workers that have imported everything
+        two(4, (1, 1))
+        took_s: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(rounds):
+            for name in sorted(ways, reverse=bool(number % 2)):
+                start_s = time.perf_counter()
+                ways[name]()
+                took_s[name].append(time.perf_counter() - start_s)
+    of_all = {name: [CORES * each for each in found] for name, found in took_s.items()}
+    return {
+        "points": len(plan.points),
+        "replications": replications,
+        "rounds": rounds,
+        **checked,
+        **took_s,
+        "efficiency": ratio(took_s["here_s"], of_all["dask_s"]),
+        "machine": ratio(took_s["here_s"], of_all["two_s"]),
+        "of_machine": ratio(took_s["two_s"], took_s["dask_s"]),
+    }
+
+
+def _whole(points: int, replications: int, scheduler: str = "processes") -> None:
+    """The sweep, in this process unless there is a scheduler."""
+    jobs = 1 if scheduler == "processes" else None
+    with tempfile.TemporaryDirectory() as folder:
+        plan = sweeps.plan(sweep(points, replications))
+        outcome = sweeps.run(plan, Path(folder, "out"), jobs, scheduler=scheduler)
+    if outcome.failures:
+        raise RuntimeError(f"points failed: {outcome.failures}")
+
+
 def _cost_of_runs(plan: sweeps.Plan) -> Mapping[str, Any]:
     """What the smallest of the runs has, and that it is enough."""
     counts = []
@@ -148,23 +202,16 @@ def _cost_of_runs(plan: sweeps.Plan) -> Mapping[str, Any]:
     return {"least_requests": requests, "least_checkpoints": checkpoints}
 
 
-@contextmanager
-def _cluster(scheduler: str) -> Iterator[str]:
-    if scheduler != "dask":
-        yield "processes" if scheduler == "here" else scheduler
-        return
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        yield cluster.scheduler_address
-
-
 def table(found: Mapping[str, Any]) -> Sequence[tuple[str, ...]]:
     """The result as rows of text."""
     return [
-        (name, f"{value:,.4g}" if isinstance(value, float) else str(value))
+        (name, " ".join(map(_shown, value)) if isinstance(value, list) else _shown(value))
         for name, value in found.items()
     ]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -177,15 +224,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="processes",
         help="processes, here, dask (two local workers), tcp://HOST:PORT, ray",
     )
+    parser.count("--rounds", 5, text="of --scheduler dask")
     parser.add_argument("--overhead", action="store_true", help="CPU time of the sweep itself")
     parser.offer_json()
     given = parser.parse_args(arguments)
     if given.overhead:
         found = overhead(given.points, given.replications)
     elif given.scheduler == "dask":
-        one = measure(given.points, given.replications, "here")
-        two = measure(given.points, given.replications, "dask")
-        found = {**two, "here_s": one["took_s"], "efficiency": one["took_s"] / 2 / two["took_s"]}
+        if given.replications < CORES:
+            parser.error(f"--replications: give at least {CORES}: two processes share them")
+        found = cluster(given.points, given.replications, given.rounds)
     else:
         found = measure(given.points, given.replications, given.scheduler)
     print(aligned(table(found)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as whole
@@ -31,6 +33,31 @@ def test_too_little_in_a_run_is_no_measurement(monkeypatch):
     monkeypatch.setattr(bench, "LEAST_CHECKPOINTS", 10**6)
     with pytest.raises(RuntimeError, match="too little in a run"):
         bench.measure(4, 1, "here")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("distributed"), reason="there is no Dask")
+def test_a_cluster_has_a_peer_in_every_round(tmp_path):
+    file = tmp_path / "found.json"
+    counts = ["--points", "4", "--replications", "2", "--rounds", "2"]
+    bench.main(["--scheduler", "dask", *counts, "--json", str(file)])
+    found = json.loads(file.read_text())
+    assert (found["points"], found["replications"], found["rounds"]) == (4, 2, 2)
+    one, two, dask = (np.array(found[name]) for name in ("here_s", "two_s", "dask_s"))
+    assert one.shape == two.shape == dask.shape == (2,)
+    for name, ratios in {
+        "efficiency": one / 2 / dask,
+        "machine": one / 2 / two,
+        "of_machine": two / dask,
+    }.items():
+        assert found[name]["mean"] == pytest.approx(np.sqrt(ratios.prod()))
+
+
+def test_a_half_of_one_replication_is_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--scheduler", "dask", "--replications", "1"])
+    assert ended.value.code == 2
+    assert "--replications: give at least 2" in capsys.readouterr().err
 
 
 def test_it_is_a_part_of_the_page_and_has_a_goal():
