@@ -1,4 +1,4 @@
-"""Why live COLO checkpoints: the hazard of mismatches by reason, and how late witnesses are.
+"""Why live COLO checkpoints: the hazard of mismatches by reason.
 
 Between the moment when the guests run again and the next checkpoint they are compared: an epoch.
 It ends with the first thing that was found to differ, or for another reason, and is then censored.
@@ -45,7 +45,6 @@ _AS_LIKELY = 2.0
 _TIE = "not told apart"
 _FEW = 5  # events, below which an estimate is said to be little more than its interval
 _ONE_SIDED = 0.05
-_WIDEST = 10  # most that a mean may be of its median
 
 Values = NDArray[np.float64]
 
@@ -57,15 +56,10 @@ class DivergenceFit:
     hazards: a row per reason and exposure: why, per, events, exposure, rate, low, high (exact,
     95 %; with no event the rate is the upper bound), log_likelihood (of the runs' counts, up to a
     constant), agree (chance of runs at least as unlike each other if the rate is one; NaN for one
-    run), chosen.  witness: (witness_ns, witness_spread) of `[cost]`.  held: frames that left by a
-    match, whose holds these are from.  latency_ms: median of answers that no checkpoint had a part
-    in, less the median of those holds; NaN if there are none.
+    run), chosen.
     """
 
     hazards: pd.DataFrame
-    witness: tuple[float, float]
-    held: int
-    latency_ms: float
 
     @property
     def chosen(self) -> pd.DataFrame:
@@ -122,19 +116,7 @@ def fit(runs: Sequence[MeasuredRun]) -> DivergenceFit:
         seconds = float(sum(table["seconds"].sum() for table in tables))
         high = exact_interval(0, seconds, "second")[1]
         rows = [(ANY, "second", 0, seconds, high, 0.0, high, math.nan, math.nan, True)]
-    holds = pd.concat([run.holds for run in runs], ignore_index=True)
-    matched = holds[holds["how"] == "match"]
-    hold_ns = np.repeat(matched["hold_ns"].to_numpy(float), matched["frames"].to_numpy())
-    latency_ms = np.concatenate([run.matched_ms for run in runs])
-    link_ns = float(np.mean([run.scenario.link.delay_ns for run in runs]))
-    return DivergenceFit(
-        pd.DataFrame(rows, columns=_COLUMNS),
-        _late(hold_ns, link_ns),
-        hold_ns.size,
-        float(np.median(latency_ms) - np.median(hold_ns) / 1e6)
-        if latency_ms.size and hold_ns.size
-        else math.nan,
-    )
+    return DivergenceFit(pd.DataFrame(rows, columns=_COLUMNS))
 
 
 _COLUMNS = [
@@ -193,17 +175,6 @@ def _agreement(counts: Values, exposed: Values) -> float:
     most = float(np.sum(xlogy(counts, counts) - counts))
     deviance = 2 * (most - _log_likelihood(counts, exposed))
     return float(chdtrc(exposed.size - 1, max(deviance, 0.0)))
-
-
-def _late(hold_ns: Values, link_ns: float) -> tuple[float, float]:
-    """Mean and spread of the lognormal time with the mean and the median of the holds.
-
-    What left with a commit is left out: its holds say when the checkpoint came.
-    """
-    if not hold_ns.size or (mean_ns := float(hold_ns.mean()) - link_ns) <= 0:
-        return 0.0, 0.0
-    ratio = mean_ns / max(float(np.median(hold_ns)) - link_ns, mean_ns / _WIDEST)
-    return mean_ns, math.sqrt(max(ratio**2 - 1, 0.0))
 
 
 def _either(chances: Values) -> float:

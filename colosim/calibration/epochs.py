@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,19 +69,27 @@ def epochs(
     return pd.DataFrame(rows, columns=["seconds", "responses", "connections", "why"])
 
 
-def matched_ms(checkpoints: pd.DataFrame, responses: pd.DataFrame) -> NDArray[np.float64]:
-    """Latency of measured responses that no checkpoint had a part in: asked for, made and left in
+def matched(checkpoints: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:
+    """Measured responses that no checkpoint had a part in: asked for, made and left in one epoch,
+    by equal output.  latency_ms, and when they were asked for (`since_start`).
+    """
+    table = checkpoints[checkpoints["completed_ns"] >= 0]
+    ends = np.append(table["started_ns"].to_numpy(float), math.inf)
+    own = responses[responses["measured"].astype(bool) & (responses["released_ns"] >= 0)]
+    found = since_start(own["arrival_ns"], checkpoints).assign(latency_ms=own["latency_ms"])
+    whole = own["released_ns"].to_numpy(float) < ends[found["start"].to_numpy() + 1]
+    kept: pd.DataFrame = found[whole]
+    return kept
 
-    one epoch, by equal output.
+
+def since_start(at_ns: pd.Series[Any], checkpoints: pd.DataFrame) -> pd.DataFrame:
+    """start: the completed checkpoint after which the guests ran on, by its place in the table, -1
+    before the first; since_ns: since then, or since the run began.
     """
     table = checkpoints[checkpoints["completed_ns"] >= 0]
     begins = np.append(0.0, table["resumed_ns"].to_numpy(float))
-    ends = np.append(table["started_ns"].to_numpy(float), math.inf)
-    own = responses[responses["measured"].astype(bool) & (responses["released_ns"] >= 0)]
-    arrival, released = own["arrival_ns"].to_numpy(float), own["released_ns"].to_numpy(float)
-    place = np.searchsorted(begins, arrival, "right") - 1
-    whole = (place >= 0) & (released < ends[np.maximum(place, 0)])
-    return own["latency_ms"].to_numpy(float)[whole]
+    place = np.maximum(np.searchsorted(begins, at_ns.to_numpy(float), "right") - 1, 0)
+    return pd.DataFrame({"start": place - 1, "since_ns": at_ns - begins[place]}, index=at_ns.index)
 
 
 def opens(scenario: Scenario, responses: pd.DataFrame) -> NDArray[np.bool_]:

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from colosim import store
-from colosim.calibration import costs, divergence, latency, pages, text
+from colosim.calibration import costs, divergence, latency, lateness, pages, text
 from colosim.calibration.costs import Fitted
 from colosim.calibration.divergence import DivergenceFit
 from colosim.calibration.errors import CalibrationError
+from colosim.calibration.lateness import Lateness
 from colosim.calibration.runs import (
     MeasuredRun,
     check_alike,
@@ -71,14 +72,15 @@ def calibrate(runs: Sequence[str | Path], out: str | Path) -> Calibration:
     _check(read, protected, bare)
     compared = [run for run in protected if run.compares]
     apart = divergence.fit(compared) if compared else None
+    late = lateness.fit(compared) if compared else None
     base = protected[0]
     memory = pages.fit(protected)
     service = None
     if isinstance(base.scenario.workload, Service):
-        service = _service(protected, bare, memory, apart)
-    fitted = _costs(protected, bare, 0 if service is None else service.way_ns, apart)
+        service = _service(protected, bare, memory, apart, late)
+    fitted = _costs(protected, bare, 0 if service is None else service.way_ns, late)
     mapping = _scenario(base, memory, fitted, service, path, apart)
-    notes = _notes(protected, bare, memory, fitted, service, apart)
+    notes = _notes(protected, bare, memory, fitted, service, apart, late)
     scenario = _write(path, mapping, notes, memory, read, apart)
     return Calibration(
         path,
@@ -126,15 +128,16 @@ def _costs(
     protected: Sequence[MeasuredRun],
     bare: Sequence[MeasuredRun],
     way_ns: int,
-    apart: DivergenceFit | None,
+    late: Lateness | None,
 ) -> list[Fitted]:
-    if apart is None:
+    """Of `[cost]`, and of `[execution]` where guests were compared."""
+    if late is None:
         return costs.fit(protected, way_ns)
     more_ms = math.nan
     if bare:
-        more_ms = apart.latency_ms - float(np.median(_longest(bare).latency_ms))
+        more_ms = late.latency_ms - float(np.median(_longest(bare).latency_ms))
     release_ns = 0.0 if math.isnan(more_ms) else max(more_ms * 1e6, 0.0)
-    return costs.fit(protected, way_ns, apart.witness, release_ns)
+    return [*costs.fit(protected, way_ns, late.witness, release_ns), *late.fitted()]
 
 
 def _service(
@@ -142,6 +145,7 @@ def _service(
     bare: Sequence[MeasuredRun],
     memory: pages.PagesFit,
     apart: DivergenceFit | None,
+    late: Lateness | None,
 ) -> latency.ServiceFit:
     held = _most_often(protected)
     with TemporaryDirectory(prefix="colosim-") as place:
@@ -151,7 +155,7 @@ def _service(
             memory.curve.to_csv(curve, index=False)
 
         def question(tried: latency.ServiceFit) -> Scenario:
-            fitted = _costs(protected, bare, tried.way_ns, apart)
+            fitted = _costs(protected, bare, tried.way_ns, late)
             mapping = _scenario(held, memory, fitted, tried, path, apart)
             if memory.curve is not None:
                 mapping["memory"]["file"] = str(curve)
@@ -188,11 +192,10 @@ def _scenario(
             "workload": "live",
             "setting": "calibrated",
         }
-    mapping["cost"] = {
-        without_unit(name): _shown(name, each.value)
-        for each in fitted
-        for name in [each.key.removeprefix("cost.")]
-    }
+    mapping["cost"] = {}
+    for each in fitted:
+        table, name = each.key.split(".")
+        mapping.setdefault(table, {})[without_unit(name)] = _shown(name, each.value)
     if service is not None:
         mapping["workload"] |= service.keys(base.scenario)
     if apart is not None:
@@ -212,6 +215,7 @@ def _notes(
     fitted: Sequence[Fitted],
     service: latency.ServiceFit | None,
     apart: DivergenceFit | None,
+    late: Lateness | None,
 ) -> dict[str, str]:
     """Dotted key or table -> where it comes from."""
     count = sum(len(run.checkpoints) for run in protected)
@@ -224,13 +228,14 @@ def _notes(
         "memory": f"{memory.said}; {where}",
         "memory.pages_per_request": f"± {error:.2g}, from requests and pages at equal intervals",
         "cost": f"means over {where}",
-        **{f"cost.{without_unit(each.key.removeprefix('cost.'))}": each.how for each in fitted},
+        **{without_unit(each.key): each.how for each in fitted},
         "link": f"as configured in {protected[0].name}",
     }
     if apart is not None:
         count = sum(run.compares for run in protected)
         notes |= {"divergence": f"of {count} runs; {apart.summary()}", **apart.notes()}
-        notes["cost.witness"] += f", {apart.held} frames"
+    if late is not None:
+        notes["cost.witness"] += f", {late.frames} frames made when the guests were abreast"
     if service is not None:
         used, held = _longest(bare), _most_often(protected)
         quantiles = ", ".join(
@@ -268,7 +273,8 @@ def _write(
         file = str(path.parent.absolute() / mapping["memory"]["file"])
         absolute["memory"] = mapping["memory"] | {"file": file}
     scenario = Scenario.from_mapping(absolute, str(path))
-    whole = ("cost", "memory", "workload", "link", *(() if apart is None else ("divergence",)))
+    compared = () if apart is None else ("divergence", "execution")
+    whole = ("cost", "memory", "workload", "link", *compared)
     written = text.compact(scenario, whole)
     if memory.curve is not None:
         written["memory"]["file"] = mapping["memory"]["file"]

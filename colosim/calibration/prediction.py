@@ -52,6 +52,8 @@ _OF_THE_RUN = (
     *("duration", "warm_up", "seed", "dialect", "quirks", "transfer", "commit"),
     *("policy", "link", "limits", "manager", "execution", "compare", "packet"),
 )
+#: of `[execution]`: what is calibrated; all else is the run's
+_CALIBRATED_EXECUTION = ("start_skew", "start_skew_spread")
 #: of `[workload]`: what is calibrated; all else is the run's
 _CALIBRATED_LOAD = (
     *("service_time", "service_distribution", "vcpus", "client_delay", "client_jitter"),
@@ -167,10 +169,12 @@ def _check_compared(path: Path, read: Sequence[MeasuredRun], about: Mapping[str,
 def prediction_of(calibrated: Scenario, run: MeasuredRun, replications: int) -> Scenario:
     """The scenario to simulate: the run's own question, the calibration's numbers."""
     mapping, own = calibrated.to_mapping(), run.scenario.to_mapping()
+    late = {key: mapping["execution"][key] for key in _CALIBRATED_EXECUTION}
     for key in _OF_THE_RUN:
         mapping.pop(key, None)
         if key in own:
             mapping[key] = own[key]
+    mapping["execution"] = dict(mapping.get("execution", {})) | late
     workload = dict(own["workload"])
     if isinstance(run.scenario.workload, Service):
         workload |= {key: mapping["workload"][key] for key in _CALIBRATED_LOAD}

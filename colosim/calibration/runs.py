@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from colosim import store
-from colosim.calibration.epochs import epochs, matched_ms, what_ended
+from colosim.calibration.epochs import epochs, matched, since_start, what_ended
 from colosim.calibration.errors import CalibrationError
 from colosim.protocol.policies import POLICIES
 from colosim.protocol.types import Output, Transfer
@@ -38,8 +38,9 @@ class MeasuredRun:
     phase (ns), of the save's parts scan_ns, device_bytes, ram_bytes, and release_ns (mean time from
     the commit to the answers that waited for it, at their clients; NaN if there were none).
     latency_ms: of the measured requests that were answered.
-    epochs, holds, matched_ms: where the policy compares: the tables of
-    `colosim.calibration.epochs`, and the measured rows of how long frames were held; else empty.
+    epochs, holds, matched: where the policy compares: the tables of `colosim.calibration.epochs`,
+    and the measured rows of how long frames were held, with start and since_ns of when they were
+    made; else empty.
     """
 
     path: Path
@@ -51,7 +52,7 @@ class MeasuredRun:
     latency_ms: np.ndarray[Any, np.dtype[np.float64]]
     epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
     holds: pd.DataFrame = field(default_factory=pd.DataFrame)
-    matched_ms: np.ndarray[Any, np.dtype[np.float64]] = field(default_factory=lambda: np.zeros(0))
+    matched: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def transfer(self) -> Transfer:
@@ -168,8 +169,8 @@ def _compared(
     holds = holds[holds["measured"]]
     return {
         "epochs": epochs(checkpoints, responses, what_ended(directory / _TRACE), scenario),
-        "holds": holds,
-        "matched_ms": matched_ms(checkpoints, responses),
+        "holds": holds.join(since_start(holds["made_ns"], checkpoints)),
+        "matched": matched(checkpoints, responses),
     }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 import colosim
-from colosim.calibration import CalibrationError, divergence, read_run, readable
+from colosim.calibration import CalibrationError, divergence, lateness, read_run, readable
 from colosim.calibration.divergence import exact_interval
 from tests.calibration.as_live import BASE, edit, live
 
@@ -27,6 +29,20 @@ def colo(out, delay="1 s", rate=100, seed=1, duration="25 s", **divergent):
         seed=seed,
         duration=duration,
         divergence=divergent,
+        workload={**BASE["workload"], "rate": f"{rate} /s"},
+        cost={**BASE["cost"], **LATE},
+    )
+
+
+def with_late_starts(out, skew="60 ms", delay="400 ms", rate=100, seed=1, duration="25 s"):
+    return live(
+        out,
+        "colo",
+        delay,
+        seed=seed,
+        duration=duration,
+        execution={"start_skew": skew, "start_skew_spread": 0.2},
+        divergence={"probability": 0.005},
         workload={**BASE["workload"], "rate": f"{rate} /s"},
         cost={**BASE["cost"], **LATE},
     )
@@ -133,6 +149,65 @@ def test_intervals_cover_the_truth_as_often_as_they_say(tmp_path, per, truth):
     # no bias that all of them together would show: 160 events have a standard error of 8 %
     assert events > 120
     assert events / exposure == pytest.approx(value, rel=0.24)
+
+
+# -- how late the second guest is ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def late_starts(tmp_path_factory):
+    root = tmp_path_factory.mktemp("late-starts")
+    return [
+        with_late_starts(root / "slow", rate=60),
+        with_late_starts(root / "busy", delay="700 ms", rate=160),
+    ]
+
+
+def test_a_late_start_is_told_from_late_frames(late_starts):
+    found = lateness.fit([read_run(each) for each in late_starts])
+    mean_ns, spread = found.start
+    assert mean_ns == pytest.approx(60e6, rel=0.1)
+    assert spread == pytest.approx(0.2, abs=0.1)
+    assert found.late > 0.8 * found.starts
+    # as without: frames that wait for one before them are in it
+    assert found.witness[0] == pytest.approx(3.6e6, rel=0.25)
+    assert 0.5 < found.witness[1] < 1.6
+
+
+def test_starts_that_are_not_late_are_said_to_be_none(by_response):
+    found = lateness.fit([read_run(each) for each in by_response.values()])
+    assert not any(found.start)
+    assert found.starts > 30
+    assert [each.value for each in found.fitted()] == [0, 0]
+    assert found.fitted()[0].how.startswith("none: ")
+    assert found.witness[0] == pytest.approx(3.6e6, rel=0.25)
+
+
+def test_a_run_without_matches_says_nothing_of_lateness(by_response):
+    run = read_run(by_response["slow"])
+    nothing = replace(run, holds=run.holds[:0], matched=run.matched[:0])
+    found = lateness.fit([nothing])
+    assert (found.witness, found.start, found.starts) == ((0, 0), (0, 0), 0)
+    assert math.isnan(found.latency_ms)
+
+
+def test_late_starts_are_predicted(late_starts, tmp_path):
+    """With them the holds of a run that was not seen come out; without, they do not."""
+    none = live(tmp_path / "none", "none", seed=7)
+    made = colosim.calibrate([*late_starts, none], tmp_path / "late.toml")
+    assert made.scenario.execution.start_skew_ns == pytest.approx(60e6, rel=0.1)
+    [line] = [e for e in made.path.read_text().splitlines() if e.startswith("start_skew = ")]
+    assert "first frames were held longer" in line
+    unseen = with_late_starts(tmp_path / "unseen", delay="500 ms", rate=80, seed=5)
+    errors = []
+    for path in (made.path, _copied(made.path, tmp_path / "punctual.toml")):
+        if path != made.path:
+            text = re.sub(r"(?m)^start_skew.*$", "", path.read_text())
+            path.write_text(text)
+        table: Any = colosim.validate(path, [unseen], replications=4, jobs=1).table
+        errors.append(table.set_index("metric").loc["matched_hold_p99_ms", "error"])
+    assert abs(errors[0]) < 0.15
+    assert errors[1] < -0.5
 
 
 # -- intervals -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pandas as pd
 from colosim.calibration import CalibrationError, MeasuredRun, calibrate, read_run
 from colosim.calibration import costs as cost_fit
 from colosim.calibration import divergence as divergence_fit
+from colosim.calibration import lateness as lateness_fit
 from colosim.calibration.divergence import exact_interval
 from colosim.calibration.epochs import TIMEOUT
 from colosim.model.memory import PAGE_BYTES, CurvePoint
@@ -59,7 +60,7 @@ def live(basis: Basis, paths: Sequence[Path], place: Path) -> None:
 def _calibrated(basis: Basis, scenario: Scenario, hazards: pd.DataFrame, names: str) -> None:
     basis.mapping = scenario.to_mapping()
     basis.knows |= {"memory", "load", "service", "costs", "link"}
-    for table in ("memory", "cost", "workload", "link"):
+    for table in ("memory", "cost", "execution", "workload", "link"):
         basis.forget(table)
         basis.say(table, "as colosim calibrate finds it", "fitted", names)
     _curve_of_file(basis)
@@ -182,8 +183,8 @@ def _answers(basis: Basis, run: MeasuredRun, names: str) -> None:
 
     What stays without checkpoints is halved between them; either may be a tenth to nine tenths.
     """
-    if run.compares and run.matched_ms.size:
-        bare_ms = float(np.median(run.matched_ms))
+    if run.compares and len(run.matched):
+        bare_ms = float(run.matched["latency_ms"].median())
     elif run.protects:
         bare_ms = float(np.quantile(run.latency_ms, 0.02))
     else:
@@ -204,9 +205,10 @@ def _costs_of(basis: Basis, protected: Sequence[MeasuredRun], names: str) -> Non
         raise SizingError(f"{names}: no checkpoint was completed; run it longer")
     way_ns = round(float(_inside(basis, "workload.client_delay_ns")))
     compared = [run for run in alike if run.compares]
-    apart = divergence_fit.fit(compared) if compared else None
-    fitted = cost_fit.fit(alike, way_ns, apart.witness if apart else (0.0, 0.0))
-    basis.forget("cost")
+    late = lateness_fit.fit(compared) if compared else lateness_fit.Lateness()
+    fitted = [*cost_fit.fit(alike, way_ns, late.witness), *(late.fitted() if compared else [])]
+    for table in ("cost", "execution"):
+        basis.forget(table)
     for each in fitted:
         basis.put(each.key, float(each.value), "measured", f"{names}: {each.how}")
     basis.knows.add("costs")
