@@ -119,5 +119,6 @@ def _end(world: SimWorld) -> None:
     counts objects, not their bytes.
     """
     guests = [host.guest for host in world.hosts.values()]
-    for part in (*guests, world.output, world.network, world.clock.env, world):
+    parts = (world.output, world.foresight, world.network, world.clock.env)
+    for part in (*guests, *parts, world):
         vars(part).clear()

@@ -32,6 +32,7 @@ class Lane:
 
     ends: the column with their ends, which hold if nothing intervenes (`disturb`).
     arrivals: the column of when they arrive; taken_by(now): how many have.
+    work: the column with it, or what each row takes.
     speed: at which the primary's work is done that came with a state.
     """
 
@@ -39,7 +40,7 @@ class Lane:
         self,
         log: Log,
         arrivals: str,
-        work: str | Callable[[], int],
+        work: str | int,
         ends: str,
         taken_by: Callable[[int], int],
         speed: float = 1.0,
@@ -47,7 +48,7 @@ class Lane:
         self._speed = speed
         self._log = log
         self._arrivals = arrivals
-        self._work = work
+        self.work = work
         self._ends = ends
         self._taken_by = taken_by
         self.position = self.taken = self.planned = 0
@@ -149,12 +150,12 @@ class Lane:
 
     def _whole_works(self, first: int, end: int) -> Times | int:
         """The same as if none was begun.  Rows that came with a state have the primary's work."""
-        if not isinstance(self._work, str):
-            return self._work()
+        if isinstance(self.work, int):
+            return self.work
         known = min(end, self.inherited)
         if known <= first:
-            return self._log.view(self._work, first, end)
+            return self._log.view(self.work, first, end)
         inherited = self._inherited(first, known)
         if known == end:
             return inherited
-        return np.concatenate((inherited, self._log.view(self._work, known, end)))
+        return np.concatenate((inherited, self._log.view(self.work, known, end)))
