@@ -226,6 +226,26 @@ def test_faults_are_the_same(policy, target, kind, scope, workload):
         assert any(event["what"] == "fault" for event in now.events)
 
 
+def test_the_link_gets_slow_after_a_secondary_that_offered_nothing_since_its_load():
+    """No row has crossed that the next one might overtake."""
+    crash = {"target": "secondary", "kind": "crash", "scope": "vm", "at": "106 ms"}
+    slow = {"target": "link", "kind": "slow", "at": "300 ms", "bandwidth": "2 Mbit/s"}
+    what = epochs(
+        duration="350 ms",
+        manager=WATCHED,
+        link={"delay": "3 ms"},
+        divergence={"probability": 0.02},
+        policy={"colo": {"checkpoint_delay": "20 ms", "compare_timeout": "100 ms"}},
+        fault=[crash, {**slow, "delay": "2 ms", "duration": "20 ms"}],
+    ).replace(
+        {"workload.load": "closed", "workload.rate": None}
+        | {f"workload.{key}": value for key, value in CLOSED.items()}
+    )
+    was, now = both(what, "colo")
+    check_same(was, now, within_ns=5_000)
+    assert [event["what"] for event in now.events].count("fault") == 2
+
+
 def test_an_unprotected_guest_takes_everything_with_it():
     fault = {"target": "primary", "scope": "host", "kind": "crash", "at": "300 ms"}
     was, now = both(epochs(fault=[fault]), "none")

@@ -173,7 +173,7 @@ class EpochOutput(Output):
             rows += (host.guest.lane.position, host.told)
             rows += (first for first, _ in (*host.held.values(), *host.again))
         if self.compares:
-            rows.append(self._link.lane.position)
+            rows.append(self._link.needed_from)
         return min(rows)
 
     # -- output ----------------------------------------------------------------------------

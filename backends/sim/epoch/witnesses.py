@@ -43,9 +43,15 @@ class WitnessLink:
         self.arrived_ns = self.offered = 0
         self.lane = Lane(log, "mirrored", self.witness_ns, "left", mirrored_by)
         self.lane.moves = self.lane.reads = is_used
+        self._first = 0  # the row that both guests made first since they were equal
 
     def _alone_ns(self, bandwidth_bps: float) -> int:
         return -int(-self._witness_bytes * 8 // (bandwidth_bps / NS_PER_S))
+
+    @property
+    def needed_from(self) -> int:
+        """The oldest row that matters to it: the next one, and the one that it may not overtake."""
+        return max(self.lane.position - 1, self._first)
 
     @property
     def sent_bytes(self) -> int:
@@ -97,9 +103,7 @@ class WitnessLink:
 
     def slowed(self, now_ns: int, bandwidth_bps: float, delay_ns: int) -> None:
         lane = self.lane
-        if lane.position:
-            row = lane.position - 1
-            self.arrived_ns = int(self._log.view("witnessed", row, row + 1)[0])
+        self._no_sooner_than(lane.position)
         self.delay_ns = delay_ns
         self.witness_ns = lane.work = self._alone_ns(bandwidth_bps)
         lane.disturb(now_ns)
@@ -108,6 +112,14 @@ class WitnessLink:
         """Both guests are equal, and make that row next."""
         lane = self.lane
         lane.settle(now_ns)
+        self._no_sooner_than(lane.position)
         if lane.position < lane.taken <= lane.planned:  # the link has old ones to send yet
             lane.free_ns = int(self._log.view("left", lane.taken - 1, lane.taken)[0])
+            self._no_sooner_than(lane.taken)
         lane.put(position, position, -1)
+        self._first = position
+
+    def _no_sooner_than(self, end: int) -> None:
+        """What is to come arrives behind the last of the rows before ``end``, if it crossed."""
+        if end > self._first:
+            self.arrived_ns = int(self._log.view("witnessed", end - 1, end)[0])
