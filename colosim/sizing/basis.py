@@ -31,6 +31,9 @@ _SHORTEST_NS, _LONGEST_NS = 2_000_000, 128_000_000_000
 EXPONENTS = (0.6, 0.0, 1.0)
 #: keys of unknowns that are no field of a scenario
 COSTS, PAGES, BELOW, BEYOND = "cost", "memory", "memory.below", "memory.beyond"
+#: seen under TCG, which translates a guest's code anew after each load (docs/calibration.md)
+_LATEST_START_NS = 1e8
+START_SKEW = "execution.start_skew_ns"
 #: keys of what several sources say of why the guests differ
 UNPROMPTED, PROBABILITY = "divergence.unprompted_per_s", "divergence.probability"
 _SCALED_COSTS = (
@@ -180,6 +183,12 @@ class Basis:
     def say(self, key: str, value: Any, kind: Kind, source: str) -> None:
         """Note where a value is from."""
         self.facts[key] = Fact(key, str(value), kind, source)
+
+    def assume_late_starts(self, source: str) -> None:
+        """No run under a policy that compares says how late the second guest is then."""
+        if "starts" not in self.knows:
+            what = "how late the second guest is after a checkpoint, TCG"
+            self.put(START_SKEW, 0.0, "assumed", source, (0.0, _LATEST_START_NS), what)
 
     def set_curve(self, curve: Curve, kind: Kind, source: str, error: float = 0.0) -> None:
         """Dirty pages as a curve; error: relative, of all of it."""

@@ -21,31 +21,23 @@ from tests.calibration.as_live import BASE, edit, live
 LATE = {"witness": "3 ms", "witness_spread": 1.0}
 
 
-def colo(out, delay="1 s", rate=100, seed=1, duration="25 s", **divergent):
+def colo(out, delay="1 s", rate=100, seed=1, duration="25 s", execution=None, **divergent):
     return live(
         out,
         "colo",
         delay,
         seed=seed,
         duration=duration,
+        execution=execution or {},
         divergence=divergent,
         workload={**BASE["workload"], "rate": f"{rate} /s"},
         cost={**BASE["cost"], **LATE},
     )
 
 
-def with_late_starts(out, skew="60 ms", delay="400 ms", rate=100, seed=1, duration="25 s"):
-    return live(
-        out,
-        "colo",
-        delay,
-        seed=seed,
-        duration=duration,
-        execution={"start_skew": skew, "start_skew_spread": 0.2},
-        divergence={"probability": 0.005},
-        workload={**BASE["workload"], "rate": f"{rate} /s"},
-        cost={**BASE["cost"], **LATE},
-    )
+def with_late_starts(out, delay="400 ms", rate=100, seed=1):
+    late = {"start_skew": "60 ms", "start_skew_spread": 0.2}
+    return colo(out, delay, rate, seed, execution=late, probability=0.005)
 
 
 def chosen(runs: Iterable[Path]) -> tuple[divergence.DivergenceFit, Any]:

@@ -111,8 +111,8 @@ def test_the_command_says_the_same_as_json(tmp_path, capsys):
     assert body["choice"] == "colo"
     assert body["goal"] == "p50"
     assert body["facts"][0]["kind"] == "given"
-    # the scenario says neither costs nor how sure: they are assumed, and it is said
-    assert [each["key"] for each in body["sensitivity"]] == ["cost"]
+    # the scenario says neither costs nor how late starts are: they are assumed, and it is said
+    assert [each["key"] for each in body["sensitivity"]] == ["cost", "execution.start_skew_ns"]
 
 
 @pytest.mark.parametrize(

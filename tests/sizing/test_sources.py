@@ -10,7 +10,7 @@ from backends.qemu.dirty_rate import DirtyPages, Measured
 from backends.qemu.qemu_log import phases
 from colosim.cli import main
 from colosim.sizing import SizingError
-from colosim.sizing.basis import BELOW, BEYOND, COSTS, PAGES
+from colosim.sizing.basis import BELOW, BEYOND, COSTS, PAGES, START_SKEW
 from colosim.sizing.sources import basis_of, sorted_sources
 from tests.calibration import as_live
 from tests.sizing.test_causes import http_pair
@@ -43,6 +43,20 @@ def test_one_live_run_is_enough_for_costs_and_pages(tmp_path):
     assert scenario.cost.save_per_page_ns == pytest.approx(9_000, rel=0.6)
     assert scenario.cost.find_pages_ns == 8_000_000, truth
     assert scenario.workload.rate_per_s == 100
+
+
+def test_how_late_the_second_guest_starts_is_known_of_runs_that_compared(tmp_path):
+    late = {"execution": {"start_skew": "40 ms"}}
+    remus = as_live.live(tmp_path / "remus", "remus", "100 ms")
+    kvm = as_live.live(tmp_path / "kvm", "remus", "100 ms", about={"accelerator": "kvm"})
+    colo = as_live.live(tmp_path / "colo", "colo", "400 ms", **late)
+    assert START_SKEW in basis(tmp_path, remus).unknowns
+    assert START_SKEW not in basis(tmp_path, kvm).unknowns
+    found = basis(tmp_path, colo)
+    assert START_SKEW not in found.unknowns
+    assert found.scenario(tmp_path).execution.start_skew_ns == pytest.approx(40e6, rel=0.15)
+    given = basis(tmp_path, rates=["4 MiB/s"], changes={"execution.start_skew": "1 ms"})
+    assert START_SKEW not in given.unknowns
 
 
 @pytest.mark.parametrize("version", ["7.2", "11.1"])
@@ -130,7 +144,7 @@ def test_what_a_scenario_does_not_say_is_assumed(tmp_path):
     fault = '[[fault]]\ntarget = "primary"\nkind = "crash"\nscope = "vm"\nat = "1 s"\n'
     file = write(tmp_path / "small.toml", text + fault)
     found = basis(tmp_path, file)
-    assert {*found.unknowns} == {COSTS, "divergence.unprompted_per_s"}
+    assert {*found.unknowns} == {COSTS, START_SKEW, "divergence.unprompted_per_s"}
     assert found.facts["link"].kind == "assumed"
     assert found.facts["workload"].kind == "given"
     assert not found.scenario(tmp_path).to_mapping().get("fault")

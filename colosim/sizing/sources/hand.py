@@ -20,6 +20,7 @@ _TELLS: Mapping[str, str] = {
     "workload.service_time": "service",
     "divergence": "divergence",
     "link": "link",
+    "execution.start_skew": "starts",
 }
 _GUEST_MEMORY = "memory.guest_memory"
 
@@ -74,6 +75,7 @@ def assume(basis: Basis) -> None:
         what = "costs of a checkpoint: colosim's own machine, TCG"
         basis.unknowns[COSTS] = Unknown(COSTS, 1.0, 0.5, 2.0, "assumed", what)
         basis.say(COSTS, "defaults of the schema", "assumed", "no source says it")
+        basis.assume_late_starts("no source says it")
     if "link" not in basis.knows:
         table = basis.mapping.get("link", {})
         text = f"{table.get('bandwidth', '1 Gbit/s')}, {table.get('delay', '50 us')}"

@@ -48,7 +48,8 @@ def live(basis: Basis, paths: Sequence[Path], place: Path) -> None:
         except CalibrationError as error:
             basis.notes.append(f"not calibrated as a whole: {error}")
         else:
-            _calibrated(basis, found.scenario, found.hazards, names)
+            accelerator = protected[0].about.get("accelerator", "")
+            _calibrated(basis, found.scenario, found.hazards, accelerator, names)
             basis.mapping |= kept
             basis.causes = _causes(protected, basis.notes)
             return
@@ -57,15 +58,27 @@ def live(basis: Basis, paths: Sequence[Path], place: Path) -> None:
     basis.causes = _causes(protected, basis.notes)
 
 
-def _calibrated(basis: Basis, scenario: Scenario, hazards: pd.DataFrame, names: str) -> None:
+def _calibrated(
+    basis: Basis, scenario: Scenario, hazards: pd.DataFrame, accelerator: str, names: str
+) -> None:
     basis.mapping = scenario.to_mapping()
     basis.knows |= {"memory", "load", "service", "costs", "link"}
-    for table in ("memory", "cost", "execution", "workload", "link"):
+    found = ("memory", "cost", "workload", "link", *(["execution"] if len(hazards) else []))
+    for table in found:
         basis.forget(table)
         basis.say(table, "as colosim calibrate finds it", "fitted", names)
     _curve_of_file(basis)
+    _starts(basis, len(hazards) > 0, accelerator, names)
     if len(hazards):
         _hazards(basis, hazards, names)
+
+
+def _starts(basis: Basis, are_known: bool, accelerator: str, names: str) -> None:
+    """Only runs in which guests were compared say how late the second one is."""
+    if are_known:
+        basis.knows.add("starts")
+    elif accelerator == "tcg":
+        basis.assume_late_starts(f"{names}: no run in which guests were compared")
 
 
 def _curve_of_file(basis: Basis) -> None:
@@ -207,11 +220,12 @@ def _costs_of(basis: Basis, protected: Sequence[MeasuredRun], names: str) -> Non
     compared = [run for run in alike if run.compares]
     late = lateness_fit.fit(compared) if compared else lateness_fit.Lateness()
     fitted = [*cost_fit.fit(alike, way_ns, late.witness), *(late.fitted() if compared else [])]
-    for table in ("cost", "execution"):
+    for table in ("cost", *(["execution"] if compared else [])):
         basis.forget(table)
     for each in fitted:
         basis.put(each.key, float(each.value), "measured", f"{names}: {each.how}")
     basis.knows.add("costs")
+    _starts(basis, bool(compared), alike[0].about.get("accelerator", ""), names)
 
 
 def _inside(basis: Basis, key: str) -> float:
