@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +33,6 @@ DASK_WORKER = [
 
 needs_dask = pytest.mark.skipif(not find_spec("distributed"), reason="there is no Dask")
 needs_ray = pytest.mark.skipif(not find_spec("ray"), reason="there is no Ray")
-needs_ray_client = pytest.mark.skipif(not find_spec("grpc"), reason="ray[client] is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -370,52 +369,8 @@ def test_a_missing_library_is_one_line(tmp_path, name, module, monkeypatch):
 
 
 @needs_ray
-@needs_ray_client
 @pytest.mark.campaign
-def test_a_ray_elsewhere(tmp_path, reference):
-    """What it finds is the same; stopped half way, it is lost in one line, and what was finished is
-    there.
-    """
-    ports = []
-    for _ in range(2):
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            ports.append(server.getsockname()[1])
-    start = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2"]
-    start += [f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}"]
-    path = os.pathsep.join(filter(None, sys.path))
-    head = subprocess.Popen(
-        [*start, "--include-dashboard=false", "--disable-usage-stats"],
-        env=os.environ | {"PYTHONPATH": path},
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    name = f"ray://127.0.0.1:{ports[1]}"
-    try:
-        wait_for(lambda: _listens(ports[1]))
-        sweeps.run(sweeps.plan(SWEEP), tmp_path / "whole", scheduler=name)
-        assert contents(tmp_path / "whole") == reference
-        out = tmp_path / "out"
-        plan = sweeps.plan(SWEEP | {"axes": {"seed": list(range(400))}})
-
-        def stop(done, total):
-            if done == 2:
-                head.terminate()
-                head.wait(60)
-
-        with pytest.raises(sweeps.SweepError, match=r"was lost .* the finished points are kept"):
-            sweeps.run(plan, out, progress=stop, scheduler=name)
-        assert len(contents(out)) >= 2
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(head.pid, signal.SIGKILL)
-        head.wait()
-
-
-@needs_ray
-@needs_ray_client
-@pytest.mark.campaign
+@pytest.mark.skipif(not find_spec("grpc"), reason="ray[client] is not installed")
 def test_no_ray_there(tmp_path):
     assert "no Ray answers there" in refused(tmp_path / "out", "ray://127.0.0.1:9")
 
