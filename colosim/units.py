@@ -21,7 +21,6 @@ from decimal import Decimal
 _QUANTITY = re.compile(
     r"([+-]?(?:\d{1,25}(?:\.\d{0,25})?|\.\d{1,25})(?:[eE][+-]?\d{1,3})?)\s*(\D*)", re.ASCII
 )
-_FEW_DIGITS = 6  # of a rate; with more of them the inside unit will do
 _LEAST = 0.01  # of a rate as people read it, in any but the smallest unit
 _WORDS = re.compile(r"[+-]?(nan|inf|infinity)\b", re.IGNORECASE)
 
@@ -75,15 +74,11 @@ class Dimension:
         return round(value) if self.whole else float(value)
 
     def format(self, value: int | float) -> str:
-        """Text that `parse` reads as exactly ``value``: of an integer in the largest unit that fits
-        evenly, of a float in the first that needs few digits.
+        """Text that `parse` reads as exactly ``value``, in the largest unit that fits evenly; of a
+        float in the inside unit.  Fingerprints are made of it.
         """
         unit = next(iter(self.units))  # its size is 1
         if not self.whole:
-            for each, size in self._small_units():
-                text = f"{float(value) / float(size):.{_FEW_DIGITS}g}"
-                if "e" not in text and float(Decimal(text) * size) == value:
-                    return f"{text} {each}"
             return f"{float(value)!r} {unit}".replace(".0 ", " ")
         if value:
             fitting = (unit for unit, size in self.units.items() if Decimal(value) % size == 0)
@@ -94,14 +89,22 @@ class Dimension:
         """Short text for people: exactly where that has no more than three digits, else with so
         many in the largest unit that it has once.
         """
-        exact = self.format(int(value) if self.whole else value)
+        if not self.whole:
+            return self._readable_float(value, digits)
+        exact = self.format(int(value))
         if len(exact.split()[0]) <= 3:
             return exact
-        if self.whole:
-            fitting = {unit: float(size) for unit, size in self.units.items() if size <= int(value)}
-            unit = max(fitting, key=fitting.__getitem__)
-            return f"{value / fitting[unit]:.{digits}g} {unit}"
-        sizes = [(unit, value / float(size)) for unit, size in self._small_units()]
+        fitting = {unit: float(size) for unit, size in self.units.items() if size <= int(value)}
+        unit = max(fitting, key=fitting.__getitem__)
+        return f"{value / fitting[unit]:.{digits}g} {unit}"
+
+    def _readable_float(self, value: float, digits: int) -> str:
+        small = self._small_units()
+        for unit, size in small:
+            text = f"{value / float(size):.3g}"
+            if len(text) <= 4 and float(Decimal(text) * size) == value:
+                return f"{text} {unit}"
+        sizes = [(unit, value / float(size)) for unit, size in small]
         unit, number = next((each for each in sizes if each[1] >= _LEAST), sizes[0])
         is_long = number == round(number) and number >= 10**digits
         return f"{number:,.0f} {unit}" if is_long else f"{number:.{digits}g} {unit}"

@@ -116,23 +116,20 @@ def test_rates_come_back_exactly(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "written", "shown"),
+    ("given", "shown"),
     [
-        ("300 /s", "300 /s", "300 /s"),
-        ("0.05 /s", "0.05 /s", "0.05 /s"),
-        ("90 /min", "1.5 /s", "1.5 /s"),
-        ("1 /min", "1 /min", "1 /min"),
-        ("0.5 /year", "0.5 /year", "0.5 /year"),
-        ("1.2345678 /year", "3.912109285877253e-08 /s", "1.235 /year"),
-        ("12345678 /s", "12345678 /s", "12,345,678 /s"),
+        ("300 /s", "300 /s"),
+        ("0.05 /s", "0.05 /s"),
+        ("90 /min", "1.5 /s"),
+        ("1 /min", "1 /min"),
+        ("0.5 /year", "0.5 /year"),
+        ("1.2345678 /year", "1.235 /year"),
+        ("12345678 /s", "12,345,678 /s"),
+        ("0 /s", "0 /s"),
     ],
 )
-def test_a_rate_is_told_in_a_unit_in_which_it_is_short(
-    given: str, written: str, shown: str
-) -> None:
-    value = RATE.parse(given)
-    assert RATE.format(value) == written
-    assert RATE.readable(value) == shown
+def test_a_rate_is_shown_in_a_unit_in_which_it_is_short(given: str, shown: str) -> None:
+    assert RATE.readable(RATE.parse(given)) == shown
 
 
 @given(
