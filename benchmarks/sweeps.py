@@ -67,9 +67,8 @@ def measure(points: int, replications: int, scheduler: str) -> dict[str, Any]:
     planned_s = time.perf_counter() - start_s
     checked = _cost_of_runs(plan)
     runs = len(plan.points) * replications
-    name, jobs = ("processes", 1) if scheduler == "here" else (scheduler, None)
-    if name == "processes" and jobs is None:
-        jobs = os.cpu_count()
+    name = "processes" if scheduler == "here" else scheduler
+    jobs = {"here": 1, "processes": os.cpu_count()}.get(scheduler)
     with tempfile.TemporaryDirectory() as folder:
         if jobs != 1:  # workers that have imported everything
             sweeps.run(sweeps.plan(sweep(4, 1)), Path(folder, "warm"), jobs, scheduler=name)

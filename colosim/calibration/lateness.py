@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -70,17 +70,17 @@ class Lateness:
 class _Run:
     """Frames that left by a match, one row each, and of each start the first of them.
 
-    abreast_ns: by start, how long after it the guests are abreast.
+    abreast_ns: by start, how long after it the guests are abreast; None if they are at once.
     """
 
     frames: pd.DataFrame
     firsts: pd.DataFrame
     answers: pd.DataFrame
-    abreast_ns: pd.Series[float] = field(default_factory=lambda: pd.Series(dtype=float))
+    abreast_ns: pd.Series[float] | None = None
 
-    def abreast(self, table: pd.DataFrame, if_late: bool) -> pd.DataFrame:
-        """Rows from when the guests were abreast; all, if starts are not late."""
-        if not if_late:
+    def abreast(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Rows from when the guests were abreast."""
+        if self.abreast_ns is None:
             return table
         return table[table["since_ns"] > table["start"].map(self.abreast_ns).fillna(math.inf)]
 
@@ -96,13 +96,12 @@ def fit(runs: Sequence[MeasuredRun]) -> Lateness:
         seen = int((firsts["hold_ns"] > usual_ns).sum())
         if binom.sf(seen - 1, len(firsts), 1 - _USUAL) < _BY_CHANCE:
             start = _of_starts(firsts, base_ns, usual_ns)
-        for run in read:
-            own = run.firsts.set_index("start")
-            more_ns = (own["hold_ns"] - base_ns).where(own["hold_ns"] > usual_ns, 0.0)
-            run.abreast_ns = own["since_ns"] + _ABREAST * more_ns
-    is_late = start[0] > 0
-    frames = [run.abreast(run.frames, is_late) for run in read]
-    answers = [run.abreast(run.answers, is_late) for run in read]
+            for run in read:
+                own = run.firsts.set_index("start")
+                more_ns = (own["hold_ns"] - base_ns).where(own["hold_ns"] > usual_ns, 0.0)
+                run.abreast_ns = own["since_ns"] + _ABREAST * more_ns
+    frames = [run.abreast(run.frames) for run in read]
+    answers = [run.abreast(run.answers) for run in read]
     hold_ns = np.concatenate([_holds(each) for each in frames])
     latency_ms = np.concatenate([each["latency_ms"].to_numpy(float) for each in answers])
     link_ns = float(np.mean([run.scenario.link.delay_ns for run in runs]))
