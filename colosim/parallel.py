@@ -28,6 +28,13 @@ def check_jobs(jobs: object) -> None:
         raise ValueError(f"jobs: {jobs!r} is no number of processes; give 1 or more, or None")
 
 
+def cores() -> int:
+    """How many cores this process may use: fewer than the machine's in a container or batch job."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
+
+
 def run(
     function: Callable[..., T],
     arguments: Sequence[tuple[Any, ...]],

@@ -213,6 +213,10 @@ def resumable(
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise error(f"{out}: another process is running {_a(kind)} there") from None
+        except OSError as why:  # some network file systems have no such locks
+            raise error(
+                f"{out}: cannot be locked: {_why(why)}; give a directory on another file system"
+            ) from None
         _claim(out, manifest, kind, identity, error)
         yield
     finally:
@@ -228,12 +232,11 @@ def _claim(
 ) -> None:
     """Make sure that the directory holds this, run by this code, or nothing yet."""
     text = json.dumps({"kind": kind, "versions": versions(), **identity}, indent=2)
-    path = out / manifest
+    path, fresh = out / manifest, out / f".part-{manifest}"
     if not path.exists():
-        if any(out.iterdir()):
+        if any(each != fresh for each in out.iterdir()):  # one that was killed here left it
             raise error(f"{out}: is a directory that no {kind} wrote; give a new or empty one")
         with explained(out):
-            fresh = out / f".part-{manifest}"
             fresh.write_text(text + "\n", "utf-8")
             fresh.replace(path)
         return

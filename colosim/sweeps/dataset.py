@@ -94,7 +94,8 @@ class Dataset:
     """The directory of one sweep, which this process alone writes; ``digest``: of the sweep."""
 
     def __init__(self, out: Path, digest: str) -> None:
-        """Read what is there; `SweepError` if a part is of another sweep or of other code.
+        """Read what is there; `SweepError` if a part cannot be read, or is of another sweep or of
+        other code.
 
         Parts that a crash of the whole machine left empty or cut off are removed.
         """
@@ -161,14 +162,17 @@ def _gone_if_failed(fresh: Path) -> Iterator[None]:
 
 
 def _footer(path: Path) -> Mapping[str, Any] | None:
-    """What a part was made by; None if it is not whole."""
+    """What a part was made by; None if it is not whole, `SweepError` if that cannot be told."""
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         found = (parquet.read_schema(path).metadata or {}).get(_FOOTER, b"{}")
         return dict(json.loads(found))
-    except (pa.ArrowException, OSError, ValueError):
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not pyarrow's
+            why = os.strerror(error.errno)
+            raise SweepError(f"{path}: cannot be read: {why}; nothing was changed") from None
         return None
 
 

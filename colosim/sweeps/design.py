@@ -78,11 +78,18 @@ def rows(design: Design, axes: Sequence[Axis], where: str) -> list[tuple[Any, ..
 
 def _grid(design: Design, axes: Sequence[Axis], where: str) -> list[tuple[Any, ...]]:
     for axis in axes:
-        values = axis.values or ()
-        if any(each in values[:i] for i, each in enumerate(values)):
+        if _has_twice(axis.values or ()):
             raise SweepError(f"{where}: axes.{axis.name}: has a value twice; leave one out")
     check_number(prod(len(axis.values or ()) for axis in axes), where)
     return list(product(*(axis.values or () for axis in axes)))
+
+
+def _has_twice(values: Values) -> bool:
+    """Whether two are equal; most values are text or numbers, and there may be very many."""
+    try:
+        return len(set(values)) < len(values)
+    except TypeError:  # lists
+        return any(each in values[:i] for i, each in enumerate(values))
 
 
 def _list(design: Design, axes: Sequence[Axis], where: str) -> list[tuple[Any, ...]]:

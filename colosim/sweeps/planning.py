@@ -71,7 +71,7 @@ class Plan:
             for name, value in point.axes.items():
                 values.setdefault(name, []).append(str(value))
         rows = [(name, _few(list(dict.fromkeys(each)))) for name, each in values.items()]
-        counted = "" if self.rule is None else "at most about "
+        counted = "" if self.rule is None else "at least "
         about = f"{self.name}: {len(self.points)} points, {counted}{runs} runs"
         return "".join(
             [

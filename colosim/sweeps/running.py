@@ -148,28 +148,24 @@ class _Runner:
     jobs: int | None
     progress: Progress | None
     _opened: Scheduler | None = None
+    _missing: set[int] = field(default_factory=set)  # points that were not all there
+    _open: set[int] = field(default_factory=set)  # those of them that are not yet, or failed
 
     def run(self) -> None:
         """All pieces, round by round: without a rule there is one round."""
         first = self.plan.base.replications
         pieces = [Piece(point.number, 0, first) for point in self.plan.points]
-        missing = set[int]()
         values: dict[int, Values] = {}
         rule = self.plan.rule
         number = 0
         while pieces:
-            todo = [piece for piece in pieces if not self.dataset.has(piece)]
-            missing.update(piece.point for piece in todo)
-            self._round(todo, number)
+            self._round([piece for piece in pieces if not self.dataset.has(piece)], number)
             if rule is None:
                 break
             for piece in pieces:
                 self._learn(rule, piece, values)
             pieces = [Piece(*batch) for batch in rule.further(values)]
             number += 1
-        failed = len(self.outcome.failures)
-        self.outcome.finished = len(missing) - failed
-        self.outcome.reused = self.outcome.points - len(missing)
         if rule is not None:
             self.outcome.wide = rule.wide(values)
 
@@ -185,23 +181,25 @@ class _Runner:
         values[piece.point] = found if before is None else np.concatenate((before, found))
 
     def _round(self, todo: Sequence[Piece], number: int) -> None:
-        if not todo:
-            return
+        """Run these pieces, and count how far it came, however it ends."""
+        self._missing.update(piece.point for piece in todo)
+        try:
+            if todo:
+                self._run_all(todo, number)
+        finally:
+            self._open.update(piece.point for piece in todo if not self.dataset.has(piece))
+            self.outcome.finished = len(self._missing - self._open)
+            self.outcome.reused = self.outcome.points - len(self._missing)
+
+    def _run_all(self, todo: Sequence[Piece], number: int) -> None:
         if self._opened is None:
             self._opened = self.stack.enter_context(schedulers.opened(self.scheduler, self.jobs))
         what = f"{self.plan.name}, round {number + 1}" if self.plan.rule else self.plan.name
-        missing = {piece.point for piece in todo}
-        try:
-            with reporter(self.progress, what, len(todo)) as report:
-                report(0, len(todo))
-                for count, done in enumerate(self._results(self._opened, todo), 1):
-                    self._keep(done)
-                    missing.discard(done.piece.point)
-                    report(count, len(todo))
-        except (KeyboardInterrupt, store.StoreError):
-            self.outcome.finished = len(todo) - len(missing) - len(self.outcome.failures)
-            self.outcome.reused = self.outcome.points - len(todo)
-            raise
+        with reporter(self.progress, what, len(todo)) as report:
+            report(0, len(todo))
+            for count, done in enumerate(self._results(self._opened, todo), 1):
+                self._keep(done)
+                report(count, len(todo))
 
     def _keep(self, done: Done) -> None:
         if done.failure:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -139,14 +139,13 @@ class _Processes:
 
     def __init__(self, name: str, jobs: int | None) -> None:
         self._jobs = jobs
+        self._most = jobs or parallel.cores()
         self._executor: Any = None
         self._started_s = time.monotonic()
 
     @property
     def workers(self) -> int:
-        if self._here:
-            return 1
-        return self._jobs or os.cpu_count() or 1
+        return 1 if self._here else self._most
 
     @property
     def slots(self) -> int:
@@ -154,7 +153,7 @@ class _Processes:
 
     @property
     def _here(self) -> bool:
-        if self._jobs == 1 or os.cpu_count() == 1:
+        if self._most == 1:
             return True
         if self._jobs is not None or self._executor is not None:
             return False
@@ -340,7 +339,7 @@ class _Ray(_Remote):
 
     def __init__(self, name: str, jobs: int | None) -> None:
         super().__init__(name)
-        # Both must be set before Ray is imported: do not retry for long, do not call home.
+        # Before Ray is imported: do not retry for long, do not call home, leave accelerators be.
         os.environ.setdefault("RAY_CLIENT_MAX_CONNECTION_TIMEOUT_S", "5")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -420,11 +419,3 @@ _KINDS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("ray",), _Ray),
     (("ray://",), _Ray),
 )
-
-#: what `Mapping` of a scheduler's names means to people
-NAMES: Mapping[str, str] = {
-    "processes": "processes of this machine",
-    "tcp://HOST:PORT": "a Dask scheduler",
-    "ray": "Ray of this machine, started if need be",
-    "ray://HOST:PORT": "a Ray cluster",
-}

@@ -68,6 +68,22 @@ def test_a_resumed_one_decides_as_an_undisturbed_one(tmp_path):
     assert sweeps.run(plan, out, 1).runs == 0
 
 
+def test_ctrl_c_in_a_later_round_counts_the_points_of_all_rounds(tmp_path):
+    plan, out = sweeps.plan(SWEEP), tmp_path / "out"
+    calls = []
+
+    def stop(done, total):
+        calls.append((done, total))
+        if calls[-1][0] == 0 and len(calls) > 1:
+            raise KeyboardInterrupt
+
+    first = sweeps.run(plan, out, 1, progress=stop)
+    assert first.interrupted
+    [*_, (_, missing)] = calls
+    assert 0 < missing < 4
+    assert (first.reused, first.finished) == (0, 4 - missing)
+
+
 def rule(**more):
     given: dict[str, Any] = {"relative": 0.1, "most": 100, "budget": None}
     return Rule(first=10, metrics=("m",), **given | more)

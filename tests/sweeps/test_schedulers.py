@@ -18,7 +18,7 @@ import pytest
 
 import backends
 import colosim
-from colosim import store, sweeps
+from colosim import parallel, store, sweeps
 from colosim.sweeps import schedulers
 from colosim.sweeps.dataset import Piece
 from colosim.sweeps.schedulers import WorkerLost
@@ -262,6 +262,17 @@ def test_a_part_that_is_not_whole_is_run_again(reference, tmp_path):
     outcome = sweeps.run(sweeps.plan(SWEEP), out, 1)
     assert (outcome.reused, outcome.finished) == (4, 2)
     assert contents(out) == reference
+
+
+def test_processes_are_as_many_as_this_one_may_use_cores(monkeypatch):
+    monkeypatch.setattr(parallel, "WORTHWHILE_S", 0)  # processes are worth it at once
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        with schedulers.opened("processes") as scheduler:
+            assert (scheduler.workers, scheduler.slots) == (1, 1)
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 # -- schedulers that cannot be used --------------------------------------------------------------

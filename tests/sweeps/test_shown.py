@@ -28,6 +28,12 @@ def test_a_plan_says_how_much_there_is_to_run_and_over_what():
     assert "workload.kind" in folded
 
 
+def test_an_adaptive_plan_says_what_it_begins_with():
+    base = Scenario.from_mapping(tomllib.loads(SCENARIO))
+    plan = sweeps.plan({"scenario": base, "replications": 5}, adaptive=True)
+    assert "1 points, at least 5 runs" in plan._repr_html_()
+
+
 def test_a_long_axis_is_shortened():
     html = plan_of([f"{n} Gbit/s" for n in range(1, 21)])._repr_html_()
     assert "20 values: 1 Gbit/s, 2 Gbit/s ... 20 Gbit/s" in html

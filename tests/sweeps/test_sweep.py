@@ -1,5 +1,7 @@
 """A sweep runs its grid once, whatever ends it half-way, and mixes nothing."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pyarrow import parquet
 
 import colosim
 from colosim import cli, store, sweeps
@@ -306,6 +309,36 @@ def test_a_directory_that_is_no_sweep_stays_as_it_is(file, tmp_path):
     with pytest.raises(sweeps.SweepError, match="no sweep wrote"):
         run(file, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_one_that_was_killed_before_its_manifest_was_whole_goes_on(file, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".part-_sweep.json").write_text('{"kind": "swe')
+    assert run(file, tmp_path / "out").finished == 6
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_part_that_cannot_be_read_now_is_not_taken_for_half_a_part(file, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run(file, out)
+    before = parts(out)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(parquet, "read_schema", refuse)
+    with pytest.raises(sweeps.SweepError, match="cannot be read: Permission denied"):
+        run(file, out)
+    assert parts(out) == before
+
+
+def test_a_file_system_without_locks_is_one_clear_line(file, tmp_path, monkeypatch):
+    def refuse(handle, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(sweeps.SweepError, match="out: cannot be locked: No locks available; give"):
+        run(file, tmp_path / "out")
 
 
 def test_a_damaged_manifest_is_one_clear_line(file, tmp_path):
