@@ -1173,7 +1173,7 @@ def _is_expected(error: Exception) -> bool:
 def _words(error: Exception) -> str:
     """What an expected error says; of the system's, what it is about."""
     if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
+        return str(error) or type(error).__name__  # a time-out has no words of its own
     named = [str(name) for name in (error.filename, error.filename2) if name is not None]
     return f"{' and '.join(named) or 'output'}: {error.strerror}"
 

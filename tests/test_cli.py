@@ -205,6 +205,15 @@ def test_on_a_full_disk_the_results_are_shown_all_the_same(here, line, as_json):
     assert sorted(path.name for path in here.iterdir() if path.name.startswith((".", "run"))) == []
 
 
+def test_an_error_without_words_is_told_by_its_name(here, colosim_main, monkeypatch):
+    def late(*_arguments, **_more):
+        raise TimeoutError
+
+    monkeypatch.setattr(api, "simulate", late)
+    status, _, err = colosim_main("simulate", "small.toml")
+    assert (status, err) == (2, "colosim: TimeoutError\n")
+
+
 def test_a_defect_is_one_line_and_debug_shows_where(here, colosim_main, monkeypatch):
     def broken(*_arguments, **_more):
         raise KeyError("two\nlines")

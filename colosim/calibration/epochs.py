@@ -39,8 +39,7 @@ def epochs(
     "" if it was nothing that the comparison found.  responses: those that were compared.  One is
     compared in an epoch if it was asked for after the checkpoint before had started, or came later
     than what left with that checkpoint, and left before the next one; the one that differs is one
-    of them.  connections: of these
-    responses the first of their connections.
+    of them.  connections: of these responses the first of their connections.
     """
     table = checkpoints[checkpoints["completed_ns"] >= 0]
     started = table["started_ns"].to_numpy(float)

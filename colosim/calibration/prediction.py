@@ -284,14 +284,7 @@ def _differences(
     so it is a negative binomial (a Poisson count at a rate of which ``events`` were seen, Jeffreys'
     prior).
     """
-    simulated = [
-        epochs(checkpoints, responses, _whys(checkpoints), predicted)
-        for (_, checkpoints), (_, responses) in zip(
-            result.checkpoints.groupby("replication"),
-            result.responses.groupby("replication"),
-            strict=True,
-        )
-    ]
+    simulated = epochs_of(result, predicted)
     window_s = (run.scenario.duration_ns - run.scenario.warm_up_ns) / 1e9
     chosen = [each for each in hazards if each["chosen"]]
     events = sum(each["events"] for each in chosen) if chosen else None
@@ -310,6 +303,18 @@ def _differences(
         said = f"{flags} few".strip() if few else flags
         ends = low / window_s, high / window_s
         yield _row(common, metric, count / window_s, *ends, seen / window_s, error, said)
+
+
+def epochs_of(result: api.Result, predicted: Scenario) -> list[pd.DataFrame]:
+    """Of each simulated replication, one without a checkpoint or an answer too."""
+    found = []
+    for record in result.records:
+        checkpoints, responses = (
+            table[table["replication"] == record.replication]
+            for table in (result.checkpoints, result.responses)
+        )
+        found.append(epochs(checkpoints, responses, _whys(checkpoints), predicted))
+    return found
 
 
 def _whys(checkpoints: pd.DataFrame) -> dict[int, str]:

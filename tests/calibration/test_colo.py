@@ -16,6 +16,7 @@ import pytest
 import colosim
 from colosim.calibration import CalibrationError, divergence, lateness, read_run, readable
 from colosim.calibration.divergence import exact_interval
+from colosim.calibration.prediction import epochs_of
 from tests.calibration.as_live import BASE, edit, live
 
 LATE = {"witness": "3 ms", "witness_spread": 1.0}
@@ -122,6 +123,29 @@ def test_no_mismatch_is_an_upper_bound_and_not_zero(tmp_path):
     assert 9 < row["exposure"] < 11
     assert float(fit.keys()["unprompted"].split()[0]) == pytest.approx(row["high"], rel=1e-3)
     assert "none in" in fit.notes()["divergence.unprompted"]
+
+
+def test_a_simulated_run_without_a_checkpoint_is_one_long_epoch():
+    """In a run in which guests hardly differ there may be none, in another of the same some."""
+    policy = {"name": "colo", "colo": {"checkpoint_delay": "20 s"}}
+    scenario = colosim.Scenario.from_mapping(
+        {
+            **BASE,
+            "policy": policy,
+            "duration": "3 s",
+            "warm_up": "1 s",
+            "divergence": {"probability": 0.003},
+        }
+    )
+    result = colosim.simulate(scenario, replications=4, jobs=1, trace="none")
+    has = set(result.checkpoints["replication"])
+    assert 0 < len(has) < 4
+    found = epochs_of(result, scenario)
+    assert [len(each) > 1 for each in found] == [i in has for i in range(4)]
+    assert all(1.5 < each["seconds"].sum() <= 2 for each in found)
+    answered = result.responses.query("released_ns >= 1e9 and released_ns <= 3e9")
+    for i in {*range(4)} - has:
+        assert found[i]["responses"].sum() == (answered["replication"] == i).sum()
 
 
 @pytest.mark.slow

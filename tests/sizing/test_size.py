@@ -124,6 +124,7 @@ def test_the_command_says_the_same_as_json(tmp_path, capsys):
         ('--dirty-rate "1 MiB/s" --intervals 5', "needs a unit"),
         ('--dirty-rate "1 MiB/s" --set workload', "KEY=VALUE"),
         ('--dirty-rate "1 MiB/s" --set workload.colour=red', "colour"),
+        ('--dirty-rate "1 MiB/s" --set name.x=3', "name.x: name is no table of a scenario"),
         ("--qmp nowhere.sock", "is no socket"),
         ("missing.toml", "is not there"),
     ],

@@ -47,7 +47,11 @@ def set_fields(basis: Basis, changes: Mapping[str, Any]) -> None:
             basis.forget("memory")
         basis.knows.add("memory")
     for key, value in changes.items():
-        set_in(basis.mapping, key, value)
+        try:
+            set_in(basis.mapping, key, value)
+        except (AttributeError, TypeError):
+            table = key.rpartition(".")[0]
+            raise SizingError(f"{key}: {table} is no table of a scenario") from None
         for unknown in [each for each in basis.unknowns if without_unit(each) == key]:
             basis.unknowns.pop(unknown)
         basis.say(key, value, "given", "--set")
