@@ -9,6 +9,8 @@ Tables have one row per thing seen, and start with the columns policy and replic
 ``disk``         the columns of `RunRecord.disk`, measured, took_ms: a row per read, write, flush
 ``overlays``     the columns of `RunRecord.overlays`, measured: a row per checkpoint loaded
 ``events``       at_ns, node, what, detail: faults, exits, takeovers
+
+Where several VMs share hosts, ``responses`` and ``checkpoints`` also have vm: which one's, from 0.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ def responses_table(records: Iterable[RunRecord]) -> pd.DataFrame:
         return pd.DataFrame(columns).assign(
             measured=columns["arrival_ns"] >= record.warm_up_ns,
             latency_ms=_between_ms(columns["arrival_ns"], columns["released_ns"]),
+            **_vm(len(vm.responses["client"]) for vm in record.vms),
         )
 
     return _stacked(records, table)
@@ -61,9 +64,16 @@ def checkpoints_table(records: Iterable[RunRecord]) -> pd.DataFrame:
             reason=columns["reason"].astype(str),
             measured=columns["started_ns"] >= record.warm_up_ns,
             pause_ms=_between_ms(columns["stopped_ns"], columns["resumed_ns"]),
+            **_vm(len(vm.checkpoints["checkpoint"]) for vm in record.vms),
         )
 
     return _stacked(records, table)
+
+
+def _vm(rows: Iterable[int]) -> dict[str, NDArray[np.int64]]:
+    """A column of which VM's each row is, where there are several; rows: of one after the other."""
+    counts = list(rows)
+    return {"vm": np.repeat(np.arange(len(counts)), counts)} if counts else {}
 
 
 def phases_table(records: Iterable[RunRecord]) -> pd.DataFrame:

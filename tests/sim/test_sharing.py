@@ -10,6 +10,7 @@ import pytest
 from backends.sim import run_replication
 from backends.sim.clock import Clock
 from backends.sim.sharing import Cpu
+from colosim import api
 from colosim.model.results import VM_CHECKPOINTS
 from colosim.model.streams import Streams
 from colosim.scenario import Scenario, ScenarioError
@@ -228,6 +229,20 @@ def test_the_aggregate_is_all_of_them(policy):
         assert run.counters[name] == sum(vm.counters[name] for vm in run.vms)
     assert run.fingerprint() == run_replication(what, policy, 2, 1).fingerprint()
     assert run.fingerprint() != run_replication(what, policy, 3, 1).fingerprint()
+
+
+def test_rows_say_which_vm_they_are_of():
+    what = scenario(poisson(100), "500 ms", sharing={"vms": 3}, **COMMON)
+    result = api.simulate(what, "remus", replications=2, jobs=1)
+    for name, own in (("responses", "served_ns"), ("checkpoints", "stopped_ns")):
+        table = getattr(result, name)
+        for record in result.records:
+            for i, vm in enumerate(record.vms):
+                rows = table[(table["replication"] == record.replication) & (table["vm"] == i)]
+                assert rows[own].tolist() == getattr(vm, name)[own].tolist()
+    alone = api.simulate(what.replace({"sharing.vms": 1}), "remus", replications=1, jobs=1)
+    assert "vm" not in alone.checkpoints
+    assert "vm" not in alone.responses
 
 
 def test_a_trace_is_the_first_vms():
