@@ -421,6 +421,7 @@ class SecondaryGuest(_Guest):
         self._changed = asyncio.Event()  # replaced each time that it is set
         self._running = False
         self._is_closed = False
+        self._has_panicked = False  # and no load has made that good
         self._trouble: str | None = None
         self.in_colo: asyncio.Future[QmpMessage] | None = None
 
@@ -429,12 +430,23 @@ class SecondaryGuest(_Guest):
         name = event["event"]
         if name in ("STOP", "RESUME"):
             self._running = name == "RESUME"
+            if self._running and not self._is_closed:  # after a load; later on, to go on alone
+                self._has_panicked = False
+        elif name == "GUEST_PANICKED":
+            self._has_panicked = True
         elif name == "COLO_EXIT":
             data = event["data"]
             assert isinstance(data, dict)
             if data.get("reason") == "error":
                 self._trouble = self._trouble or f"{self.qmp.name}: it left COLO with an error"
         self._wake()
+
+    def _fate(self, event: QmpMessage) -> Fate | None:
+        fate = super()._fate(event)
+        if fate is not None and fate.what == "reset" and self._has_panicked:
+            self._has_panicked = False  # one reboot may be several resets
+            return Fate("reset", f"{fate.why}: it had panicked before it was taken over")
+        return fate
 
     async def prepare(self) -> None:
         """Let it wait for its first synchronisation."""

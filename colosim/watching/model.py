@@ -547,7 +547,7 @@ _TONES: dict[str, Tone] = {
     **dict.fromkeys(("healed", "protected", "paired"), Tone.GOOD),
     **dict.fromkeys(
         (
-            *("re-protection", "reprotect", "switchover", "failback", "guest off", "guest panic"),
+            *("re-protection", "reprotect", "switchover", "failback", "guest off", "guest reset"),
             *("disk merged", "disk-committed", "disk-parted", "disk-failed", "says"),
         ),
         Tone.PLAIN,

@@ -7,6 +7,8 @@ import socket
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from backends.nodes import node_configs
 from backends.qemu.errors import GuestGone
 from backends.qemu.guests import SecondaryGuest
@@ -153,3 +155,31 @@ def test_a_survivor_opens_no_connection_in_another_number_than_its_peer_did(tmp_
     before, after = asyncio.run(main())
     assert before == [said]
     assert after == [said, opens]
+
+
+@pytest.mark.parametrize("loads", [False, True])
+def test_a_survivor_that_had_panicked_is_said_to_have(tmp_path, loads):
+    """Taken over, it runs on and starts anew; a load in between would have made it good."""
+    found: list[str] = []
+    panic: Any = {"event": "GUEST_PANICKED", "data": {"action": "pause"}}
+    stop: Any = {"event": "STOP"}
+    resume: Any = {"event": "RESUME"}
+    reset: Any = {"event": "RESET", "data": {"guest": True}}
+    answers = {"query-colo-status": {"mode": "none"}, "query-status": {"status": "running"}}
+
+    async def execute(command: str, *_arguments: Any, **_more: Any) -> Any:
+        if command == "x-colo-lost-heartbeat":
+            guest.heard(resume)
+        return answers.get(command, {})
+
+    qmp: Any = SimpleNamespace(name="QEMU of host b", execute=execute)
+    guest = SecondaryGuest(
+        qmp, Paths(tmp_path, "b"), Qemu("qemu", (7, 2, 0)), 1.0, lambda fate: found.append(fate.why)
+    )
+    for event in (resume, panic, stop, *([resume] if loads else [])):
+        guest.heard(event)
+    asyncio.run(guest.take_over())
+    for event in (reset, reset):
+        guest.heard(event)
+    why = "it was started anew" + ("" if loads else ": it had panicked before it was taken over")
+    assert found == [why, "it was started anew"]

@@ -227,6 +227,13 @@ def test_after_its_end_nothing_counts_any_more():
     assert (view.is_over, list(view.notes), view.at_ns) == (True, [], 5)
 
 
+@pytest.mark.parametrize("what", ["off", "beyond use", "reset"])  # of `backends.qemu.guests.Fate`
+def test_what_befalls_a_guest_by_itself_is_noted(what):
+    view = View()
+    view.see(Moment(5, Told("secondary", f"guest {what}", "why")))
+    assert [note.text for note in view.notes] == [f"guest {what}: why"]
+
+
 @given(
     st.lists(st.integers(1, 5), max_size=8),
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=8),
