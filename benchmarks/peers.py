@@ -27,6 +27,8 @@ def run_peer(python: str, peer: str, model: str, count: int) -> tuple[int, float
         )
     except OSError as error:
         raise Missing(f"{python}: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise Missing(f"{python}: {peer} took longer than {_LIMIT_S} s") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         if f"No module named '{peer}'" in last:

@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from backends.qemu.net.config import CONTROL, GATEWAY, NetConfig
 from backends.qemu.net.control import Control
 from backends.qemu.net.passt import passt_argv
 from backends.qemu.plan import HostPlan, LivePlan
-from backends.qemu.runner import Told
 from backends.qemu.scratch import last_words, new_directory
 from backends.qemu.stream import Lines, Peer
 from backends.qemu.supervisor import Ended, Supervisor
+from backends.qemu.telling import Telling, until_ready
 from backends.qemu.wire import greeting_of
 from colosim.protocol.checkpoint import Transfer
 from colosim.protocol.manager import Witness
@@ -107,7 +108,7 @@ def _no_strike(fault: Fault) -> str:
     return ""
 
 
-class NativeRun:
+class NativeRun(Telling):
     """A genuine pair, while ``async with`` it lasts; to its users like `runner.LiveRun`.
 
     scratch: a directory for what is kept (traces, phases, consoles).  say: progress for a person.
@@ -115,10 +116,8 @@ class NativeRun:
     """
 
     def __init__(self, plan: LivePlan, scratch: Path, say: Callable[[str], None]) -> None:
+        super().__init__()
         self.plan = plan
-        self.events: list[Told] = []
-        self.heard: Callable[[Told], object] = lambda told: None  # of each, at once
-        self.promoted: str | None = None
         a, b = plan.hosts
         self.primary: str | None = a.name
         self.secondary: str | None = b.name
@@ -131,7 +130,6 @@ class NativeRun:
         self._say = say
         self._witness = Witness()
         self._differences = 0
-        self._changed = asyncio.Event()
         self._up = asyncio.Event()
         self._healing: set[asyncio.Task[None]] = set()
         self._ended: set[tuple[str, str]] = set()
@@ -242,16 +240,6 @@ class NativeRun:
         self.tell(host, "healed", scope)
         await self._supervisor.signal(host, signal.SIGCONT)
 
-    async def until_promoted(self, limit_s: float) -> str:
-        """The host that goes on alone, as soon as there is one."""
-        try:
-            async with asyncio.timeout(limit_s):
-                while self.promoted is None:
-                    await self._changed.wait()
-                return self.promoted
-        except TimeoutError:
-            raise LiveError(f"no host went on alone within {limit_s:g} s") from None
-
     def check(self) -> None:
         """`LiveError` if the pair's manager is in trouble."""
         if self._trouble is not None:
@@ -355,18 +343,10 @@ class NativeRun:
             adopt.cancel()
 
     async def _until_ready(self, name: str) -> None:
-        path, ready = self.paths(name).console, self.plan.ready.encode()
+        plan, console = self.plan, self.paths(name).console
         self._say("booting the guest")
-        end_s = time.monotonic() + self.plan.boot_limit_s
-        while time.monotonic() < end_s:
-            if ready in (path.read_bytes() if path.exists() else b""):
-                return
-            self._check_host(name)
-            await asyncio.sleep(0.05)
-        raise LiveError(
-            f"host {name}: the guest was not ready within {self.plan.boot_limit_s:g} s; "
-            f"its console says: {last_words(path)}"
-        )
+        check = partial(self._check_host, name)
+        await until_ready(name, console, plan.ready, plan.boot_limit_s, check)
 
     def _check_host(self, name: str) -> None:
         self.check()
@@ -437,13 +417,8 @@ class NativeRun:
             self._trouble = self._trouble or f"the pair's manager ended, status {ended.status}"
         self.tell(ended.domain, "ended", f"{ended.name} with status {ended.status}")
 
-    def tell(self, node: str, what: str, detail: str) -> None:
-        """A row of the run's events."""
-        node = next((name for name, host in self.nodes.items() if host == node), node)
-        self.events.append(Told(time.monotonic_ns(), node, what, detail))
-        self.heard(self.events[-1])
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _label(self, name: str) -> str:
+        return next((node for node, host in self.nodes.items() if host == name), name)
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from backends.qemu.plan import HostPlan, LivePlan, StrikePlan
 from backends.qemu.scratch import last_words, new_directory
 from backends.qemu.stream import Lines, Peer
 from backends.qemu.supervisor import Ended, Supervisor
+from backends.qemu.telling import Telling, until_ready
 from colosim.protocol.digests import DIGESTS
 from colosim.protocol.manager import Witness
 from colosim.protocol.trace import Line, encode_line
@@ -52,16 +54,6 @@ _NET_LIMIT_S = 5.0
 
 
 @dataclass(slots=True)
-class Told:
-    """Something that happened, as a row of the run's events."""
-
-    at_ns: int
-    node: str
-    what: str
-    detail: str
-
-
-@dataclass(slots=True)
 class _Host:
     """A host while it runs."""
 
@@ -75,17 +67,15 @@ class _Host:
     ended: set[str] = field(default_factory=set)
 
 
-class LiveRun:
+class LiveRun(Telling):
     """A pair, while ``async with`` it lasts.
 
     scratch: a directory for what is kept (traces, consoles).  say: progress for a person.
     """
 
     def __init__(self, plan: LivePlan, scratch: Path, say: Callable[[str], None]) -> None:
+        super().__init__()
         self.plan = plan
-        self.events: list[Told] = []
-        self.heard: Callable[[Told], object] = lambda told: None  # of each, at once
-        self.promoted: str | None = None
         self.primary = plan.hosts[0].name  # who clients talk to
         self.secondary: str | None = None  # who protects it
         self._off: str | None = None  # whose guest switched itself off
@@ -97,7 +87,6 @@ class LiveRun:
         self._hosts: dict[str, _Host] = {}
         self._pairs = 1
         self.nodes: dict[str, str] = {}  # id of a node -> its host
-        self._changed = asyncio.Event()
         self._over: set[str] = set()  # domains of which a process has ended
         self._healing: set[asyncio.Task[None]] = set()
         self.directory = Path()
@@ -342,16 +331,6 @@ class LiveRun:
             self._healing.add(task)
             task.add_done_callback(self._healing.discard)
 
-    async def until_promoted(self, limit_s: float) -> str:
-        """The host that goes on alone, as soon as there is one."""
-        try:
-            async with asyncio.timeout(limit_s):
-                while self.promoted is None:
-                    await self._changed.wait()
-                return self.promoted
-        except TimeoutError:
-            raise LiveError(f"no host went on alone within {limit_s:g} s") from None
-
     async def keep_protected(self, delay_ns: int) -> None:
         """Protect again, a while after each takeover, for ever; what fails is told."""
         while self._next_host() is not None:
@@ -470,20 +449,10 @@ class LiveRun:
         return {**asdict(asked), "image": None}  # the agent makes no disks
 
     async def _until_ready(self, name: str) -> None:
-        """Until the guest says so on its console."""
-        host = self._hosts[name]
-        path, ready = host.place.console(name), self.plan.ready.encode()
+        host, plan = self._hosts[name], self.plan
         self._say("booting the guest")
-        end_s = time.monotonic() + self.plan.boot_limit_s
-        while time.monotonic() < end_s:
-            if ready in (path.read_bytes() if path.exists() else b""):
-                return
-            self._check(host)
-            await asyncio.sleep(0.05)
-        raise LiveError(
-            f"host {name}: the guest was not ready within {self.plan.boot_limit_s:g} s; "
-            f"its console says: {last_words(path)}"
-        )
+        console = host.place.console(name)
+        await until_ready(name, console, plan.ready, plan.boot_limit_s, partial(self._check, host))
 
     async def _wait(self, host: _Host, event: asyncio.Event, limit_s: float, else_: str) -> None:
         end_s = time.monotonic() + limit_s
@@ -613,14 +582,10 @@ class LiveRun:
             host.ended.add(ended.name)
         self.tell(ended.domain, "ended", f"{ended.name} with status {ended.status}")
 
-    def tell(self, node: str, what: str, detail: str) -> None:
-        """A row of the run's events."""
-        host = self._hosts.get(node)
-        label = node if host is None else host.plan.node.id
-        self.events.append(Told(time.monotonic_ns(), label, what, detail))
-        self.heard(self.events[-1])
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _label(self, name: str) -> str:
+        """A host is called as its node of the present pair."""
+        host = self._hosts.get(name)
+        return name if host is None else host.plan.node.id
 
     # -- keeping ---------------------------------------------------------------------------
 

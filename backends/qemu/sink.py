@@ -91,7 +91,6 @@ class Sink:
         self._seen: dict[str, Seen] = {}  # of the checkpoint under way
         self._writer: asyncio.StreamWriter | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._over = asyncio.Event()
         self._is_closing = False
         self._session = Session([self._node], self, observers, {t.Exit: self._exited})
         self._server: asyncio.Server | None = None
@@ -107,10 +106,6 @@ class Sink:
         self._server = await asyncio.start_unix_server(
             self._connected, str(self.path), limit=PIECE_BYTES
         )
-
-    async def until_over(self) -> None:
-        """Until the primary has ended the stream, or our node has left it."""
-        await self._over.wait()
 
     def close(self) -> None:
         """Let go of the primary."""
@@ -135,7 +130,6 @@ class Sink:
                     await self._take(seen)
         if self._is_synchronised and not self._is_closing:
             await self._tell(t.LinkLost("the primary ended the stream"))
-        self._over.set()
 
     def _exited(self, node: str, signal: t.Signal) -> None:
         assert isinstance(signal, t.Exit)

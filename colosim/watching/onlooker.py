@@ -20,7 +20,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-FRONTS = ("terminal", "page")
 _END_LIMIT_S = 5.0
 _LONGEST = 300  # of a detail: a row is written whole or not at all
 

@@ -61,6 +61,12 @@ def test_a_python_that_is_not_there_is_a_reason():
         run_peer("/nowhere/python", "cimba", "hold", 10)
 
 
+def test_a_peer_that_does_not_come_to_an_end_is_a_reason(monkeypatch):
+    monkeypatch.setattr("benchmarks.peers._LIMIT_S", 0.001)
+    with pytest.raises(Missing, match=r"cimba took longer than 0\.001 s"):
+        run_peer(sys.executable, "cimba", "hold", 10)
+
+
 def test_a_peer_that_fails_is_a_failure(monkeypatch):
     done = subprocess.CompletedProcess([], 1, "", "Traceback\nValueError: odd\n")
     monkeypatch.setattr(subprocess, "run", lambda *given, **options: done)

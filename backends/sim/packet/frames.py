@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 TCP, UDP = 6, 17
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
-HEADERS_BYTES = 54  # of a TCP frame without options
-LONGEST_DATAGRAM_BYTES = 1472  # at an MTU of 1500
 KEY = slice(26, 38)  # addresses and ports of a frame
 
 GUEST_MAC = bytes.fromhex("525400000001")

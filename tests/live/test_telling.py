@@ -1,0 +1,71 @@
+"""What a run tells, by itself; nothing is started."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from backends.nodes import node_configs
+from backends.qemu.errors import LiveError
+from backends.qemu.launch import Machine, Qemu
+from backends.qemu.native import NativeRun
+from backends.qemu.plan import HostPlan, LivePlan
+from backends.qemu.runner import LiveRun
+from backends.qemu.selftest import SCENARIO
+from backends.qemu.telling import until_ready
+from colosim.scenario import Scenario
+
+MACHINE = Machine("pc", "tcg", 1 << 27, None, None, "")
+
+
+def plan() -> LivePlan:
+    nodes = node_configs(Scenario.from_mapping(SCENARIO), "remus")
+    qemu = Qemu("qemu", (11, 1, 0))
+    return LivePlan(MACHINE, tuple(HostPlan(*each, qemu) for each in zip("ab", nodes, strict=True)))
+
+
+@pytest.mark.parametrize("kind", [LiveRun, NativeRun])
+def test_who_waits_for_a_takeover_is_told_and_not_longer_than_asked(tmp_path, kind):
+    async def main() -> None:
+        run, heard = kind(plan(), tmp_path, print), []
+        run.heard = heard.append
+        with pytest.raises(LiveError, match=r"no host went on alone within 0\.01 s"):
+            await run.until_promoted(0.01)
+        waiting = asyncio.create_task(run.until_promoted(10))
+        await asyncio.sleep(0)
+        run.tell("run", "says", "nothing yet")
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        run.promoted = "b"
+        run.tell("link", "promoted", "")
+        assert await waiting == "b"
+        assert heard == run.events
+        assert [(told.node, told.what) for told in heard] == [("run", "says"), ("link", "promoted")]
+        assert heard[0].at_ns <= heard[1].at_ns
+
+    asyncio.run(main())
+
+
+def test_a_host_of_a_native_pair_is_told_as_its_node(tmp_path):
+    async def main() -> NativeRun:
+        run = NativeRun(plan(), tmp_path, print)
+        run.tell("b", "report", "text")
+        return run
+
+    assert [told.node for told in asyncio.run(main()).events] == ["secondary"]
+
+
+def test_a_guest_that_does_not_say_that_it_is_ready_is_told_with_its_last_words(tmp_path):
+    console: Path = tmp_path / "console"
+    asks: list[int] = []
+
+    def check() -> None:
+        asks.append(1)
+        console.write_text("Kernel panic\n" if len(asks) < 2 else "colosim: ready\n")
+
+    asyncio.run(until_ready("a", console, "colosim: ready", 10, check))
+    assert len(asks) == 2
+    with pytest.raises(LiveError, match=r"host a: .* within 0\.06 s; its console says: colosim"):
+        asyncio.run(until_ready("a", console, "login:", 0.06, lambda: None))
