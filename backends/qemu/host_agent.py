@@ -180,7 +180,7 @@ class _Session:
     async def _end(self) -> None:
         if self._supervisor is not None:
             supervisor, self._supervisor = self._supervisor, None
-            with contextlib.suppress(LiveError, TimeoutError):
+            with contextlib.suppress(LiveError):
                 for domain in list(self._domains):  # while their last words can be read
                     await supervisor.kill(domain)
             with contextlib.suppress(LiveError):

@@ -161,7 +161,7 @@ class NativeRun(Telling):
                     if self._network is not None:
                         await self._network.close()
                     for domain in (*(host.name for host in self.plan.hosts), "pair", "network"):
-                        with contextlib.suppress(LiveError, TimeoutError):
+                        with contextlib.suppress(LiveError):
                             await self._supervisor.kill(domain)
                     self._keep()
         finally:
@@ -238,7 +238,10 @@ class NativeRun(Telling):
     async def _heal(self, host: str, scope: str, duration_ns: int) -> None:
         await asyncio.sleep(duration_ns / 1e9)
         self.tell(host, "healed", scope)
-        await self._supervisor.signal(host, signal.SIGCONT)
+        try:
+            await self._supervisor.signal(host, signal.SIGCONT)
+        except LiveError as error:  # nobody waits for this task
+            self.tell(host, "trouble", f"not healed: {error}")
 
     def check(self) -> None:
         """`LiveError` if the pair's manager is in trouble."""

@@ -140,7 +140,7 @@ class LocalPlace(Place):
 
     async def end(self) -> None:
         for host in self._hosts:
-            with contextlib.suppress(LiveError, TimeoutError):
+            with contextlib.suppress(LiveError):
                 await self._supervisor.kill(host)
 
 

@@ -126,7 +126,7 @@ class LiveRun(Telling):
                     if self._network is not None:
                         await self._network.close()
                     await self._places.end()
-                    with contextlib.suppress(LiveError, TimeoutError):
+                    with contextlib.suppress(LiveError):
                         await self._supervisor.kill("network")
                     self._keep()
         finally:
@@ -321,10 +321,13 @@ class LiveRun(Telling):
             assert duration_ns is not None
             await asyncio.sleep(duration_ns / 1e9)
             self.tell(host, "healed", scope)
-            if scope == "link":
-                await self.network.ask("link", _NET_LIMIT_S, **link)
-            else:
-                await self._hosts[host].place.signal(host, signal.SIGCONT)
+            try:
+                if scope == "link":
+                    await self.network.ask("link", _NET_LIMIT_S, **link)
+                else:
+                    await self._hosts[host].place.signal(host, signal.SIGCONT)
+            except LiveError as error:  # nobody waits for this task
+                self.tell(host, "trouble", f"not healed: {error}")
 
         if duration_ns is not None:
             task = asyncio.create_task(heal())

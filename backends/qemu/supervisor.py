@@ -121,8 +121,16 @@ class Supervisor:
         answer = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         self._ours.send(json.dumps({"id": number, **request}).encode())
-        async with asyncio.timeout(_ANSWER_LIMIT_S):
-            result = await answer
+        try:
+            async with asyncio.timeout(_ANSWER_LIMIT_S):
+                result = await answer
+        except TimeoutError:
+            do = request["do"]
+            raise LiveError(
+                f"{do}: the supervisor did not answer in {_ANSWER_LIMIT_S:g} s"
+            ) from None
+        finally:
+            self._waiting.pop(number, None)
         if "why" in result:
             raise LiveError(result["why"])
         return result["ok"]
@@ -141,7 +149,7 @@ class Supervisor:
         message = json.loads(packet)
         if "ended" in message:
             self._ended(Ended(**message["ended"]))
-        elif (answer := self._waiting.pop(message["id"], None)) and not answer.done():
+        elif (answer := self._waiting.get(message["id"])) and not answer.done():
             answer.set_result(message)
 
     def _lost(self, why: str) -> None:

@@ -91,6 +91,21 @@ def test_what_cannot_be_started_is_one_line(tmp_path):
     supervised(tmp_path, block)
 
 
+def test_one_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("backends.qemu.supervisor._ANSWER_LIMIT_S", 0.05)
+
+    async def block(supervisor, ended):
+        os.kill(supervisor._process.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(LiveError, match=r"kill: .* did not answer in 0\.05 s"):
+                await supervisor.kill("a")
+        finally:
+            os.kill(supervisor._process.pid, signal.SIGCONT)
+        assert not supervisor._waiting
+
+    supervised(tmp_path, block)
+
+
 def test_the_end_of_the_block_ends_all(tmp_path):
     async def block(supervisor, ended):
         log = tmp_path / "log"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -69,3 +71,22 @@ def test_a_guest_that_does_not_say_that_it_is_ready_is_told_with_its_last_words(
     assert len(asks) == 2
     with pytest.raises(LiveError, match=r"host a: .* within 0\.06 s; its console says: colosim"):
         asyncio.run(until_ready("a", console, "login:", 0.06, lambda: None))
+
+
+def test_what_cannot_be_healed_is_told(tmp_path):
+    """By a task that nobody waits for: what it raised was shown as a traceback, or nowhere."""
+
+    async def refuse(*_given) -> None:
+        raise LiveError("its connection has ended")
+
+    async def main() -> LiveRun:
+        run = LiveRun(plan(), tmp_path, print)
+        host: Any = SimpleNamespace(plan=run.plan.hosts[1], place=SimpleNamespace(signal=refuse))
+        run._hosts["b"] = host
+        run._heal_later("b", "host", 0, {})
+        await asyncio.gather(*run._healing)
+        return run
+
+    events = [(told.node, told.what, told.detail) for told in asyncio.run(main()).events]
+    why = "not healed: its connection has ended"
+    assert events == [("secondary", "healed", "host"), ("secondary", "trouble", why)]
