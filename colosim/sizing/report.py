@@ -303,7 +303,7 @@ def _rendered(found: Sizing) -> Iterator[RenderableType]:
         for name in table.columns:
             drawn.add_column(str(name), overflow="fold", no_wrap=name == "candidate")
         for row in table.to_dict("records"):
-            drawn.add_row(*(str(each) for each in row.values()))
+            drawn.add_row(*(Text(str(each)) for each in row.values()))  # no markup: bytes of guests
         yield Text("")
         yield drawn
         if heading == _DIFFER:

@@ -28,7 +28,8 @@ def main(out: str) -> None:
     screen.print(f"\n{live.phases(result).round(2).to_string(index=False)}\n")
     for event in result.records[0].events:
         at_s = event["at_ns"] / 1e9
-        screen.print(f"  {at_s:9.3f} s  {event['node']:<10}{event['what']:<10}{event['detail']}")
+        said = f"  {at_s:9.3f} s  {event['node']:<10}{event['what']:<10}{event['detail']}"
+        screen.print(said, markup=False)
     paths = live.figure(result).save(Path(place, "takeover"))
     for path in (*paths, place / "run"):
         screen.print(f"written: {path}")

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,6 +94,14 @@ def test_text_begins_with_the_verdict_and_files_hold_the_same(sized):
     assert {each["kind"] for each in body["facts"]} <= {"measured", "given", "assumed", "fitted"}
     assert "http-date" in text
     assert found.choice in found._repr_html_()
+
+
+def test_what_differed_is_shown_to_the_letter(sized):
+    """Square brackets are markup to what draws the tables, and an end without a begin an error."""
+    found, _ = sized
+    examples = {"example_primary": "[/b] a [bold]", "example_secondary": "[red]"}
+    said = replace(found, changes=found.changes.assign(**examples)).readable()
+    assert "[/b] a [bold] | [red]" in said
 
 
 def run(arguments, capsys):
