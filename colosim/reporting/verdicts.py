@@ -317,10 +317,10 @@ def of_sweep(sweep: Sweep) -> list[str]:
             how += f", {tied} tied" if tied else ""
             said.append(f"{policy} in {len(of_policy)} ({how})")
         where = f"Of {len(won)} combinations, the lowest {name} has {listed(said)}."
-        return [where, *_failures(table)]
+        return [where, *_broken_at(table)]
     means = rows.groupby([*sweep.axes, "policy"], dropna=False)["value"].mean().dropna()
     if means.empty:
-        return [f"No point has a {name}.", *_failures(table)]
+        return [f"No point has a {name}.", *_broken_at(table)]
     least, most = (means.min(), means.idxmin()), (means.max(), means.idxmax())
     ends = (
         f"{number(value)}{'' if unit == '1' else f' {unit}'} ({_place(at, sweep.axes)})"
@@ -328,13 +328,13 @@ def of_sweep(sweep: Sweep) -> list[str]:
     )
     return [
         f"Mean {name} goes from {' to '.join(ends)} over {len(means)} points.",
-        *_failures(table),
+        *_broken_at(table),
     ]
 
 
-def _failures(table: pd.DataFrame) -> Iterator[str]:
-    if "violations" in table and (broken := int((table["violations"] > 0).sum())):
-        yield f"Invariants were broken in {broken} rows."
+def _broken_at(table: pd.DataFrame) -> Iterator[str]:
+    if broken := int(table.loc[table["violations"] > 0, "point"].nunique()):
+        yield f"Invariants were broken at {broken} of {table['point'].nunique()} points."
 
 
 def _place(key: Any, axes: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -61,6 +62,15 @@ def test_of_a_sweep_it_says_who_wins_where(results):
     counts = [int(each) for each in re.findall(r"in (\d+) \(", said)]
     assert sum(counts) == 4
     assert said.startswith("Of 4 combinations, the lowest p99 latency has ")
+
+
+def test_of_a_sweep_it_says_at_how_many_points_invariants_were_broken(results):
+    """Every row of a point has their number."""
+    sweep: Any = read(results / "sweep")
+    table = sweep.table
+    broken = table.assign(violations=table["violations"].mask(table["point"].isin([1, 4]), 3))
+    [_, said] = v.of_sweep(replace(sweep, table=broken))
+    assert said == "Invariants were broken at 2 of 8 points."
 
 
 def test_of_a_sweep_of_jobs_it_says_seconds_and_where(tmp_path):
