@@ -1,8 +1,9 @@
 """The command ``colosim``.
 
-Results go to stdout, all else to stderr.  Exit status: 0 done, 1 a replay differs, a point of a
-sweep failed or an exploration found a violation, 2 something given cannot be used, 70 a defect of
-colosim, 130 Ctrl-C, 143 SIGTERM, which ends a command as Ctrl-C does.
+Results go to stdout, all else to stderr.  Exit status: 0 done, 1 a replay or a genuine pair's log
+differs, a point of a sweep failed, an exploration found a violation or the doctor a fault, 2
+something given cannot be used, 70 a defect of colosim, 130 Ctrl-C, 143 SIGTERM, which ends a
+command as Ctrl-C does.
 Whatever takes time to import is imported by the command that needs it.
 """
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -491,6 +492,8 @@ async def _work(
     if protects and manager.switchover_at_ns is not None and isinstance(run, LiveRun):
         planned.append(_hand_over_at(run, start_ns + manager.switchover_at_ns))
     tasks = [asyncio.create_task(each) for each in planned]
+    for task in tasks:  # nobody waits for them
+        task.add_done_callback(partial(_defect, run))
     going = asyncio.create_task(along(run, load))
     try:
         if load is not None:
@@ -505,6 +508,12 @@ async def _work(
     finally:
         for task in (*tasks, going):
             task.cancel()
+
+
+def _defect(run: LiveRun | NativeRun, task: asyncio.Task[None]) -> None:
+    """A fault that did not happen must not look like one that changed nothing."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        run.tell("run", "trouble", f"defect: {type(error).__name__}: {error}")
 
 
 async def _until(moment_ns: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from backends.nodes import node_configs
 from backends.qemu.errors import LiveError
 from backends.qemu.launch import Machine, Qemu
+from backends.qemu.live import _to_the_end, _work
 from backends.qemu.native import NativeRun
 from backends.qemu.plan import HostPlan, LivePlan
 from backends.qemu.runner import LiveRun
@@ -90,3 +92,24 @@ def test_what_cannot_be_healed_is_told(tmp_path):
     events = [(told.node, told.what, told.detail) for told in asyncio.run(main()).events]
     why = "not healed: its connection has ended"
     assert events == [("secondary", "healed", "host"), ("secondary", "trouble", why)]
+
+
+def test_a_planned_fault_that_is_a_defect_is_told(tmp_path):
+    async def strike(*_given) -> None:
+        raise KeyError("host")
+
+    fault = {"target": "primary", "scope": "vm", "kind": "crash", "at": "1 ms"}
+    job = {"kind": "batch", "work": "10 ms"}
+    what = Scenario.from_mapping(
+        {**SCENARIO, "duration": "50 ms", "workload": job, "fault": [fault]}
+    )
+
+    async def main() -> LiveRun:
+        run: Any = LiveRun(plan(), tmp_path, print)
+        run.strike, run.words = strike, lambda: ""
+        start_ns = time.monotonic_ns()
+        await _work(run, what, "none", start_ns, None, lambda *_: None, _to_the_end)
+        return run
+
+    [told] = asyncio.run(main()).events
+    assert (told.node, told.what, told.detail) == ("run", "trouble", "defect: KeyError: 'host'")
