@@ -254,7 +254,9 @@ def summaries(out: str | Path) -> Iterator[list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class _Table:
-    """What a point's parts hold: constants of the point, and a row of values for each metric."""
+    """What a point's parts hold: constants of the point, and of each metric a value for every
+    replication, NaN in parts that do not have it.
+    """
 
     constants: Mapping[str, Any]
     baseline: int | None
@@ -266,6 +268,7 @@ class _Table:
         from pyarrow import parquet
 
         values: dict[str, list[Numbers]] = {}
+        replications = 0
         units: dict[str, str] = {}
         constants: dict[str, Any] = {}
         footer: Mapping[str, Any] = {}
@@ -279,8 +282,11 @@ class _Table:
             names, of = table["metric"][:length].to_pylist(), table["unit"][:length].to_pylist()
             units |= dict(zip(names, of, strict=True))
             matrix = table["value"].to_numpy().reshape(-1, length)
-            for name, column in zip(names, matrix.T, strict=True):
-                values.setdefault(name, []).append(column)
+            found = dict(zip(names, matrix.T, strict=True))
+            for name in {**values, **found}:
+                before = values.setdefault(name, [np.full(replications, math.nan)])
+                before.append(found.get(name, np.full(len(matrix), math.nan)))
+            replications += len(matrix)
         joined = {name: np.concatenate(columns) for name, columns in values.items()}
         return cls(constants, footer.get("baseline"), units, joined)
 

@@ -13,6 +13,7 @@ from colosim import sweeps
 from colosim.analysis.stats import paired
 from colosim.analysis.summary import summarise
 from colosim.scenario import Scenario, ScenarioError
+from colosim.sweeps.dataset import encode
 from tests.small import SCENARIO
 
 BASE = Scenario.from_mapping(tomllib.loads(SCENARIO))
@@ -123,3 +124,21 @@ def test_the_baseline_is_one_of_the_policies():
 def test_a_directory_without_parts_is_one_clear_line(tmp_path):
     with pytest.raises(sweeps.SweepError, match="holds no part of a sweep"):
         sweeps.summary(tmp_path)
+
+
+def test_a_metric_that_some_replications_lack_stays_with_those_that_have_it(tmp_path):
+    """The disk's, of replications in which nobody asked it: their batch has no such rows."""
+    rows: dict[str, Any] = dict.fromkeys(("policy", "unit", "fingerprint", "flags"), "")
+    rows |= {"seed": 1, "violations": 0}
+    for point, baseline, names in ((0, None, ("a", "b", "b")), (1, 0, ("b", "b", "b"))):
+        footer = {"point": point, "baseline": baseline}
+        for piece, metric in enumerate(names):
+            own = [2.0 * piece + 10 * point, 2.0 * piece + 1 + 10 * point]
+            both = rows | {"metric": [metric] * 2, "replication": [0, 1], "value": own}
+            file = tmp_path / f"part-{point:06}-{2 * piece:06}.parquet"
+            file.write_bytes(encode({}, both, footer))
+    found = sweeps.summary(tmp_path).set_index(["point", "metric"])
+    assert found.loc[(0, "b"), "n"] == 4
+    assert found.loc[(1, "b"), "n"] == 6
+    # replications 2 to 5 of one with 2 to 5 of the other
+    assert found.loc[(1, "b"), ["diff", "diff_low", "diff_high"]].tolist() == [10.0, 10.0, 10.0]
