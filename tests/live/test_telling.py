@@ -18,7 +18,7 @@ from backends.qemu.native import NativeRun
 from backends.qemu.plan import HostPlan, LivePlan
 from backends.qemu.runner import LiveRun
 from backends.qemu.selftest import SCENARIO
-from backends.qemu.telling import until_ready
+from backends.qemu.telling import Told, until_ready
 from colosim.scenario import Scenario
 
 MACHINE = Machine("pc", "tcg", 1 << 27, None, None, "")
@@ -33,7 +33,8 @@ def plan() -> LivePlan:
 @pytest.mark.parametrize("kind", [LiveRun, NativeRun])
 def test_who_waits_for_a_takeover_is_told_and_not_longer_than_asked(tmp_path, kind):
     async def main() -> None:
-        run, heard = kind(plan(), tmp_path, print), []
+        run = kind(plan(), tmp_path, print)
+        heard: list[Told] = []
         run.heard = heard.append
         with pytest.raises(LiveError, match=r"no host went on alone within 0\.01 s"):
             await run.until_promoted(0.01)

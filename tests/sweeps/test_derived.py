@@ -137,8 +137,9 @@ def test_a_metric_that_some_replications_lack_stays_with_those_that_have_it(tmp_
             both = rows | {"metric": [metric] * 2, "replication": [0, 1], "value": own}
             file = tmp_path / f"part-{point:06}-{2 * piece:06}.parquet"
             file.write_bytes(encode({}, both, footer))
-    found = sweeps.summary(tmp_path).set_index(["point", "metric"])
-    assert found.loc[(0, "b"), "n"] == 4
-    assert found.loc[(1, "b"), "n"] == 6
+    rows_of = sweeps.summary(tmp_path).to_dict("records")
+    found = {(row["point"], row["metric"]): row for row in rows_of}
+    assert found[0, "b"]["n"] == 4
+    assert found[1, "b"]["n"] == 6
     # replications 2 to 5 of one with 2 to 5 of the other
-    assert found.loc[(1, "b"), ["diff", "diff_low", "diff_high"]].tolist() == [10.0, 10.0, 10.0]
+    assert [found[1, "b"][name] for name in ("diff", "diff_low", "diff_high")] == [10.0] * 3
