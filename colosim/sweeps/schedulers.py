@@ -316,6 +316,8 @@ class _Dask(_Remote):
             raise WorkerLost(_line(error)) from None
         except SweepError:
             raise
+        except OSError as error:  # the connection's
+            raise self._gone(_line(error)) from None
         except Exception as error:
             raise self._broken(error) from None
         finally:

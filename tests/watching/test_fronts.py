@@ -230,7 +230,7 @@ def test_a_recorded_and_a_simulated_run_are_played(run, tmp_path, colosim_main):
     [alone_s] = re.findall(r"^(\S+) s secondary: serves alone$", out, re.MULTILINE)
     assert fault_ns / 1e9 < float(alone_s) < fault_ns / 1e9 + 0.5
     trace = run / f"{TRACE}.gz"
-    again = colosim_main("watch", trace, "--speed", "max")
+    again = colosim_main("watch", trace, "--speed", "1e308x")
     assert (again[0], lasting(again[1])) == (0, lasting(out))
     scenario = write(tmp_path / "small.toml")
     status, out, err = colosim_main("watch", scenario, "--policy", "remus", "--speed", "max")
