@@ -302,6 +302,19 @@ def _files(directory: Path) -> Iterator[str]:
             yield path.relative_to(directory).as_posix()
 
 
+def refuse_other(path: Path, begins: bytes, command: str) -> None:
+    """`StoreError` if a file is there that ``command`` did not write: its own begin like that."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            is_own = file.read(len(begins)) == begins
+    except (OSError, EOFError, zlib.error):
+        is_own = False
+    if not is_own:
+        raise StoreError(f"{path}: was not written by colosim {command}; give a new name")
+
+
 @contextmanager
 def explained(where: str | Path) -> Iterator[None]:
     """Turn an OSError within the block into a `StoreError` about ``where``."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,21 @@ def test_every_error_is_one_clear_line(here, colosim_main, arguments, says):
     assert line.startswith("colosim: ")
     assert says in line
     assert sorted(here.rglob("*")) == before
+
+
+def test_an_error_is_known_without_loading_all_that_has_errors():
+    for module, name in cli._EXPECTED.items():
+        assert issubclass(getattr(import_module(module), name), Exception)
+    heavy = ["pandas", "scipy", "dpkt", "matplotlib", "colosim.calibration", "colosim.sweeps"]
+    code = (
+        "import sys; from colosim import cli\n"
+        "try: cli.main(['schema', 'no.key'])\n"
+        f"finally: assert not set({heavy!r}) & set(sys.modules)"
+    )
+    done = execute([sys.executable, "-c", code])
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("colosim: 'no.key' is no key")
 
 
 def test_several_problems_of_a_file_are_a_line_each(here, colosim_main):

@@ -218,6 +218,12 @@ def test_schema_explains_a_table(colosim_main):
     assert colosim_main("schema", "lnk")[0] == 2
 
 
+def test_a_key_that_chooses_a_form_says_by_which_word(colosim_main):
+    _, out, _ = colosim_main("schema", "memory.kind")
+    said = re.findall(r"^memory.kind \((\w+); required\): ", out, re.MULTILINE)
+    assert said == ["measured", "uniform", "zipf", "sequential"]
+
+
 # -- completion ----------------------------------------------------------------------------------
 
 

@@ -26,7 +26,8 @@ def report(source: str | Path | Result | Comparison, out: str | Path | None = No
     out: file to write; default ``DIRECTORY-report.html`` beside the directory, or ``report.html``
     here for a result in memory.
 
-    Raises StoreError, one line, for a directory that holds no result, or a damaged one.
+    Raises StoreError, one line, for a directory that holds no result, or a damaged one, and for an
+    ``out`` that is a file but no report.
     """
     from colosim import store
     from colosim.reporting.page import html
@@ -38,6 +39,7 @@ def report(source: str | Path | Result | Comparison, out: str | Path | None = No
     else:
         found, default = of_result(source), Path("report.html")
     target = default if out is None else Path(out)
+    store.refuse_other(target, b"<!DOCTYPE html>", "report")
     text = html(document(found))
     with store.explained(target):
         target.write_text(text, encoding="utf-8")

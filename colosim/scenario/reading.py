@@ -67,7 +67,7 @@ def _read(path: Path, where: str, kind: str) -> str:
         if size > _LARGEST_FILE_BYTES:
             most = f"{_LARGEST_FILE_BYTES >> 10} KiB"
             raise ScenarioError(f"{where}: larger than {most}; give a {kind} file")
-        return path.read_bytes().decode()
+        return path.read_bytes().decode("utf-8-sig")  # some editors begin with a mark of order
     except UnicodeDecodeError:
         raise ScenarioError(f"{where}: is not text in UTF-8; give a {kind} file") from None
     except OSError as error:

@@ -28,8 +28,8 @@ _REF = "#/$defs/"
 class Key:
     """One key.
 
-    path: dotted, as in a sweep's axes.  default: as TOML; empty where there is none, or where the
-    meaning tells it.  words: all that may be given, if it is one of few.
+    path: dotted, as in a sweep's axes.  unit: or the one word that may be given.  default: as TOML;
+    empty where there is none, or where the meaning tells it.  words: all that may be given, if it is one of few.
     """
 
     path: str
@@ -114,7 +114,7 @@ class _Walk:
         words = prop.get("enum") or prop.get("items", {}).get("enum") or ()
         return Key(
             path,
-            prop.get("unit", ""),
+            str(prop.get("const", prop.get("unit", ""))),
             "" if value is None else as_toml(value),
             required,
             " ".join(prop["description"].split()),

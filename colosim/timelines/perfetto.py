@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SEQUENCE = 1
+_FIRST_FIELD = b"\n"  # every packet is field 1 of a trace, and of the wire type of messages
 _TABLES = {
     "checkpoints": "checkpoints.parquet",
     "responses": "responses.parquet",
@@ -40,6 +41,7 @@ def write(directory: str | Path, out: str | Path | None, replication: int) -> Pa
     there = (place / f"trace-{replication}.jsonl.gz").exists()
     aligned = of_run(place, manifest, replication) if there or protects else None
     target = Path(f"{place.resolve()}.perfetto-trace.gz" if out is None else out)
+    store.refuse_other(target, _FIRST_FIELD, "export")
     pb, builder = _library()
     shift_ns = max(0, -_earliest_ns(aligned, tables))
     with store.explained(target), target.open("wb") as raw, _packed(raw, target) as file:

@@ -263,3 +263,17 @@ def test_what_cannot_be_exported_is_one_line(results, tmp_path, capsys, monkeypa
     missing = refused(capsys, "export", "--perfetto", colo, "--out", tmp_path / "x")
     assert "pip install 'colosim[perfetto]'" in missing
     assert not (tmp_path / "x").exists()
+
+
+def test_an_older_timeline_is_replaced_and_nothing_else(results, tmp_path):
+    colo = results / "struck" / "colo"
+    for name in ("new.perfetto-trace", "new.perfetto-trace.gz"):
+        target = export(colo, tmp_path / name)
+        before = target.read_bytes()
+        assert export(colo, target).read_bytes() == before
+    for name in ("manifest.json", "trace-0.jsonl.gz", "events.csv"):
+        other = tmp_path / name
+        other.write_bytes(before := (colo / name).read_bytes())
+        with pytest.raises(store.StoreError, match=f"{name}: was not written by colosim export"):
+            export(colo, other)
+        assert other.read_bytes() == before

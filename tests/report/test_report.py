@@ -231,6 +231,12 @@ def test_what_holds_no_result_is_one_line_and_status_2(results, tmp_path, capsys
     assert "cannot be written" in refused(
         capsys, "report", results / "whole" / "colo", "--out", target
     )
+    scenario = tmp_path / "mine.toml"
+    scenario.write_text("name = 'mine'")
+    assert "mine.toml: was not written by colosim report; give a new name" in refused(
+        capsys, "report", results / "whole" / "colo", "--out", scenario
+    )
+    assert scenario.read_text() == "name = 'mine'"
 
 
 def test_an_exploration_says_what_was_broken(tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from colosim.scenario import Scenario, ScenarioError, load_scenario
+from colosim.starting.template import scenario_text
 
 SERVICE = {"kind": "service", "load": "open", "rate": "500 /s", "service_time": "1 ms"}
 CLOSED = {
@@ -402,6 +403,12 @@ def test_binary_junk(tmp_path: Path) -> None:
     assert one_line(path) == f"{path}: is not text in UTF-8; give a scenario file"
     path.write_bytes(bytes(20))
     assert one_line(path).startswith(f"{path}: is not TOML: ")
+
+
+def test_a_mark_of_byte_order_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "bom.toml"
+    path.write_text(scenario_text("web", path.name), encoding="utf-8-sig")
+    assert load_scenario(path).name == "bom"
 
 
 def test_bad_toml_names_the_line(tmp_path: Path) -> None:
