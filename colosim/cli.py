@@ -735,7 +735,9 @@ def explore(
         found = exploring.explore(options.pop("what"), patterns, file or "quick", **options)
     (_show_exploration_json if as_json else _show_exploration)(found, options["out"])
     if found.interrupted:
-        _say("interrupted; with --out the same command goes on with what was finished")
+        goes_on = "is kept, and the same command goes on with it"
+        lost = "is lost but for what is shown; with --out DIR it is kept"
+        _say(f"interrupted; what was finished {goes_on if options['out'] else lost}")
         return 130
     return 1 if found.found.violations else 0
 

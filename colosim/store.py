@@ -347,18 +347,24 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
         raise StoreError(f"{path}: cannot be read: {why}") from None
 
 
-def read_table(directory: str | Path, name: str) -> pd.DataFrame | None:
-    """One of a run's tables, such as "events.csv"; None if it has none, `StoreError` if damaged."""
+def read_table(directory: str | Path, name: str, *columns: str) -> pd.DataFrame | None:
+    """One of a run's tables, such as "events.csv", with at least these columns.
+
+    None if the run has none, `StoreError` if it is damaged.
+    """
     import pandas as pd
 
     path = Path(directory) / name
     if not path.exists():
         return None
     try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are these, too
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise StoreError(f"{path}: cannot be read: {why}") from None
+    if missing := [name for name in columns if name not in table]:
+        raise StoreError(f"{path}: has no column {missing[0]}; it is not as it was written")
+    return table
 
 
 def traces(directory: str | Path) -> list[Path]:

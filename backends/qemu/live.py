@@ -336,9 +336,16 @@ def simulated_only(scenario: Scenario, policy: str) -> Iterator[tuple[str, str]]
     yield from ((key, why) for key, is_given, why in _SIMULATED if is_given(scenario))
 
 
+def is_not_asked(scenario: Scenario) -> bool:
+    """Requests are to be served, and no client makes them: the simulator's need no kind."""
+    return scenario.client.kind == "none" and not isinstance(scenario.workload, BatchJob)
+
+
 async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     """What a scenario asks for, made sure that it can be had here."""
     refuse_simulated(scenario, policy)
+    if is_not_asked(scenario):
+        say("no client asks the guest anything: client.kind is none")
     guest = scenario.guest
     for path in filter(None, (guest.kernel, guest.initrd, guest.disk)):
         if not Path(path).is_file():

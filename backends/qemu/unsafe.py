@@ -19,7 +19,7 @@ from backends.qemu import proxy
 from backends.qemu.asking import release
 from backends.qemu.errors import LiveError
 from backends.qemu.findings import Finding, Status
-from backends.qemu.live import simulated_only
+from backends.qemu.live import is_not_asked, simulated_only
 from colosim.model.errors import ModelError
 from colosim.protocol.checkpoint import Quirks
 from colosim.protocol.dialect import DIALECTS, Message
@@ -455,6 +455,13 @@ _UNSAFE: tuple[_Rule, ...] = (
         "client.timeout",
         "clients give up before a host can take over that fell silent",
         "give more than manager.heartbeat_timeout and a second",
+    ),
+    (
+        "warn",
+        lambda a: is_not_asked(a.s),
+        "client.kind",
+        "no client asks the guest anything, whatever [workload] says: that is for the simulator",
+        'give "http" or another kind, and what answers it: guest.services or a guest of your own',
     ),
 )
 

@@ -29,6 +29,12 @@ _FILES = {
     "phases": "phases.csv",
     "holds": "holds.parquet",
 }
+#: columns that a table must have; others: the replication
+_COLUMNS = {
+    "metrics": ("policy", "replication", "metric", "value"),
+    "summary": ("policy", "metric", "mean"),
+    "events": ("replication", "at_ns", "node", "what"),
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ def _alone(place: Path, manifest: dict[str, Any]) -> Runs:
 
 def _comparison(place: Path, manifest: dict[str, Any]) -> Runs:
     runs = [_run(place / name, store.read_manifest(place / name)) for name in manifest["policies"]]
-    summary = store.read_table(place, "summary.csv")
+    summary = store.read_table(place, _FILES["summary"], *_COLUMNS["summary"], "diff")
     if summary is None:
         raise store.StoreError(f"{place}: has no summary.csv; it is not whole")
     command = _compare_command(manifest["policies"], runs[0])
@@ -191,7 +197,10 @@ def _compare_command(policies: Sequence[str], first: Run) -> str:
 
 
 def _run(place: Path, manifest: dict[str, Any]) -> Run:
-    tables = {name: store.read_table(place, file) for name, file in _FILES.items()}
+    tables = {
+        name: store.read_table(place, file, *_COLUMNS.get(name, ("replication",)))
+        for name, file in _FILES.items()
+    }
     there = {name: table for name, table in tables.items() if table is not None}
     for name in ("metrics", "summary", "responses", "checkpoints", "events"):
         if name not in there:

@@ -28,8 +28,9 @@ _REF = "#/$defs/"
 class Key:
     """One key.
 
-    path: dotted, as in a sweep's axes.  unit: or the one word that may be given.  default: as TOML;
-    empty where there is none, or where the meaning tells it.  words: all that may be given, if it is one of few.
+    path: dotted, as in a sweep's axes.  unit: or the one word that chooses its table's form.
+    default: as TOML; empty where there is none, or where the meaning tells it.  words: all that may
+    be given, if it is one of few.
     """
 
     path: str

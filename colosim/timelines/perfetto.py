@@ -68,7 +68,7 @@ def _earliest_ns(aligned: AlignedTrace | None, tables: Mapping[str, pd.DataFrame
 def _tables(place: Path, replication: int) -> dict[str, pd.DataFrame]:
     found = {}
     for name, file in _TABLES.items():
-        table = store.read_table(place, file)
+        table = store.read_table(place, file, "replication")
         if table is not None:
             found[name] = table[table["replication"] == replication]
     if all(table.empty for table in found.values()):

@@ -227,6 +227,20 @@ def test_a_violation_without_any_fault_has_a_trace_too():
     assert "outputs released" in trace
 
 
+def test_ctrl_c_says_whether_what_was_finished_is_kept(tmp_path, monkeypatch, colosim_main):
+    def interrupted(*batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "run_batch", interrupted)
+    line = ("explore", "--what", "swarm", "--runs", "40", "--jobs", "1")
+    status, _, err = colosim_main(*line)
+    assert status == 130
+    assert "is lost but for what is shown; with --out DIR it is kept" in err
+    status, _, err = colosim_main(*line, "--out", tmp_path / "kept")
+    assert status == 130
+    assert "is kept, and the same command goes on with it" in err
+
+
 def test_an_exploration_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     whole = explore("swarm", runs=100, jobs=1, out=tmp_path / "whole")
     calls = 0

@@ -311,6 +311,7 @@ def test_a_safe_scenario():
             "client.timeout",
             "warn",
         ),
+        ({"workload": SERVICE}, "client.kind", "warn"),
     ],
 )
 def test_an_unsafe_setting(changes, key, status):

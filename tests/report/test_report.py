@@ -211,8 +211,21 @@ def test_what_holds_no_result_is_one_line_and_status_2(results, tmp_path, capsys
     assert "is no directory" in refused(capsys, "report", tmp_path / "nothing")
     broken = tmp_path / "broken"
     shutil.copytree(results / "whole" / "colo", broken)
-    (broken / "events.csv").unlink()
+    events = broken / "events.csv"
+    events.write_text("at_ns\n1\n")
+    assert "events.csv: has no column replication" in refused(capsys, "report", broken)
+    assert "events.csv: has no column replication" in refused(
+        capsys, "export", "--perfetto", broken
+    )
+    events.unlink()
     assert "has no events.csv; it is not whole" in refused(capsys, "report", broken)
+    summary = broken / "summary.csv"
+    whole = summary.read_text()
+    summary.write_text(whole.replace(",", ";"))  # as spreadsheets write it
+    assert "summary.csv: has no column policy; it is not as it was written" in refused(
+        capsys, "report", broken
+    )
+    summary.write_text(whole)
     (broken / "responses.parquet").write_bytes(b"PAR1 and no more")
     assert "responses.parquet: cannot be read" in refused(capsys, "report", broken)
     (broken / "manifest.json").write_text("{")

@@ -183,6 +183,8 @@ def test_captures_say_load_answers_and_why_the_guests_differ(tmp_path):
         (["nothing.toml"], {}, "is not there"),
         (["a.txt"], {}, "cannot be told by its name"),
         (["."], {}, "is no run's directory"),
+        (["damaged"], {}, "is no run's directory"),
+        (["simulated"], {}, "was not run live; give a scenario"),
         (["a.pcap"], {}, "give two captures"),
         ([], {"rates": ["1 MiB/s"], "table": Path("x.csv")}, "given twice"),
         ([], {"rates": ["1 GiB/s"], "memory": "512 MiB"}, "more than the guest's"),
@@ -194,6 +196,9 @@ def test_what_cannot_be_sized_from_is_said_in_a_line(tmp_path, monkeypatch, sour
     monkeypatch.chdir(tmp_path)
     for name in ("a.txt", "a.pcap"):
         (tmp_path / name).write_bytes(b"")
+    for name, text in (("damaged", "null"), ("simulated", '{"kind": "run", "world": "simulated"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(text)
     with pytest.raises(SizingError, match=why) as error:
         basis(tmp_path, *sources, **more)
     assert "\n" not in str(error.value)

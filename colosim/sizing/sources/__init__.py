@@ -77,12 +77,11 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         manifest = path / store.MANIFEST
         try:
-            body = json.loads(manifest.read_text("utf-8"))
-        except (OSError, ValueError):
+            world = dict(json.loads(manifest.read_text("utf-8"))).get("world")
+        except (OSError, ValueError, TypeError):
             raise SizingError(f"{path}: is no run's directory; {_RIGHT}") from None
-        world = body.get("world") if isinstance(body, dict) else None
         if world not in ("live", "log"):
-            raise SizingError(f"{path}: is {world or body.get('kind', 'no')} run; {_RIGHT}")
+            raise SizingError(f"{path}: was not run live; {_RIGHT}")
         return "logs" if world == "log" else "runs"
     if not path.exists():
         raise SizingError(f"{path}: is not there; {_RIGHT}")
