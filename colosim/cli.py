@@ -1185,7 +1185,10 @@ def _fail(text: str, status: int) -> int:
 
 
 def _say(line: str) -> None:
-    click.echo(f"colosim: {line}", err=True)
+    try:
+        click.echo(f"colosim: {line}", err=True)
+    except OSError:  # that nobody can hear it is no reason to end what runs
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 if __name__ == "__main__":

@@ -381,6 +381,12 @@ def test_a_full_disk_under_the_output_is_one_clear_line(here):
     assert (here / "run" / "manifest.json").exists()  # what was computed is kept
 
 
+def test_that_errors_cannot_be_told_changes_nothing(here):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        line = [sys.executable, "-m", "colosim.cli", "schema", "no.key"]
+        assert subprocess.run(line, check=False, stderr=full, timeout=300).returncode == 2
+
+
 def test_a_full_disk_under_a_trace_is_told_with_its_place(here, colosim_main, monkeypatch):
     def full(*_given):
         raise OSError(28, "No space left on device")
