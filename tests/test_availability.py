@@ -134,6 +134,11 @@ def test_measured_takeovers_are_taken_instead_of_simulated_ones():
     fence_fails_s = 0.001 * (15 * 60 + 60)
     assert cut["outage_s"] == pytest.approx(3 + fence_fails_s, rel=1e-3)
     assert found.takeovers.empty
+    effective = float(found.cycles["effective_cycles"].iloc[0])
+    assert found.flags == [
+        f"remus: monte carlo of {effective:,.0f} effective cycles; "
+        "its intervals may be too narrow; give more --cycles"
+    ]
 
 
 def test_lost_state_is_half_of_what_was_not_saved(result):
@@ -149,6 +154,8 @@ def test_tables_are_tidy_and_add_up(result):
         assert rows["downtime_s_per_year"].sum() == pytest.approx(down)
     assert result.states.groupby("policy")["share"].sum().tolist() == pytest.approx([1.0] * 3)
     assert result.violations == []
+    assert (result.cycles["effective_cycles"] > 300).all()
+    assert result.flags == []
 
 
 def test_it_shows_itself_in_a_notebook(result):

@@ -47,6 +47,8 @@ _RATES: Mapping[str, str] = {
 #: what a VM without a copy does not notice
 _OF_A_PAIR = ("link_cut_per_s", "false_failover_per_s")
 
+_FEWEST_CYCLES = 300  # effective ones, below which rare losses are seen too seldom to tell
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AvailabilityResult:
@@ -105,7 +107,15 @@ class AvailabilityResult:
     @property
     def flags(self) -> list[str]:
         """What a reader must know."""
-        return list(faults.flags(self.seen))
+        few = self.cycles[self.cycles["effective_cycles"] < _FEWEST_CYCLES]
+        return [
+            *faults.flags(self.seen),
+            *(
+                f"{row.policy}: monte carlo of {row.effective_cycles:,.0f} effective cycles; "
+                "its intervals may be too narrow; give more --cycles"
+                for row in few.itertuples()
+            ),
+        ]
 
     @property
     def violations(self) -> list[str]:
