@@ -31,7 +31,7 @@ from functools import cache
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
 import backends
@@ -300,6 +300,28 @@ def _files(directory: Path) -> Iterator[str]:
     for path in directory.rglob("*"):
         if not path.is_dir():
             yield path.relative_to(directory).as_posix()
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[BinaryIO]:
+    """A file to fill, which becomes ``out`` when the block ends and is gone if it fails.
+
+    A device or a pipe is written to as it is.
+    """
+    with explained(out):
+        if out.exists() and not out.is_file():
+            with out.open("wb") as file:
+                yield file
+            return
+        final = Path(os.path.realpath(out))
+        fresh = final.with_name(f".{final.name}.{uuid4().hex[:8]}")
+        try:
+            with fresh.open("wb") as file:
+                yield file
+            fresh.replace(final)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
 
 
 def refuse_other(path: Path, begins: bytes, command: str) -> None:

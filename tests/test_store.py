@@ -1,6 +1,7 @@
 """Run directories appear whole or not at all, and never take the place of anything else."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -113,6 +114,32 @@ def test_places_that_cannot_be_written_are_refused_before_anything_runs(out):
 
 
 LINES = [Line("primary", n, 10 * n, "event", "run", Tick()) for n in range(3)]
+
+
+def half(out, failure):
+    with store.new_file(out) as file:
+        file.write(b"half")
+        raise failure
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_file_is_whole_or_as_it_was(tmp_path, failure):
+    out = tmp_path / "report.html"
+    for text in (b"old", b"new"):
+        with store.new_file(out) as file:
+            file.write(text)
+    with pytest.raises((store.StoreError, KeyboardInterrupt)):
+        half(out, failure)
+    assert out.read_bytes() == b"new"
+    assert [*tmp_path.iterdir()] == [out]
+
+
+def test_a_device_is_written_to_as_it_is():
+    with store.new_file(Path("/dev/null")) as file:
+        file.write(b"nobody reads it")
+    assert Path("/dev/null").is_char_device()
+    with pytest.raises(store.StoreError, match="/dev/full: cannot be written: No space left"):
+        half(Path("/dev/full"), OSError(28, "No space left on device"))
 
 
 def test_a_trace_is_read_back_and_its_bytes_depend_on_nothing_else(tmp_path):

@@ -41,8 +41,8 @@ def report(source: str | Path | Result | Comparison, out: str | Path | None = No
     target = default if out is None else Path(out)
     store.refuse_other(target, b"<!DOCTYPE html>", "report")
     text = html(document(found))
-    with store.explained(target):
-        target.write_text(text, encoding="utf-8")
+    with store.new_file(target) as file:
+        file.write(text.encode())
     return target
 
 

@@ -44,7 +44,7 @@ def write(directory: str | Path, out: str | Path | None, replication: int) -> Pa
     store.refuse_other(target, _FIRST_FIELD, "export")
     pb, builder = _library()
     shift_ns = max(0, -_earliest_ns(aligned, tables))
-    with store.explained(target), target.open("wb") as raw, _packed(raw, target) as file:
+    with store.new_file(target) as raw, _packed(raw, target) as file:
         build(aligned, tables, PerfettoSink(pb, builder(file), shift_ns))
     return target
 
