@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import pandas as pd
 
 from colosim import holds, markup, parallel, phases, store
+from colosim.analysis import backlog
 from colosim.analysis import summary as tables
 from colosim.model.results import HOLD_COLUMNS, PHASE_COLUMNS, RunRecord, columns
 from colosim.progress import Looker, Progress, Watch, watcher
@@ -134,8 +135,9 @@ class _Outcome:
 
     @property
     def flags(self) -> list[str]:
-        """What a reader must know, such as "memory-extrapolated"."""
-        return sorted({flag for record in self.records for flag in record.flags})
+        """What a reader must know, such as "memory-extrapolated", or that a queue grew."""
+        flags = {flag for record in self.records for flag in record.flags}
+        return sorted({*flags, *backlog.overloads(self.records)})
 
     @property
     def violations(self) -> list[str]:

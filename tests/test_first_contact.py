@@ -452,3 +452,9 @@ def test_doctor_lists_all_that_only_the_simulator_has(here, colosim_main):
         (key, "in simulation only", "leave it out")
         for key in ("link.heartbeat_loss", "link.blips", "clocks")
     ]
+
+
+def test_as_a_module():
+    command = [sys.executable, "-m", "colosim", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stderr, done.stdout.split()[0]) == ("", "colosim")

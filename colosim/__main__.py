@@ -1,0 +1,5 @@
+"""``python -m colosim``: the command."""
+
+from colosim.cli import main
+
+main()
