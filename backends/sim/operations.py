@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from backends.base import Cause
-from backends.nodes import PRIMARY
+from backends.nodes import PRIMARY, SECONDARY
 from backends.sim.guest import Snapshot
 from backends.sim.host import Ahead, Host
 from colosim.model.cost import varied_ns
@@ -42,7 +42,7 @@ class Operations:
         self._costs = scenario.costs()
         self._execution = scenario.execution
         self._is_early = scenario.transfer_of(policy) is t.Transfer.COPY_THEN_SEND
-        #: states that were taken and not loaded yet, by the names of their devices
+        #: states that were taken and may yet be loaded, by the names of their devices
         self.snapshots: dict[str, Snapshot] = {}
 
     def takes(
@@ -222,7 +222,7 @@ class Operations:
         self, host: Host, state: t.State, checkpoint: int
     ) -> tuple[int, Callable[[], None]]:
         """How long it takes, and what is to be done at its end."""
-        snapshot = self.snapshots.pop(state.device.id)
+        snapshot = self.snapshots[state.device.id]
         is_dirty = self._execution.executes
         own = self._tracking.dirtied(host, checkpoint).pages if is_dirty else 0
         if self._link.corruption.has_spoilt(state):
@@ -237,11 +237,18 @@ class Operations:
         def finish() -> None:
             host.loads -= 1
             self._output.loaded(host, snapshot)
+            self.snapshots.pop(state.device.id, None)
             self._world.synchronise(checkpoint)
             self._disk.loaded(checkpoint, empty_ns)
 
         mean_ns = self._tracking.load_ns(snapshot.pages, restored) + empty_ns
         return self._durations.of(host, "load", mean_ns), finish
+
+    def alone(self, host: Host) -> None:
+        """It goes on without its peer: states that are left are loaded by nobody any more."""
+        secondary = self._world.pair.hosts[SECONDARY]
+        if host is secondary or not secondary.alive:
+            self.snapshots.clear()
 
     # -- and both run ----------------------------------------------------------------------
 

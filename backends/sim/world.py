@@ -362,6 +362,7 @@ class SimWorld:
     def _alone(self, node_id: str, signal: t.Signal) -> None:
         self.recorder.event(node_id, "alone", "")
         self.disk.alone(node_id)
+        self.operations.alone(self.hosts[node_id])
         self.output.alone(self.hosts[node_id])
         self.succession.alone()
 

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from backends.sim import SimWorld, run_replication
+from backends.sim.epoch.foresight import EpochForesight
 from backends.sim.epoch.lane import Lane
-from backends.sim.epoch.log import Log
+from backends.sim.epoch.log import Log, Times
 from backends.sim.epoch.output import EpochOutput
 from colosim import api
 from colosim.analysis.stats import equivalence, holm
@@ -425,6 +426,88 @@ def test_memory_beside_the_record_does_not_grow_with_the_run(policy):
         assert isinstance(world.output, EpochOutput)
         sizes.append(world.output._log.window_rows)
     assert sizes[1] <= 1.5 * sizes[0]
+
+
+#: after each of them one guest serves on its own; some leave a state that nobody loads
+LASTING: dict[str, dict[str, Any]] = {
+    "takeover": {"target": "primary", "kind": "crash", "scope": "host", "step": "send"},
+    "secondary dies": {"target": "secondary", "kind": "crash", "scope": "host", "step": "receive"},
+    "link cut": {"target": "link", "kind": "cut", "at": "400 ms"},
+}
+
+
+@pytest.mark.parametrize("policy", ["remus", "colo"])
+@pytest.mark.parametrize(("state", "load"), [*product(LASTING, ("open",)), ("takeover", "closed")])
+def test_memory_does_not_grow_with_a_time_without_protection(state, load, policy):
+    loads = {"open": {"rate": "40000 /s", "service_time": "10 us"}, "closed": CLOSED}
+    sizes = []
+    for seconds in (3, 9):
+        what = epochs(
+            duration=f"{seconds} s",
+            manager=WATCHED,
+            workload=loads[load],
+            divergence={"probability": 0.001},
+            link={"bandwidth": "10 Gbit/s"},
+            fault=[LASTING[state]],
+        )
+        world = SimWorld(what, policy, Streams(1, 0))
+        world.run()
+        assert isinstance(world.output, EpochOutput)
+        assert "alone" in [event["what"] for event in world.recorder.events]
+        served = world.network.table()["served_ns"]
+        assert np.count_nonzero(served > 1e9) > (seconds - 1) * 2_000
+        sizes.append(world.output._log.window_rows)
+    assert sizes[1] < 2 * sizes[0]
+
+
+#: connections that differ wait for a cut as the secondary dies; witnesses are under way at a cut
+ENDINGS: dict[str, dict[str, Any]] = {
+    "secondary dies": {
+        "workload": {"client_jitter": "2 ms"},
+        "manager": {**WATCHED, "fencing": False},
+        "divergence": {"probability": 0.2},
+        "policy": {"colo": {"compare_timeout": "2 ms", "minimum_gap": "50 ms"}},
+        "link": {"delay": "3 ms"},
+        "fault": [{"target": "secondary", "kind": "crash", "scope": "host", "at": "198 ms"}],
+    },
+    "takeover": {
+        "workload": {"client_jitter": "2 ms", "rate": "4000 /s"},
+        "manager": WATCHED,
+        "divergence": {"probability": 0.0},
+        "policy": {"colo": {"checkpoint_delay": "30 ms"}},
+        "link": {"delay": "3 ms", "bandwidth": "10 Gbit/s"},
+        "fault": [{"target": "primary", "kind": "crash", "scope": "host", "at": "111 ms"}],
+    },
+}
+
+
+@pytest.mark.parametrize("policy", ["remus", "colo"])
+@pytest.mark.parametrize("clients", [{}, CLOSED], ids=["open", "closed"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_no_row_is_read_after_it_was_forgotten(ending, clients, policy, monkeypatch):
+    """Rows are forgotten as soon as nobody needs them, and all is as if they never were."""
+    tables = ENDINGS[ending]
+    what = epochs(**{**tables, "workload": {**tables["workload"], **clients}})
+    was = run_replication(what, policy, 1, 0)
+    view, plan = Log.view, EpochForesight._plan
+    oldest = []
+
+    def checked(log: Log, name: str, first: int, end: int) -> Times:
+        assert name in log._kept or first >= min(end, log._base), name
+        return view(log, name, first, end)
+
+    def forgets(foresight: EpochForesight, ran_out: bool) -> None:
+        plan(foresight, ran_out)
+        horizon: Any = foresight._horizon
+        log, last = horizon._log, getattr(horizon._log, "last", ())
+        log.forget(min((horizon._needed_from(), *(row for row in last if row >= 0))))
+        log._make_room(0)
+        oldest.append(log._base)
+
+    monkeypatch.setattr(Log, "view", checked)
+    monkeypatch.setattr(EpochForesight, "_plan", forgets)
+    assert run_replication(what, policy, 1, 0).fingerprint() == was.fingerprint()
+    assert max(oldest) > 50
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -126,7 +126,7 @@ class EpochForesight(Foresight):
         self.plan_anew()
         for guest in self._guests:
             guest.settle()
-        self._link.lane.settle(self._clock.now_ns())
+        self._link.settle(self._clock.now_ns())
 
     def _stands_still(self) -> bool:
         """There is nothing to plan, whatever was planned."""

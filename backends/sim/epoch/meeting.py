@@ -106,6 +106,13 @@ class Meeting:
 
     # -- questions -------------------------------------------------------------------------
 
+    def needed(self, told: int) -> tuple[int, ...]:
+        """Oldest rows that are yet to be compared, or whose witnesses are under way."""
+        link = self._link.lane
+        if self.is_comparing:
+            return told, link.position
+        return (link.position,) if link.position < link.planned else ()
+
     def known(self) -> int:
         """Rows before it have a moment in "met" that holds if nothing intervenes."""
         if not self.is_comparing:

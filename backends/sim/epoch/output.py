@@ -163,18 +163,16 @@ class EpochOutput(Output):
         self.foresight.changed()
 
     def _needed_from(self) -> int:
-        """The oldest row that may yet be served, told or released."""
-        rows = [
-            snapshot.position
-            for snapshot in self._world.operations.snapshots.values()
-            if isinstance(snapshot, EpochSnapshot)
-        ]
+        """The oldest row that may yet be served, told, compared or released."""
+        rows = list(self._meeting.needed(self._hosts[PRIMARY].told))
+        for snapshot in self._world.operations.snapshots.values():
+            assert isinstance(snapshot, EpochSnapshot)
+            rows += (snapshot.position, *(first for first, _ in snapshot.owed))
         for host in self._hosts.values():
-            rows += (host.guest.lane.position, host.told)
-            rows += (first for first, _ in (*host.held.values(), *host.again))
-        if self.compares:
-            rows.append(self._link.needed_from)
-        return min(rows)
+            if host.alive:  # else all of it is gone
+                rows += (host.guest.lane.position, host.told, *host.skipped[:1])
+                rows += (first for first, _ in (*host.held.values(), *host.again))
+        return min(rows, default=0)
 
     # -- output ----------------------------------------------------------------------------
 

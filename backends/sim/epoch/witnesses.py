@@ -43,19 +43,18 @@ class WitnessLink:
         self.arrived_ns = self.offered = 0
         self.lane = Lane(log, "mirrored", self.witness_ns, "left", mirrored_by)
         self.lane.moves = self.lane.reads = is_used
-        self._first = 0  # the row that both guests made first since they were equal
 
     def _alone_ns(self, bandwidth_bps: float) -> int:
         return -int(-self._witness_bytes * 8 // (bandwidth_bps / NS_PER_S))
 
     @property
-    def needed_from(self) -> int:
-        """The oldest row that matters to it: the next one, and the one that it may not overtake."""
-        return max(self.lane.position - 1, self._first)
-
-    @property
     def sent_bytes(self) -> int:
         return self.offered * self._witness_bytes
+
+    def settle(self, now_ns: int) -> None:
+        """Bring it up to date."""
+        if self.lane.settle(now_ns):
+            self._no_sooner_than(self.lane.position)
 
     # -- plans -----------------------------------------------------------------------------
 
@@ -64,7 +63,7 @@ class WitnessLink:
         is new.
         """
         lane, log = self.lane, self._log
-        lane.settle(now_ns)
+        self.settle(now_ns)
         first = lane.plan(now_ns, self._guests[-1].lane.planned)
         if first is not None:
             left = log.view("left", first, lane.planned)
@@ -78,12 +77,12 @@ class WitnessLink:
         """What is planned does not hold if what it waits for does not."""
         lane = self.lane
         if lane.planned > self._guests[-1].lane.planned:
-            lane.settle(now_ns)
+            self.settle(now_ns)
             lane.disturb(now_ns)
 
     def trim(self, now_ns: int) -> None:
         """The same if the guest only has fewer rows to come."""
-        self.lane.settle(now_ns)
+        self.settle(now_ns)
         self.lane.trim(self._guests[-1].lane.planned)
 
     # -- what intervenes -------------------------------------------------------------------
@@ -102,8 +101,8 @@ class WitnessLink:
         lane.reads = takes
 
     def slowed(self, now_ns: int, bandwidth_bps: float, delay_ns: int) -> None:
+        """After `settle`."""
         lane = self.lane
-        self._no_sooner_than(lane.position)
         self.delay_ns = delay_ns
         self.witness_ns = lane.work = self._alone_ns(bandwidth_bps)
         lane.disturb(now_ns)
@@ -111,15 +110,12 @@ class WitnessLink:
     def go_on_from(self, position: int, now_ns: int) -> None:
         """Both guests are equal, and make that row next."""
         lane = self.lane
-        lane.settle(now_ns)
-        self._no_sooner_than(lane.position)
+        self.settle(now_ns)
         if lane.position < lane.taken <= lane.planned:  # the link has old ones to send yet
             lane.free_ns = int(self._log.view("left", lane.taken - 1, lane.taken)[0])
             self._no_sooner_than(lane.taken)
         lane.put(position, position, -1)
-        self._first = position
 
     def _no_sooner_than(self, end: int) -> None:
-        """What is to come arrives behind the last of the rows before ``end``, if it crossed."""
-        if end > self._first:
-            self.arrived_ns = int(self._log.view("witnessed", end - 1, end)[0])
+        """What is to come arrives behind the last of the rows before ``end``."""
+        self.arrived_ns = int(self._log.view("witnessed", end - 1, end)[0])
