@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from colosim import parallel
@@ -332,6 +334,45 @@ class _Dask(_Remote):
 # Ray
 
 
+def _address_for_ray(name: str) -> str | None:
+    """What Ray is told to connect to; None: it looks by itself, and starts one if there is none.
+
+    It waits for minutes for one that is gone, and one that crashed leaves its address in a file.
+    """
+    if name != "ray":
+        return name
+    given = os.environ.get("RAY_ADDRESS")
+    found = given or _left_by_ray()
+    if not found or _listens(found):
+        return None
+    if given:
+        raise SweepError(
+            f"scheduler ray: nobody listens at {given}, which RAY_ADDRESS names; "
+            "start Ray there, or unset it"
+        )
+    return "local"
+
+
+def _left_by_ray() -> str:
+    """The address of the cluster that was started last on this machine, where Ray looks for it."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    with suppress(OSError):
+        return Path(folder, "ray", "ray_current_cluster").read_text("utf-8").strip()
+    return ""
+
+
+def _listens(address: str) -> bool:
+    """Whether somebody does at HOST:PORT; of anything else Ray must say it."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 class _Ray(_Remote):
     """Ray: the one this process is connected to, else that of RAY_ADDRESS or of this machine, else
     one that is started here and ended with the sweep; with ray://, the cluster there.
@@ -349,14 +390,18 @@ class _Ray(_Remote):
         self._mine = not self._ray.is_initialized()
         if self._mine:
             self._connect()
+        elif name != "ray":
+            raise SweepError(
+                f"scheduler {name}: this process is connected to a Ray already; "
+                'give "ray" for that one, or call ray.shutdown() first'
+            )
         self._remote: dict[Function, Any] = {}
 
     def _connect(self) -> None:
         import warnings
 
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        if self._name != "ray":
-            options["address"] = self._name
+        options["address"] = _address_for_ray(self._name)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -57,7 +57,7 @@ def ray():
 
     for last in (False, False, True):
         try:
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
             break
         except Exception:
             ray.shutdown()
@@ -383,7 +383,40 @@ def test_a_missing_library_is_one_line(tmp_path, name, module, monkeypatch):
 @pytest.mark.campaign
 @pytest.mark.skipif(not find_spec("grpc"), reason="ray[client] is not installed")
 def test_no_ray_there(tmp_path):
-    assert "no Ray answers there" in refused(tmp_path / "out", "ray://127.0.0.1:9")
+    """In a process of its own: this one may be connected to one."""
+    ask = "from colosim.sweeps import schedulers; schedulers._Ray('ray://127.0.0.1:9', None)"
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, timeout=120, check=False
+    )
+    assert "SweepError: scheduler ray://127.0.0.1:9: no Ray answers there" in done.stderr.decode()
+
+
+@needs_ray
+@pytest.mark.campaign
+def test_another_ray_than_the_one_there_is(ray, tmp_path):
+    text = refused(tmp_path / "out", "ray://127.0.0.1:9")
+    assert 'is connected to a Ray already; give "ray" for that one' in text
+
+
+def test_a_ray_that_is_gone_is_not_waited_for(tmp_path, monkeypatch):
+    """Ray itself waits for minutes."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert schedulers._address_for_ray("ray") is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "{}:{}".format(*server.getsockname())
+        left = tmp_path / "ray" / "ray_current_cluster"
+        left.parent.mkdir()
+        left.write_text(address)
+        assert schedulers._address_for_ray("ray") is None
+    assert schedulers._address_for_ray("ray") == "local"
+    assert schedulers._address_for_ray("ray://a:1") == "ray://a:1"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(sweeps.SweepError, match=f"nobody listens at {address}, which RAY_ADDRESS"):
+        schedulers._address_for_ray("ray")
+    for other in ("auto", "local", "ray://a:1"):
+        monkeypatch.setenv("RAY_ADDRESS", other)
+        assert schedulers._address_for_ray("ray") is None
 
 
 def test_a_notebook_with_a_loop_of_its_own_may_ask_for_dask(tmp_path, monkeypatch):
