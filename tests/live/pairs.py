@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import shutil
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,31 @@ def live(
 def ask(run: LiveRun, host: str, command: str, limit_s: float = WAIT_LIMIT_S) -> str:
     """One command to the guest of a host, by its second serial port."""
     return serial(run.paths(host).command, command, limit_s)
+
+
+async def verified(run: LiveRun, host: str) -> int:
+    """The generation of a guest whose memory is intact."""
+    said = await asyncio.to_thread(verdict, run.paths(host).command)
+    assert said.startswith("ok pages="), said
+    return int(said.rpartition("generation=")[2])
+
+
+def verdict(port: Path) -> str:
+    """What a guest says to `verify`.
+
+    A command that was under way at a takeover is answered first, or is half a line before ours. A
+    guest that is asked on a new connection each time may answer the one before, or not at all.
+    """
+    with socket.socket(socket.AF_UNIX) as tty:
+        tty.settimeout(WAIT_LIMIT_S)
+        tty.connect(str(port))
+        tty.sendall(b"verify\n")
+        for line in tty.makefile():
+            if line.startswith(("ok pages=", "bad ")):
+                return line.strip()
+            if line.startswith("error"):
+                tty.sendall(b"verify\n")
+    raise LiveError("the guest's serial port closed")
 
 
 def lines_of(tmp_path: Path, hosts: str = "ab") -> list[Line]:

@@ -19,6 +19,7 @@ from tests.live.pairs import (
     needs_qemu,
     plan,
     until_checkpoint,
+    verified,
 )
 from tests.live.test_takeover import survives
 
@@ -120,8 +121,7 @@ def test_a_guest_that_cannot_be_protected_again_goes_on(tmp_path):
         await run.strike("c", "host", "crash")
         with pytest.raises(LiveError):
             await asyncio.wait_for(again, WAIT_LIMIT_S)
-        said = await asyncio.to_thread(ask, run, "b", "verify")
-        assert said.startswith("ok "), said
+        await verified(run, "b")
         await run.network.ask("link", 5, bandwidth_bps=None)
         await run.reprotect()
         await until_checkpoint(tmp_path, 2, node="primary.3", host="b")

@@ -12,13 +12,13 @@ from backends.qemu.selftest import SCENARIO, committed_generation
 from colosim.protocol import types as t
 from tests.live.pairs import (
     WAIT_LIMIT_S,
-    ask,
     checked,
     counted,
     live,
     needs_qemu,
     plan,
     until_checkpoint,
+    verified,
 )
 
 PRIMARY_STEPS = (
@@ -34,11 +34,8 @@ HANG_NS = 600_000_000_000  # longer than any run
 async def survives(run, host: str) -> int:
     """The guest of this host goes on, with its memory intact; its generation."""
     assert await run.until_promoted(WAIT_LIMIT_S) == host
-    said = await asyncio.to_thread(ask, run, host, "verify")
-    assert said.startswith("ok "), said
-    first = int(said.rpartition("generation=")[2])
-    again = await asyncio.to_thread(ask, run, host, "verify")
-    assert int(again.rpartition("generation=")[2]) > first, "the guest stands still"
+    first = await verified(run, host)
+    assert await verified(run, host) > first, "the guest stands still"
     return first
 
 
