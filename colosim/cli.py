@@ -12,29 +12,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
-from colosim import __version__
+from colosim import __version__, showing
+from colosim.showing import say
 from colosim.sizing.command import size
 from colosim.starting import shells
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from colosim.api import Comparison, Replay, Result
-    from colosim.dependability import AvailabilityResult
-    from colosim.exploration.exploring import Exploration
-    from colosim.pcap import PcapComparison
-
-_MOST_SHOWN = 10
-_MOST_KINDS = 30
 
 _Command = Callable[..., Any]
 
@@ -172,7 +166,8 @@ def simulate(file: Path, policy: str | None, as_json: bool, **options: Any) -> i
     """Simulate a scenario under one policy."""
     from colosim import api
 
-    return _run(lambda: api.simulate(file, policy, **options), _result(as_json), options["out"])
+    run = partial(api.simulate, file, policy, **options)
+    return showing.shown(run, showing.runs(as_json), options["out"])
 
 
 @cli.command(epilog="Example: colosim compare web.toml --policies none,remus,colo --json")
@@ -191,7 +186,8 @@ def compare(file: Path, policies: str, as_json: bool, **options: Any) -> int:
     from colosim import api
 
     names = [name.strip() for name in policies.split(",")]
-    return _run(lambda: api.compare(file, names, **options), _result(as_json), options["out"])
+    run = partial(api.compare, file, names, **options)
+    return showing.shown(run, showing.runs(as_json), options["out"])
 
 
 @cli.command(epilog="Example: colosim availability web.toml --policies none,colo --out out/years")
@@ -234,8 +230,8 @@ def availability(file: Path, policies: str, as_json: bool, **options: Any) -> in
     from colosim import dependability
 
     names = [name.strip() for name in policies.split(",")]
-    show = _show_years_json if as_json else _show_years
-    return _run(lambda: dependability.availability(file, names, **options), show, options["out"])
+    run = partial(dependability.availability, file, names, **options)
+    return showing.shown(run, showing.years(as_json), options["out"])
 
 
 @cli.command(epilog="Example: colosim live experiments/live/ground.toml --out out/live")
@@ -261,13 +257,14 @@ def live(file: Path, as_json: bool, out: str | None, watch: bool, **options: Any
     """
     from colosim import api
 
-    options["say"] = _say
+    options["say"] = say
     if watch:
         from colosim.watching.onlooker import Onlooker
 
         looker = options["looker"] = Onlooker()
         options["say"] = looker.say
-    return _run(lambda: api.live(file, out=out, **options), _result(as_json, phases=True), out)
+    run = partial(api.live, file, out=out, **options)
+    return showing.shown(run, showing.runs(as_json, phases=True), out)
 
 
 @cli.command(
@@ -298,7 +295,7 @@ def agent(listen: str, secret_file: Path, directory: Path | None) -> int:
     """
     from backends.qemu.host_agent import AgentOptions, run_agent
 
-    run_agent(AgentOptions(listen, secret_file.expanduser(), directory), _say)
+    run_agent(AgentOptions(listen, secret_file.expanduser(), directory), say)
     return 0
 
 
@@ -328,7 +325,7 @@ def doctor(file: Path | None, qemus: Sequence[str], no_test: bool, as_json: bool
     from backends.qemu.unsafe import unsafe
 
     if file is None:
-        found = asyncio.run(doctor.examine(qemus, _say, tests=not no_test))
+        found = asyncio.run(doctor.examine(qemus, say, tests=not no_test))
         click.echo(found.to_json() if as_json else "\n".join(found.lines()))
         return 0 if found.works else 1
     import json
@@ -484,7 +481,7 @@ def import_qemu_log(primary: Path, secondary: Path | None, out: str | None) -> i
     found = [] if secondary is None else differences(primary, secondary)
     if out is not None:
         found += _write_log_trace(primary, secondary, table, out)
-    for difference in found[:_MOST_SHOWN]:
+    for difference in found[: showing.MOST_SHOWN]:
         click.secho(difference, fg="red")
     if secondary is not None or out is not None:
         click.echo(f"{len(found)} differences from our tables")
@@ -518,7 +515,7 @@ def replay(directory: str) -> int:
     """
     from colosim import api
 
-    return max(_show_replay(each) for each in api.replay(directory))
+    return max(showing.replay(each) for each in api.replay(directory))
 
 
 @cli.command("compare-pcap", epilog="Example: colosim compare-pcap p.pcap s.pcap --mode qemu")
@@ -591,8 +588,8 @@ def compare_pcap(primary: Path, secondary: Path, first: int, as_json: bool, **op
     """
     from colosim.pcap import compare_pcap as run
 
-    show = partial(_show_pcap_json if as_json else _show_pcap, first)
-    return _run(lambda: run(primary, secondary, **options), show, options["out"])
+    compared = partial(run, primary, secondary, **options)
+    return showing.shown(compared, showing.pcaps(as_json, first), options["out"])
 
 
 cli.add_command(size)
@@ -641,7 +638,7 @@ def sweep(file: Path, out: str | None, jobs: int | None, scheduler: str, adaptiv
 
     plan = sweeps.plan(file, adaptive)
     return command.show(
-        plan, sweeps.run(plan, out or Path("out", file.stem), jobs, scheduler=scheduler), _say
+        plan, sweeps.run(plan, out or Path("out", file.stem), jobs, scheduler=scheduler), say
     )
 
 
@@ -723,21 +720,26 @@ def explore(
     from colosim.exploration import exploring
 
     if point is not None:
-        return _show_point(point, as_json, live)
+        from colosim.exploration.exploring import look
+        from colosim.exploration.live import look_live
+        from colosim.exploration.space import Point
+
+        verdict, _, trace = (look_live if live else look)(Point.parse(point))
+        return showing.point(verdict, trace, as_json)
     patterns = designs.split(",")
     if live:
         from colosim.exploration.live import explore_live
 
         patterns = ["*/upstream/*/*"] if designs == "*" else patterns
         given = {name: options[name] for name in ("seed", "out")}
-        found = explore_live(points, patterns, file or "live", say=_say, **given)
+        found = explore_live(points, patterns, file or "live", say=say, **given)
     else:
         found = exploring.explore(options.pop("what"), patterns, file or "quick", **options)
-    (_show_exploration_json if as_json else _show_exploration)(found, options["out"])
+    showing.exploration(as_json)(found, showing.place_of(options["out"]))
     if found.interrupted:
         goes_on = "is kept, and the same command goes on with it"
         lost = "is lost but for what is shown; with --out DIR it is kept"
-        _say(f"interrupted; what was finished {goes_on if options['out'] else lost}")
+        say(f"interrupted; what was finished {goes_on if options['out'] else lost}")
         return 130
     return 1 if found.found.violations else 0
 
@@ -856,240 +858,6 @@ def _parameters(params: Any) -> list[str]:
     return lines
 
 
-class _Place(NamedTuple):
-    """Where results are: the directory, if they were written to one; and in words."""
-
-    out: str | None
-    words: str
-
-
-def _run(start: Callable[[], Any], show: Callable[[Any, _Place], None], out: str | None) -> int:
-    """Run and show the outcome, also what Ctrl-C or a full disk left of it."""
-    from colosim.api import Interrupted
-    from colosim.store import Unwritten
-
-    status, is_written = 0, True
-    try:
-        outcome = start()
-    except Interrupted as ended:
-        status, outcome, is_written = 130, ended.result, ended.is_written
-        _say(str(ended))
-    except Unwritten as ended:
-        status, outcome, is_written = 2, ended.result, False
-        _say(str(ended))
-    if outcome is not None:
-        written = f"written to {out}" if out else "nothing was written; --out DIR keeps the results"
-        place = _Place(out, written) if is_written else _Place(None, "nothing was written")
-        show(outcome, place)
-    return status
-
-
-def _result(as_json: bool, phases: bool = False) -> Callable[[Any, _Place], None]:
-    """How a run or a comparison is shown; ``phases``: those of checkpoints, too."""
-    return partial(_show_json if as_json else _show, phases)
-
-
-def _show(phases: bool, outcome: Result | Comparison, place: _Place) -> None:
-    click.echo(f"{outcome.title}\n")
-    for violation in outcome.violations[:_MOST_SHOWN]:
-        click.secho(f"VIOLATION: {violation}", fg="red", bold=True)
-    if more := outcome.violations[_MOST_SHOWN:]:
-        click.secho(f"and {len(more)} more violations", fg="red", bold=True)
-    for flag in outcome.flags:
-        click.secho(f"FLAG: {flag}", fg="yellow", bold=True)
-    for table in outcome.readable():
-        click.echo(f"{table.to_string()}\n")
-    if phases and len(outcome.phases):
-        summary = outcome.phase_summary.drop(columns="policy").round(3)
-        click.echo(f"phases of a checkpoint\n{summary.to_string(index=False)}\n")
-    if len(outcome.holds):
-        summary = outcome.hold_summary.drop(columns="policy").round(3)
-        click.echo(f"how long frames were held\n{summary.to_string(index=False)}\n")
-    if happened := _happened(outcome):
-        click.echo(f"{happened}\n")
-    click.echo(
-        "mean ± half of the 95 % interval over replications"
-        if outcome.summary["ci_low"].notna().any()
-        else "one replication, so there is no interval: another one may differ"
-    )
-    click.echo(f"fingerprint {outcome.fingerprint}")
-    click.echo(place.words)
-
-
-def _show_json(phases: bool, outcome: Result | Comparison, place: _Place) -> None:
-    import json
-
-    body = {
-        "colosim": __version__,
-        "title": outcome.title,
-        "fingerprint": outcome.fingerprint,
-        "interrupted": outcome.interrupted,
-        "flags": outcome.flags,
-        "violations": outcome.violations,
-        "out": place.out,
-        "summary": _rows(outcome.summary),
-        **({"phases": _rows(outcome.phase_summary)} if phases and len(outcome.phases) else {}),
-        **({"holds": _rows(outcome.hold_summary)} if len(outcome.holds) else {}),
-        **({"happened": happened} if (happened := _happened(outcome)) else {}),
-    }
-    click.echo(json.dumps(body, allow_nan=False))
-
-
-def _happened(outcome: Result | Comparison) -> str:
-    """Of a live run: who took over, when, and what clients noticed."""
-    if getattr(outcome, "about", {}).get("world") != "live":
-        return ""
-    from colosim.analysis.failovers import happened
-
-    [record] = outcome.records
-    return happened(outcome.events, {name: v for name, (v, _) in record.metrics().items()})
-
-
-def _show_years(found: AvailabilityResult, place: _Place) -> None:
-    click.echo(f"{found.title}\n")
-    for violation in found.violations[:_MOST_SHOWN]:
-        click.secho(f"VIOLATION: {violation}", fg="red", bold=True)
-    for flag in found.flags:
-        click.secho(f"FLAG: {flag}", fg="yellow", bold=True)
-    for table in found.readable():
-        click.echo(f"{table.to_string()}\n")
-    click.echo("in brackets the 95 % interval; of markov: what the simulated takeovers leave open")
-    click.echo(f"fingerprint {found.fingerprint}")
-    click.echo(place.words)
-
-
-def _show_years_json(found: AvailabilityResult, place: _Place) -> None:
-    import json
-
-    body = {
-        "colosim": __version__,
-        "title": found.title,
-        "fingerprint": found.fingerprint,
-        "interrupted": found.interrupted,
-        "flags": found.flags,
-        "violations": found.violations,
-        "out": place.out,
-        "summary": _rows(found.summary),
-        "causes": _rows(found.causes),
-        "states": _rows(found.states),
-        "cycles": _rows(found.cycles),
-    }
-    click.echo(json.dumps(body, allow_nan=False))
-
-
-def _show_pcap(first: int, found: PcapComparison, place: _Place) -> None:
-    from math import isnan
-
-    click.echo(f"{found.title}\n")
-    for note in found.notes:
-        click.echo(f"note: {note}")
-    summary = found.summary()
-    values = [
-        "-" if isnan(value) else f"{value:,.3f}" if unit in ("ms", "s") else f"{value:,.0f}"
-        for value, unit in zip(summary["value"], summary["unit"], strict=True)
-    ]
-    table = summary.assign(value=values)[["metric", "value", "unit"]]
-    click.echo(f"\n{table.to_string(index=False)}\n")
-    if shown := min(first, len(found.verdicts)):
-        click.echo(f"the first {shown:,} of {len(found.verdicts):,} verdicts\n")
-        click.echo(f"{found.readable(first)}\n")
-    click.echo(place.words)
-
-
-def _show_pcap_json(first: int, found: PcapComparison, place: _Place) -> None:
-    import json
-
-    body = {
-        "colosim": __version__,
-        "title": found.title,
-        "guest": found.guest,
-        "settings": dict(found.settings),
-        "notes": list(found.notes),
-        "out": place.out,
-        "summary": _rows(found.summary()),
-        "reasons": dict(found.reasons),
-        "verdicts": _rows(found.verdicts.head(first)),
-    }
-    click.echo(json.dumps(body, allow_nan=False))
-
-
-def _show_point(text: str, as_json: bool, live: bool) -> int:
-    """One point, run again."""
-    import json
-
-    from colosim.exploration.exploring import look
-    from colosim.exploration.live import look_live
-    from colosim.exploration.space import Point
-
-    verdict, _, trace = (look_live if live else look)(Point.parse(text))
-    if as_json:
-        body = {
-            "point": str(verdict.point),
-            "outcome": verdict.outcome,
-            "violations": verdict.violations,
-            "trace": trace.splitlines(),
-        }
-        click.echo(json.dumps(body, allow_nan=False))
-    else:
-        click.echo(f"{trace}\n\n{verdict.point}\noutcome: {verdict.outcome}")
-        for promise, wrong in verdict.violations:
-            click.secho(f"VIOLATION: {promise}: {wrong}", fg="red", bold=True)
-    return 1 if verdict.violations else 0
-
-
-def _show_exploration(found: Exploration, out: str | None) -> None:
-    click.echo(f"{found.title}\n")
-    if found.found.points:
-        click.echo(f"{found.summary('design').to_string()}\n")
-        click.echo(f"{found.summary('faults').head(_MOST_KINDS).to_string()}\n")
-    for violation in found.violations:
-        first, *rest = violation.lines()
-        click.secho(first, fg="red", bold=True)
-        click.echo("\n".join([*rest, ""]))
-    click.echo(f"written to {out}" if out else "nothing was written; --out DIR keeps the tables")
-
-
-def _show_exploration_json(found: Exploration, out: str | None) -> None:
-    import json
-
-    from colosim.exploration.exploring import as_mapping
-
-    body = {
-        "colosim": __version__,
-        "title": found.title,
-        "points": found.found.points,
-        "violated": found.found.violations,
-        "interrupted": found.interrupted,
-        "out": out,
-        "outcomes": _rows(found.table),
-        "violations": [as_mapping(each) for each in found.violations],
-    }
-    click.echo(json.dumps(body, allow_nan=False))
-
-
-def _rows(table: pd.DataFrame) -> list[Mapping[str, Any]]:
-    """Rows for JSON, which has no NaN."""
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{str(key): value for key, value in row.items()} for row in rows]
-
-
-def _show_replay(each: Replay) -> int:
-    found = [
-        *(
-            f"node {d.node}, line {d.n}: recorded {d.recorded}, replayed {d.replayed}"
-            for d in each.differences
-        ),
-        *(f"VIOLATION: {violation}" for violation in each.violations),
-    ]
-    verdict = f"{len(found)} problems" if found else "same decisions, no invariant broken"
-    click.echo(f"{each.trace}: {each.lines} lines: {verdict}")
-    for text in found[:_MOST_SHOWN]:
-        click.secho(f"    {text}", fg="red")
-    if more := found[_MOST_SHOWN:]:
-        click.echo(f"    and {len(more)} more")
-    return 1 if found else 0
-
-
 # --------------------------------------------------------------------------------------------
 # Errors
 
@@ -1180,15 +948,8 @@ def _colour() -> bool | None:
 
 def _fail(text: str, status: int) -> int:
     for line in text.splitlines():
-        _say(line)
+        say(line)
     return status
-
-
-def _say(line: str) -> None:
-    try:
-        click.echo(f"colosim: {line}", err=True)
-    except OSError:  # that nobody can hear it is no reason to end what runs
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 if __name__ == "__main__":

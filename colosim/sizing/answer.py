@@ -31,7 +31,7 @@ class Sizing:
     (`needs.link`).  memory: host, what, bytes.
     certain: how sure by chance alone, NaN where no candidate keeps up; (best, draws, low, high): in
     how many draws it is the best, with an exact interval; regret: how much worse it is in the
-    others, relative, at most.
+    others, relative, at most.  undone: what Ctrl-C left undone; its tables are empty.
     """
 
     scenario: Scenario
@@ -52,6 +52,7 @@ class Sizing:
     notes: Sequence[str]
     sources: Sequence[str]
     left_out: Mapping[str, str]
+    undone: Sequence[str]
     options: Mapping[str, Any]
     basis: Basis = field(repr=False)
     candidates: Mapping[str, Candidate] = field(default_factory=dict)

@@ -31,14 +31,14 @@ _GROW: Mapping[str, tuple[str, ...]] = {
     "response": ("probability", "connection_probability"),
     "second": ("unprompted_per_s", "hazard_per_s"),
 }
-_COLUMNS = (
+COLUMNS = (
     *("what", "events", "share", "advice", "example_primary", "example_secondary"),
     *("checkpoints_per_s", "p99_ms", "p99_gain_ms", "gain_low", "gain_high", "best"),
 )
 
 
 def changes(trials: Trials, tried: Mapping[str, Candidate], choice: str) -> pd.DataFrame:
-    """A row for each reason (`_COLUMNS`): what it is, what to do, and what is gained without it by
+    """A row for each reason (`COLUMNS`): what it is, what to do, and what is gained without it by
     the choice if that compares, else by the best that does; ``best``: who is best then.
 
     Its attrs: candidate, and before: its checkpoints a second as it is.
@@ -46,7 +46,7 @@ def changes(trials: Trials, tried: Mapping[str, Candidate], choice: str) -> pd.D
     compared = [label for label, each in tried.items() if each.compares]
     removals = list(_removals(trials.basis, trials.scenario.divergence))
     if not compared or not removals or trials.is_job:
-        return pd.DataFrame(columns=list(_COLUMNS))
+        return pd.DataFrame(columns=list(COLUMNS))
     one = choice if choice in compared else compared[0]
     labels = [label for label in tried if label != NONE]
     n = max(trials.effort.short, 3)
@@ -65,7 +65,7 @@ def changes(trials: Trials, tried: Mapping[str, Candidate], choice: str) -> pd.D
         best = best_of(trials.scores(table, (str(i),), labels)) or NOBODY
         means = float(after["checkpoints_per_s"].mean()), float(after[_METRIC].mean())
         rows.append((*about, *means, gain.mean, gain.low, gain.high, best))
-    found = pd.DataFrame(rows, columns=list(_COLUMNS))
+    found = pd.DataFrame(rows, columns=list(COLUMNS))
     found.attrs["candidate"] = one
     found.attrs["before"] = float(before["checkpoints_per_s"].mean())
     return found

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from colosim import __version__
+from colosim.showing import Place, say, shown
+
+if TYPE_CHECKING:
+    from colosim.sizing.answer import Sizing
 
 
 def _times(context: click.Context, parameter: click.Parameter, text: str) -> list[float]:
@@ -102,37 +107,32 @@ def size(sources: tuple[str, ...], as_json: bool, **options: Any) -> int:
     captures (the primary's first), a scenario; or several of them. Captures need a dirty rate too.
     What no source says is assumed, with a range, and it is said what hangs on it.
     """
-    import json
-
-    from colosim.sizing import SizingError, report
+    from colosim.sizing import SizingError
     from colosim.sizing import size as run
-    from colosim.store import Unwritten
 
     given = {key: value for key, value in options.items() if value is not None}
     if not sources and not given["dirty_rate"] and not {"dirty_csv", "qmp"} & given.keys():
         raise SizingError(
             "nothing to size from; give a scenario, runs, logs or captures, or a dirty rate"
         )
-    status, out = 0, options["out"]
-    written = f"written to {out}" if out else "nothing was written; --out DIR keeps the tables"
-    try:
-        found = run(*sources, say=_say, **given)
-    except Unwritten as ended:
-        status, found, out, written = 2, ended.result, None, "nothing was written"
-        _say(str(ended))
-    if as_json:
-        body = {"colosim": __version__, **found.to_mapping(), "out": out}
-        click.echo(json.dumps(body, allow_nan=False))
-        return status
+    sized = partial(run, *sources, say=say, **given)
+    return shown(sized, _show_json if as_json else _show, options["out"])
+
+
+def _show(found: Sizing, place: Place) -> None:
     import sys
 
     from rich.console import Console
 
+    from colosim.sizing import report
+
     report.show(found, Console(width=None if sys.stdout.isatty() else report.WIDTH))
     click.echo(f"\nfingerprint {found.fingerprint}")
-    click.echo(written)
-    return status
+    click.echo(place.words)
 
 
-def _say(line: str) -> None:
-    click.echo(f"colosim: {line}", err=True)
+def _show_json(found: Sizing, place: Place) -> None:
+    import json
+
+    body = {"colosim": __version__, **found.to_mapping(), "out": place.out}
+    click.echo(json.dumps(body, allow_nan=False))

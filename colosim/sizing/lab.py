@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,17 +26,40 @@ class Task:
     replications: int
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C; table: of the replications that all tasks had finished, so it may be empty."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        super().__init__()
+        self.table = table
+
+
 def run(
     tasks: Sequence[Task], jobs: int | None, progress: Progress | None, what: str
 ) -> pd.DataFrame:
-    """Columns key (a tuple), replication, and one per metric; NaN: nothing was measured."""
+    """Columns key (a tuple), replication, and one per metric; NaN: nothing was measured.
+
+    Ctrl-C raises `Stopped`.
+    """
     work = [
         (task.key, task.scenario, task.policy, i)
+        for i in range(max(task.replications for task in tasks))
         for task in tasks
-        for i in range(task.replications)
+        if i < task.replications
     ]
-    rows = list(parallel.run(measured, work, jobs, progress, what))
-    table = pd.DataFrame(rows)
+    finished = defaultdict(list)
+    try:
+        for row in parallel.run(measured, work, jobs, progress, what):
+            finished[row["replication"]].append(row)
+    except KeyboardInterrupt:
+        whole = [rows for rows in finished.values() if len(rows) == len(tasks)]
+        raise Stopped(_table(whole)) from None
+    return _table(finished.values())
+
+
+def _table(finished: Iterable[list[dict[str, Any]]]) -> pd.DataFrame:
+    rows = [row for each in finished for row in each]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["key", "replication"])
     return table.sort_values(["key", "replication"], ignore_index=True)
 
 

@@ -30,17 +30,19 @@ _SHOWN = (
     *("stopped_share", "checkpoints_per_s", "pause_mean_ms", "dirty_pages_mean"),
     "link_mbit_per_s",
 )
+CAPACITY_COLUMNS = ("key", "replication", "throughput_per_s")
+LINK_COLUMNS = ("bandwidth_bps", "goal", "used_mbit_per_s", "throughput_per_s", "own", "enough")
 _LARGEST = ("held_bytes_max", "state_bytes_max", "overlay_bytes_max")
 
 
 def capacity(trials: Trials, known: Mapping[str, Candidate]) -> pd.DataFrame:
-    """What is answered when more is asked than the guest can: key, replication, throughput_per_s.
+    """What is answered when more is asked than the guest can (`CAPACITY_COLUMNS`).
 
     Of services with several clients that wait, the load is turned into one that does not.
     """
     workload = trials.scenario.workload
     if not isinstance(workload, Service):
-        return pd.DataFrame(columns=["key", "replication", "throughput_per_s"])
+        return pd.DataFrame(columns=list(CAPACITY_COLUMNS))
     most_per_s = workload.vcpus / (workload.service_time_ns / 1e9)
     asked_per_s = _OVERLOAD * most_per_s
     seconds = min(max(trials.effort.short_requests / most_per_s, 2.0), 20.0)
@@ -114,11 +116,10 @@ def memory(scenario: Scenario, table: pd.DataFrame, choice: Candidate) -> pd.Dat
 
 
 def link(trials: Trials, choice: Candidate) -> pd.DataFrame:
-    """The choice over narrower and wider links: bandwidth_bps (ascending), goal,
-    used_mbit_per_s, throughput_per_s, own (the scenario's).
+    """The choice over narrower and wider links (`LINK_COLUMNS`), the narrowest first.
 
-    enough: on it and on all wider ones the goal is within a tenth of that on the widest, and as
-    much is answered.
+    own: the scenario's.  enough: on it and on all wider ones the goal is within a tenth of that on
+    the widest, and as much is answered.
     """
     own = trials.scenario.link.bandwidth_bps
     base = trials.short(trials.scenario)
@@ -141,8 +142,7 @@ def link(trials: Trials, choice: Candidate) -> pd.DataFrame:
             for metric in (trials.metric, "link_mbit_per_s", "throughput_per_s")
         )
         rows.append((rate, goal, used, answered, rate == own))
-    columns = ["bandwidth_bps", "goal", "used_mbit_per_s", "throughput_per_s", "own"]
-    found = pd.DataFrame(rows, columns=columns)
+    found = pd.DataFrame(rows, columns=list(LINK_COLUMNS[:-1]))
     widest = found.iloc[-1]
     enough = found["goal"] <= _LINK_ENOUGH * widest["goal"]
     if not trials.is_job:

@@ -92,7 +92,7 @@ def _sure(found: Sizing) -> str:
         text += f" (next is {found.runner_up})"
     wins, draws, low, high = found.best
     if not draws:
-        return f"{text}; nothing else was left open."
+        return f"{text}." if found.undone else f"{text}; nothing else was left open."
     text += (
         f"; with all that is not known drawn from its range it is the best, or within 5 % of it, in"
         f" {wins} of {draws} draws ({between(low, high, percent)})"
@@ -165,7 +165,8 @@ def parts(found: Sizing) -> Iterator[tuple[str, pd.DataFrame]]:
         yield f"What is not known, one by one: {_words(found)} of {found.choice}", _open(found)
     if len(found.changes):
         yield _DIFFER, _changes(found)
-    yield f"{found.choice} by bandwidth of the link", _links(found)
+    if len(found.link):
+        yield f"{found.choice} by bandwidth of the link", _links(found)
     yield "Memory that protection needs", _memory(found)
     yield "Where the numbers are from", found.facts.rename(columns={"key": "what"})
 
@@ -318,7 +319,12 @@ def _notes(found: Sizing) -> list[str]:
         if row["flags"]
     ]
     left = [f"{label} was left out: {why}" for label, why in found.left_out.items()]
-    return [*found.notes, *left, *flags]
+    return [*_interrupted(found), *found.notes, *left, *flags]
+
+
+def _interrupted(found: Sizing) -> Iterator[str]:
+    if found.undone:
+        yield f"interrupted, without {'; '.join(found.undone)}"
 
 
 def plain(found: Sizing) -> str:
@@ -364,6 +370,7 @@ def mapping(found: Sizing) -> dict[str, Any]:
         "sources": list(found.sources),
         "left_out": dict(found.left_out),
         "options": dict(found.options),
+        "interrupted": bool(found.undone),
         "fingerprint": found.fingerprint,
     }
 
@@ -406,6 +413,7 @@ def write(found: Sizing, directory: Path) -> None:
         "choice": found.choice,
         "sources": list(found.sources),
         "options": dict(found.options),
+        "interrupted": bool(found.undone),
         "fingerprint": found.fingerprint,
     }
     store.write(directory, manifest, tables)

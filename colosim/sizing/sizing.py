@@ -24,17 +24,17 @@ from weakref import finalize
 import pandas as pd
 
 from colosim import parallel, store
+from colosim.api import Interrupted, unwritten
 from colosim.progress import Progress
-from colosim.sizing import needs
+from colosim.sizing import changes as reasons
+from colosim.sizing import lab, needs, unknowns
 from colosim.sizing.answer import Sizing
 from colosim.sizing.candidates import INTERVALS, POLICIES_TRIED, candidates, check
-from colosim.sizing.changes import changes as changes_of
 from colosim.sizing.choosing import choose
 from colosim.sizing.errors import SizingError
 from colosim.sizing.given import changes as texts
 from colosim.sizing.sources import basis_of, sorted_sources
 from colosim.sizing.trials import QUICK, Effort, Trials
-from colosim.sizing.unknowns import drawn, sensitivity
 
 
 def size(
@@ -76,7 +76,8 @@ def size(
     compare: options of `colosim.compare_pcap`.
 
     Raises SizingError, ScenarioError, CalibrationError, CaptureError, LiveError or StoreError, a
-    line each; `store.Unwritten`, with the sizing, if only ``out`` is missing.
+    line each; `store.Unwritten`, with the sizing, if only ``out`` is missing.  Ctrl-C raises
+    `api.Interrupted`, which keeps what can be said of what was simulated, and so does ``out``.
     """
     effort = QUICK if quick else Effort()
     if replications is not None:
@@ -109,15 +110,18 @@ def size(
                 from colosim.sizing import report
 
                 report.write(found, directory)
-    except store.StoreError as ended:
+    except (store.StoreError, KeyboardInterrupt) as ended:
         if found is None:
             raise
-        raise store.Unwritten(f"{ended}; all was simulated", found) from None
+        raise unwritten(ended, "all was simulated", found) from None
     finally:
         if found is None:
             rmtree(place, ignore_errors=True)
         else:
             finalize(found, rmtree, place, True)  # its scenario's curve is there
+    if found.undone:
+        where = "" if out is None else f" in {out}"
+        raise Interrupted(f"kept{where} without {'; '.join(found.undone)}", found)
     return found
 
 
@@ -125,14 +129,26 @@ def _answer(trials: Trials, goal: str, policies: Sequence[str], intervals: Seque
     basis, scenario, n = trials.basis, trials.scenario, trials.effort.replications
     known, left_out = candidates(scenario, policies, intervals)
     tasks = [trials.task((), scenario, each, n) for each in known.values()]
-    table = trials.run(tasks, "candidates")
-    overloaded = needs.capacity(trials, known)
+    table, n = _first(trials, tasks, n)
+    part = trials.unless_stopped
+    overloaded = part(
+        "capacity", lambda: needs.capacity(trials, known), _empty(needs.CAPACITY_COLUMNS)
+    )
     choice = choose(trials, table, known)
     notes = list(basis.notes)
     if not choice.keeps_up:
         notes.insert(0, "no candidate keeps up with the load: the one that answers most is shown")
-    open_ = sensitivity(trials, choice.tried, choice.label)
-    draws = drawn(trials, choice.tried, choice.label)
+    tried = trials, choice.tried, choice.label
+    open_ = part(
+        "what is not known, one by one",
+        lambda: unknowns.sensitivity(*tried),
+        _empty(unknowns.COLUMNS),
+    )
+    draws = part("what is not known, drawn", lambda: unknowns.drawn(*tried), unknowns.NOT_DRAWN)
+    changed = part("what to change", lambda: reasons.changes(*tried), _empty(reasons.COLUMNS))
+    links = part(
+        "the link", lambda: needs.link(trials, known[choice.label]), _empty(needs.LINK_COLUMNS)
+    )
     facts = [(each.key, each.value, each.kind, each.source) for each in basis.facts.values()]
     return Sizing(
         scenario=scenario,
@@ -144,8 +160,8 @@ def _answer(trials: Trials, goal: str, policies: Sequence[str], intervals: Seque
         facts=pd.DataFrame(facts, columns=["key", "value", "kind", "source"]),
         sensitivity=open_,
         draws=draws.table,
-        changes=changes_of(trials, choice.tried, choice.label),
-        link=needs.link(trials, known[choice.label]),
+        changes=changed,
+        link=links,
         memory=needs.memory(scenario, table, known[choice.label]),
         certain=choice.certain,
         best=(draws.wins, draws.draws, draws.low, draws.high),
@@ -153,10 +169,28 @@ def _answer(trials: Trials, goal: str, policies: Sequence[str], intervals: Seque
         notes=notes,
         sources=basis.sources,
         left_out=left_out,
+        undone=trials.undone,
         options={"seed": scenario.seed, "replications": n, "goal": goal},
         basis=basis,
         candidates=known,
     )
+
+
+def _first(trials: Trials, tasks: Sequence[lab.Task], n: int) -> tuple[pd.DataFrame, int]:
+    """The candidates' first runs, and how many there are of each; two at least."""
+    try:
+        return trials.run(tasks, "candidates"), n
+    except lab.Stopped as stopped:
+        finished = stopped.table["replication"].nunique()
+        if finished < 2:
+            few = "fewer than 2 runs of each candidate were finished"
+            raise Interrupted(f"{few}, nothing is kept") from None
+        trials.undone.append(f"{n - finished} of {n} runs of each candidate")
+        return stopped.table, finished
+
+
+def _empty(columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(columns=list(columns))
 
 
 def _asked(socket: Path, times_s: Sequence[float], mode: str, say: Callable[[str], None]) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
@@ -16,6 +18,8 @@ from colosim.sizing.basis import Basis, Unknown
 from colosim.sizing.candidates import GOALS, NONE, OF_A_JOB, Candidate
 from colosim.sizing.lab import Task
 from colosim.units import TIME
+
+T = TypeVar("T")
 
 #: a candidate that answers less than this part of what is asked has no latency worth the name
 _LEAST_THROUGHPUT = 0.95
@@ -44,7 +48,8 @@ QUICK = Effort(3, 8, 2, 1, 1_500, 600)
 class Trials:
     """What all parts of one sizing simulate with.
 
-    scenario: with all unknowns as they are taken.  metric: what is to be small.
+    scenario: with all unknowns as they are taken.  metric: what is to be small.  undone: what
+    Ctrl-C left undone, in words.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class Trials:
         self.metric = OF_A_JOB if self.is_job else GOALS[goal]
         self._short = {} if self.is_job else self._set_length(scenario)
         self.scenario = basis.scenario(place)
+        self.undone: list[str] = []
 
     def _set_length(self, scenario: Scenario) -> dict[str, str]:
         """How long a run is: so many requests, 20 to 60 s; a scenario's own length stays.
@@ -103,6 +109,14 @@ class Trials:
     def task(self, key: tuple[str, ...], scenario: Scenario, each: Candidate, n: int) -> Task:
         """N replications of a candidate; their rows are called (*key, its label)."""
         return Task((*key, each.label), scenario.replace(each.changes), each.policy, n)
+
+    def unless_stopped(self, what: str, part: Callable[[], T], instead: T) -> T:
+        """A part of the answer, or what stands for it once Ctrl-C came."""
+        if not self.undone:
+            with suppress(KeyboardInterrupt):
+                return part()
+        self.undone.append(what)
+        return instead
 
     def run(self, tasks: Sequence[Task], what: str, is_quiet: bool = False) -> pd.DataFrame:
         """See `lab.run`; is_quiet: without a word, for what is run many times."""

@@ -19,14 +19,14 @@ from colosim.sizing.trials import Trials, behind, best_of
 AS_GOOD = 0.05
 NOBODY = "nobody"
 _BISECTIONS = 3
-_COLUMNS = (
+COLUMNS = (
     *("what", "key", "kind", "value", "low", "high", "goal_at_low", "goal_at_high"),
     *("best_at_low", "best_at_high", "border"),
 )
 
 
 def sensitivity(trials: Trials, tried: Mapping[str, Candidate], choice: str) -> pd.DataFrame:
-    """A row for each unknown (`_COLUMNS`): the choice's goal and who is best at both ends of its
+    """A row for each unknown (`COLUMNS`): the choice's goal and who is best at both ends of its
     range, the others as taken; where that changes, between which values.
     """
     unknowns = trials.unknowns
@@ -38,7 +38,7 @@ def sensitivity(trials: Trials, tried: Mapping[str, Candidate], choice: str) -> 
         for candidate in tried.values()
     ]
     if not tasks:
-        return pd.DataFrame(columns=list(_COLUMNS))
+        return pd.DataFrame(columns=list(COLUMNS))
     table = trials.run(tasks, "what is not known, one by one")
     rows = []
     for i, each in enumerate(unknowns):
@@ -48,7 +48,7 @@ def sensitivity(trials: Trials, tried: Mapping[str, Candidate], choice: str) -> 
         shown = (each.shown(each.value), each.shown(each.low), each.shown(each.high))
         goals = low[choice], high[choice]
         rows.append((each.what, each.key, each.kind, *shown, *goals, *best, border))
-    return pd.DataFrame(rows, columns=list(_COLUMNS))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _border(trials: Trials, each: Unknown, tried: Mapping[str, Candidate], first: str) -> str:
@@ -84,12 +84,15 @@ class Drawn(NamedTuple):
     regret: float
 
 
+NOT_DRAWN = Drawn(pd.DataFrame(), 0, 0, math.nan, math.nan, 0.0)
+
+
 def drawn(trials: Trials, tried: Mapping[str, Candidate], choice: str) -> Drawn:
     """The choice against its contenders, a Latin hypercube of all unknowns."""
     unknowns = trials.unknowns
     labels = [label for label in tried if label != NONE]
     if not unknowns or len(labels) < 2:
-        return Drawn(pd.DataFrame(), 0, 0, math.nan, math.nan, 0.0)
+        return NOT_DRAWN
     n = trials.effort.draws
     sample = qmc.LatinHypercube(len(unknowns), rng=trials.scenario.seed).random(n)
     draws = [

@@ -76,7 +76,9 @@ def test_where_nobody_keeps_up_nothing_is_said_of_how_sure_it_is(trials, known):
     assert found.label == "remus 100 ms"
     assert math.isnan(found.certain)
     assert not found.keeps_up
-    said = SimpleNamespace(certain=found.certain, runner_up="", best=(0, 0, math.nan, math.nan))
+    said = SimpleNamespace(
+        certain=found.certain, runner_up="", best=(0, 0, math.nan, math.nan), undone=()
+    )
     assert _sure(said).startswith("None keeps up")  # type: ignore[arg-type]
 
 

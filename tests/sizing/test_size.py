@@ -9,6 +9,7 @@ import pytest
 
 import colosim
 from colosim import cli
+from colosim.api import Interrupted
 from tests.sizing.test_causes import http_pair
 from tests.small import write
 
@@ -145,3 +146,56 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, argum
     assert why in err
     assert len(err.strip().splitlines()) == 1
     assert "Traceback" not in err
+
+
+class CtrlC:
+    """Comes after so many runs of one part."""
+
+    def __init__(self, part: str, after: int) -> None:
+        self._part, self._after, self._now = part, after, ""
+
+    def say(self, line: str) -> None:
+        self._now = line
+
+    def progress(self, done: int, total: int) -> None:
+        if self._now.startswith(self._part) and done == self._after:
+            raise KeyboardInterrupt
+
+
+def sized_until(ctrl_c: CtrlC, tmp_path, **options):
+    said = {"say": ctrl_c.say, "progress": ctrl_c.progress, "out": tmp_path / "out"}
+    with pytest.raises(Interrupted) as caught:
+        colosim.size(write(tmp_path / "small.toml"), **{**SMALL, **said, **options})
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("part", "after", "runs", "undone"),
+    [
+        ("candidates", 7, 2, ["1 of 3 runs of each candidate", "capacity", "the link"]),
+        ("what is not known, drawn", 1, 3, ["what is not known, drawn", "the link"]),
+    ],
+)
+def test_ctrl_c_leaves_the_answer_that_there_is(tmp_path, part, after, runs, undone):
+    ended = sized_until(CtrlC(part, after), tmp_path)
+    found = ended.result
+    assert set(undone) <= set(found.undone)
+    assert all(each in str(ended) for each in undone)
+    assert found.options["replications"] == runs
+    assert "nothing else was left open" not in found.verdict
+    body = json.loads((tmp_path / "out" / "sizing.json").read_text())
+    assert body["interrupted"]
+    assert body["fingerprint"] == found.fingerprint
+    for text in ((tmp_path / "out" / "sizing.txt").read_text(), found._repr_html_()):
+        assert "interrupted, without" in text
+    same = sized_until(CtrlC("capacity", 0), tmp_path, replications=runs).result
+    assert found.choice == same.choice
+    for name in ("latency_p99_ms", "added_p99_ms", "added_p99_ms_high"):
+        assert found.policies[name].tolist() == same.policies[name].tolist()
+
+
+def test_ctrl_c_before_two_runs_of_each_candidate_leaves_nothing(tmp_path):
+    ended = sized_until(CtrlC("candidates", 4), tmp_path)
+    assert ended.result is None
+    assert "fewer than 2 runs" in str(ended)
+    assert not list((tmp_path / "out").glob("*"))
