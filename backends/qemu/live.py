@@ -357,7 +357,7 @@ async def plan_of(scenario: Scenario, policy: str, say: Say) -> LivePlan:
     qemus = await sites.qemus([node.id for node in nodes])
     has_net = scenario.client.kind != "none"
     tap = tap_of(scenario)
-    chosen = await sites.accelerator(qemus)
+    chosen = await sites.accelerator(qemus, say)
     machine = Machine(
         kind=guest.machine,
         accelerator=chosen,

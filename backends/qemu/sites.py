@@ -16,7 +16,7 @@ from backends.qemu.errors import LiveError
 from backends.qemu.launch import Qemu
 from backends.qemu.net.config import GATEWAY_IP, GUEST_IP
 from backends.qemu.net.gateway import DEFAULT_TAP, check_tap
-from backends.qemu.places import Remote, asked
+from backends.qemu.places import Remote, Say, asked
 from backends.qemu.secret import read_secret
 from colosim.scenario import Scenario
 
@@ -49,12 +49,20 @@ class Sites:
         async with asked(at, self._secret()) as place:
             return await place.probe(path)
 
-    async def accelerator(self, qemus: dict[str, Qemu]) -> str:
-        """The one for both: ``auto`` is kvm only where it runs code on every machine."""
-        if self._accelerator != "auto":
-            return self._accelerator
+    async def accelerator(self, qemus: dict[str, Qemu], say: Say) -> str:
+        """The one for both: ``auto`` is kvm only where it runs code on every machine.
+
+        A kvm that was asked for is taken; where it does not run code, that is said.
+        """
+        if self._accelerator == "tcg":
+            return "tcg"
         works = await asyncio.gather(*(self._kvm_works(node, qemus[node]) for node in qemus))
-        return "kvm" if all(works) else "tcg"
+        if self._accelerator == "auto":
+            return "kvm" if all(works) else "tcg"
+        idle = [node for node, works_there in zip(qemus, works, strict=True) if not works_there]
+        for where in dict.fromkeys(self._at[node] or "this machine" for node in idle):
+            say(f"guest.accelerator: kvm runs no code on {where}, or more slowly than tcg")
+        return "kvm"
 
     async def _kvm_works(self, node: str, qemu: Qemu) -> bool:
         at = self._at[node]
