@@ -45,8 +45,8 @@ def run(place: Path, policy: str, delay: str, rate: int, length_s: int) -> Path:
 def test_a_known_divergence_is_found_and_predicts_another_run(tmp_path, longer):
     given = [
         run(tmp_path / "none", "none", "1 s", 40, 4 * longer),
-        run(tmp_path / "slow", "colo", "80 ms", 15, 8 * longer),
-        run(tmp_path / "busy", "colo", "140 ms", 30, 8 * longer),
+        run(tmp_path / "slow", "colo", "200 ms", 15, 12 * longer),
+        run(tmp_path / "busy", "colo", "300 ms", 30, 12 * longer),
     ]
     found = colosim.calibrate(given, tmp_path / "colo.toml")
     rows: Any = found.hazards[found.hazards["why"] == "content"].set_index("per")
@@ -58,7 +58,7 @@ def test_a_known_divergence_is_found_and_predicts_another_run(tmp_path, longer):
     assert low / 1.6 < CHANCE < high * 1.6
     assert found.scenario.costs().witness_ns > 0
 
-    other = run(tmp_path / "other", "colo", "110 ms", 20, 8 * longer)
+    other = run(tmp_path / "other", "colo", "250 ms", 20, 8 * longer)
     validation = colosim.validate(found.path, [other], replications=4, jobs=1)
     table: Any = validation.table.set_index("metric")
     assert set(table["status"]) == {"predicted"}
