@@ -32,14 +32,18 @@ def epochs(
     responses: pd.DataFrame,
     whys: Mapping[int, str],
     scenario: Scenario,
+    holds: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """A row per epoch of the measured time: seconds, responses, connections, why.
 
-    checkpoints, responses: of one run, as in its tables, the warm-up's too.  why: what ended it,
-    "" if it was nothing that the comparison found.  responses: those that were compared.  One is
-    compared in an epoch if it was asked for after the checkpoint before had started, or came later
-    than what left with that checkpoint, and left before the next one; the one that differs is one
-    of them.  connections: of these responses the first of their connections.
+    checkpoints, responses, holds: of one run, as in its tables, the warm-up's too.  why: what ended
+    it, "" if it was nothing that the comparison found.  responses: those that were compared.  One
+    is compared in an epoch if it was asked for after the checkpoint before had started, or came
+    later than what left with that checkpoint, and left before the next one; the one that differs is
+    one of them.  Some that left with that checkpoint are late on their way to clients and look
+    alike, so there are no more than frames that left by equal output; without ``holds`` (a
+    simulation's answers are all as long on their way) that is not looked at.  connections: of these
+    responses the first of their connections.
     """
     table = checkpoints[checkpoints["completed_ns"] >= 0]
     started = table["started_ns"].to_numpy(float)
@@ -53,6 +57,7 @@ def epochs(
     answered = responses[responses["released_ns"] >= 0]
     arrival, released = (answered[key].to_numpy(float) for key in ("arrival_ns", "released_ns"))
     first = opens(scenario, answered)
+    equal_ns = None if holds is None else _equal_ns(holds)
     found = [whys.get(int(number), "") for number in table["checkpoint"]] + [""]
     rows = []
     for i, why in enumerate(found):
@@ -61,11 +66,22 @@ def epochs(
         compared = (arrival >= asked_from[i]) | (released > resumed[i] + way_ns)
         own = compared & (released > begins[i]) & (released <= left_by[i])
         count, opened = int(own.sum()), int(first[own].sum())
+        if equal_ns is not None:
+            since, until = np.searchsorted(equal_ns, (begins[i], committed[i]))
+            count = min(count, int(until - since))
+            opened = min(opened, count)
         if why:  # the one that differs is of those that wait for the commit
             waits = (arrival >= asked_from[i]) & (arrival <= ends[i]) & (released > left_by[i])
             count, opened = count + 1, opened + int(first[waits].any())
         rows.append(((ends[i] - begins[i]) / 1e9, count, opened, why))
     return pd.DataFrame(rows, columns=["seconds", "responses", "connections", "why"])
+
+
+def _equal_ns(holds: pd.DataFrame) -> NDArray[np.float64]:
+    """When each frame that equal output let go left, in order."""
+    equal = holds[holds["how"] == "match"]
+    left = (equal["made_ns"] + equal["hold_ns"]).to_numpy(float)
+    return np.sort(np.repeat(left, equal["frames"].to_numpy()))
 
 
 def matched(checkpoints: pd.DataFrame, responses: pd.DataFrame) -> pd.DataFrame:

@@ -166,10 +166,11 @@ def _compared(
                 f"{directory}: holds no {name}; give runs in which frames were compared"
             )
     holds = pd.read_parquet(directory / _HOLDS)
-    holds = holds[holds["measured"]]
+    whys = what_ended(directory / _TRACE)
+    measured = holds[holds["measured"]]
     return {
-        "epochs": epochs(checkpoints, responses, what_ended(directory / _TRACE), scenario),
-        "holds": holds.join(since_start(holds["made_ns"], checkpoints)),
+        "epochs": epochs(checkpoints, responses, whys, scenario, holds),
+        "holds": measured.join(since_start(measured["made_ns"], checkpoints)),
         "matched": matched(checkpoints, responses),
     }
 
